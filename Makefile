@@ -1,0 +1,115 @@
+# Limner. `make help` lists the targets; the first of them makes its own environment in .venv.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV ?= .venv
+# A second package index, for a torch without CUDA
+TORCH_INDEX ?=
+# Passed on to the command of a target: make train-avatars-clip ARGS="--help"
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+# Stamps: what is already installed for the project as it is now.
+RUNTIME := $(VENV)/.limner-runtime
+FULL := $(VENV)/.limner-full
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z][a-zA-Z%_-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' \
+		| while IFS=$$'\t' read -r name text; do printf '  %-24s %s\n' "$$name" "$$text"; done
+
+# --- using it ---------------------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: $(RUNTIME) ## Edit held-out portraits by words, without torch; the sheet goes to out/demo.png
+	$(BIN)/limner demo $(ARGS)
+
+.PHONY: install
+install: $(RUNTIME) ## Install the runtime alone into .venv (no torch)
+	$(BIN)/limner check
+
+.PHONY: install-all
+install-all: $(FULL) ## Install the runtime, training, export and development tools into .venv
+	$(BIN)/limner check
+
+# --- making it --------------------------------------------------------------------------------------------
+
+train-avatars-%: $(FULL) ## Train one model: judge, identity, clip, stylegan2, encoder, relevance
+	$(BIN)/limner train $* --out runs/$* --save checkpoints/avatars/$* $(ARGS)
+
+.PHONY: export
+export: $(FULL) ## Export checkpoints/avatars to the bundle of ONNX graphs, with its parity report
+	$(BIN)/limner export onnx $(ARGS)
+
+.PHONY: bench
+bench: $(FULL) ## Time the runtime on this machine, beside torch eager
+	$(BIN)/python -m limner.export.bench $(ARGS)
+
+.PHONY: battery
+battery: $(FULL) ## Measure both methods on the battery of edits of held-out pictures
+	$(BIN)/python -m limner.export.battery $(ARGS)
+
+# --- checking it ------------------------------------------------------------------------------------------
+
+.PHONY: test
+test: $(FULL) ## Run the fast tests
+	$(BIN)/python -m pytest -m "not slow and not wheel" $(ARGS)
+
+.PHONY: test-all
+test-all: $(FULL) ## Run every test, those that train and build included
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: check
+check: lint types wheel ## Format, lint, types, import directions and a smoke test of the wheel
+
+.PHONY: lint
+lint: $(FULL) ## Check format, lint and the directions of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -q -m "not slow and not wheel" tests/test_packaging.py
+
+.PHONY: types
+types: $(FULL) typings ## Check types with mypy, strict
+	$(BIN)/mypy
+
+.PHONY: wheel
+wheel: $(FULL) ## Build the wheel, install it into a clean environment and use it there
+	$(BIN)/python -m pytest -q -m wheel tests/test_packaging.py
+
+.PHONY: format
+format: $(FULL) ## Format the code and mend what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: typings
+typings: # Links that show the type checker the packages under their full names
+	@mkdir -p typings/limner
+	@for folder in checkpoints export runtime training; do ln -sfn ../../$$folder typings/limner/$$folder; done
+
+.PHONY: constraints
+constraints: $(FULL) ## Write constraints/*.txt anew from what is installed
+	$(BIN)/python constraints/freeze.py
+
+.PHONY: clean
+clean: ## Remove the environment and everything else that make produced, but no trained weights
+	rm -rf $(VENV) build dist typings limner.egg-info .mypy_cache .pytest_cache .ruff_cache
+
+# --- environments -----------------------------------------------------------------------------------------
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "error: $(PYTHON) is older than Python 3.10; run make PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(RUNTIME): pyproject.toml constraints/runtime.txt | $(BIN)/python
+	$(INSTALL) --editable '.[cpu]' --constraint constraints/runtime.txt
+	@touch $@
+
+$(FULL): pyproject.toml constraints/train.txt | $(BIN)/python
+	$(INSTALL) --editable '.[cpu,train,export,dev]' --constraint constraints/train.txt
+	@touch $(RUNTIME) $@
