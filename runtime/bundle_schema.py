@@ -1,0 +1,233 @@
+"""The dataclasses of bundle.json, schema version 1, and the rules between their fields.
+
+The format in words: `limner.runtime.bundle`.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from limner.runtime.errors import BundleError
+
+MANIFEST = "bundle.json"
+SCHEMA_VERSION = 1
+
+TensorType = Literal["float32", "float16", "int64", "int32", "bool"]
+
+
+@dataclass(frozen=True)
+class TensorMeta:
+    """One input or output of a graph; a string in `shape` is a dimension chosen by the caller ("batch")."""
+
+    name: str
+    dtype: TensorType
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class ParityMeta:
+    """How far the graph is from the torch module that it was exported from."""
+
+    max_rel_error: float  # the worst relative error over the outputs and the cases
+    tolerance: float  # the limit that the export was checked against
+    cases: int = 0  # how many input sets were compared
+    outputs: dict[str, float] = field(default_factory=dict)  # output name -> relative error
+
+
+@dataclass(frozen=True)
+class GraphMeta:
+    """One ONNX graph: its file, its external data files and its interface."""
+
+    file: str
+    inputs: tuple[TensorMeta, ...]
+    outputs: tuple[TensorMeta, ...]
+    data: tuple[str, ...] = ()
+    parity: ParityMeta | None = None
+
+
+@dataclass(frozen=True)
+class LayerMeta:
+    """One synthesis layer in the order of `style_channels`; `w_index` is the row of w_plus that feeds it."""
+
+    name: str
+    resolution: int
+    channels: int
+    kind: Literal["conv", "to_rgb"]
+    w_index: int
+
+
+@dataclass(frozen=True)
+class GeneratorMeta:
+    """The generator's spaces: z [N,z_dim], w [N,w_dim], w_plus [N,num_ws,w_dim], style_channels [N,S]."""
+
+    size: int
+    z_dim: int
+    w_dim: int
+    num_ws: int
+    style_channels: int
+    layers: tuple[LayerMeta, ...]
+
+
+@dataclass(frozen=True)
+class ClipMeta:
+    """The image and text towers: `embedding` channels; token ids that `pad` fills up to `context_length`."""
+
+    embedding: int
+    context_length: int
+    eos: int
+    pad: int
+    image_size: int
+    preprocess: Literal["correct", "published"] = "correct"
+
+
+@dataclass(frozen=True)
+class IdentityMeta:
+    """The identity network: unit vectors of `embedding` channels."""
+
+    embedding: int
+
+
+@dataclass(frozen=True)
+class EncoderMeta:
+    """The encoder picture -> w_plus; it takes the generator's own size."""
+
+
+@dataclass(frozen=True)
+class TokenizerMeta:
+    """The byte-pair tokenizer's two files."""
+
+    vocab: str = "tokenizer/vocab.json"
+    merges: str = "tokenizer/merges.txt"
+
+
+@dataclass(frozen=True)
+class LicenceMeta:
+    """Where one part (a model, a data set, a style of pictures) comes from and on what terms."""
+
+    part: str
+    licence: str
+    creator: str
+    source: str
+
+
+@dataclass(frozen=True)
+class FileMeta:
+    """The content hash and the size in bytes of one file."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class BundleManifest:
+    """The whole of bundle.json."""
+
+    name: str
+    created_by: str
+    generator: GeneratorMeta
+    clip: ClipMeta
+    graphs: dict[str, GraphMeta]
+    licences: tuple[LicenceMeta, ...]
+    files: dict[str, FileMeta] = field(default_factory=dict)  # filled in by `write_manifest`
+    schema_version: int = SCHEMA_VERSION
+    family: Literal["stylegan2"] = "stylegan2"
+    opset: int = 20
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    weights_storage: Literal["fp32", "fp16"] = "fp16"
+    identity: IdentityMeta | None = None
+    encoder: EncoderMeta | None = None
+    tokenizer: TokenizerMeta = TokenizerMeta()
+    constants: str = "constants.safetensors"  # latent_avg [w_dim]
+    relevance: str | None = None  # relevance [style_channels, clip.embedding], style_mean, style_std [style_channels]
+    defaults: dict[str, dict[str, Any]] = field(default_factory=dict)  # parameters a method, see `presets`
+    neutrals: dict[str, str] = field(default_factory=dict)  # words to take out for a neutral text
+
+
+def check_manifest(manifest: BundleManifest) -> None:
+    """Check what the types alone do not say; raise BundleError naming the field."""
+    for relative, meta in manifest.files.items():
+        _check_path("files", relative)
+        if len(meta.sha256) != 64 or not set(meta.sha256) <= set("0123456789abcdef"):
+            raise BundleError(
+                f"files.{relative}.sha256",
+                repr(meta.sha256),
+                "64 lower-case hexadecimal digits",
+            )
+        if meta.size < 0:
+            raise BundleError(f"files.{relative}.size", meta.size, "0 or more bytes")
+    for where, relative in _references(manifest):
+        _check_path(where, relative)
+        if relative not in manifest.files:
+            raise BundleError(
+                where,
+                f"{relative!r}, which `files` does not list",
+                "a file listed in `files`",
+            )
+    for name, graph in manifest.graphs.items():
+        _check_graph(name, graph)
+    _check_generator(manifest)
+
+
+def _references(manifest: BundleManifest) -> Iterator[tuple[str, str]]:
+    """Yield (field, path) for every path that the manifest names outside `files`."""
+    yield "tokenizer.vocab", manifest.tokenizer.vocab
+    yield "tokenizer.merges", manifest.tokenizer.merges
+    yield "constants", manifest.constants
+    if manifest.relevance is not None:
+        yield "relevance", manifest.relevance
+    for name, graph in manifest.graphs.items():
+        yield f"graphs.{name}.file", graph.file
+        for index, data in enumerate(graph.data):
+            yield f"graphs.{name}.data[{index}]", data
+
+
+def _check_path(where: str, relative: str) -> None:
+    parts = relative.split("/")
+    outside = PurePosixPath(relative).is_absolute() or any(part in ("", ".", "..") for part in parts)
+    if outside or relative == MANIFEST or any(character in relative for character in "\\:\0"):
+        raise BundleError(where, f"the path {relative!r}", "a plain relative path inside the bundle")
+
+
+def _check_graph(name: str, graph: GraphMeta) -> None:
+    for kind, tensors in (("inputs", graph.inputs), ("outputs", graph.outputs)):
+        where = f"graphs.{name}.{kind}"
+        names = [tensor.name for tensor in tensors]
+        if not names or len(set(names)) != len(names):
+            raise BundleError(where, f"the names {names}", "one or more different names")
+        for tensor in tensors:
+            if any(isinstance(size, int) and size < 1 for size in tensor.shape):
+                raise BundleError(
+                    f"{where}.{tensor.name}.shape",
+                    list(tensor.shape),
+                    "sizes of 1 or more",
+                )
+    parity = graph.parity
+    if parity is not None and not parity.max_rel_error <= parity.tolerance:
+        allowed = f"at most its tolerance {parity.tolerance:g}"
+        raise BundleError(f"graphs.{name}.parity.max_rel_error", f"{parity.max_rel_error:g}", allowed)
+
+
+def _check_generator(manifest: BundleManifest) -> None:
+    generator = manifest.generator
+    power = math.log2(generator.size) if generator.size > 0 else 0.0
+    if power != int(power) or power < 3:
+        raise BundleError("generator.size", generator.size, "a power of two from 8")
+    if generator.num_ws != 2 * int(power) - 2:
+        raise BundleError(
+            "generator.num_ws",
+            generator.num_ws,
+            f"{2 * int(power) - 2} at size {generator.size}",
+        )
+    total = sum(layer.channels for layer in generator.layers)
+    if total != generator.style_channels:
+        raise BundleError(
+            "generator.style_channels",
+            generator.style_channels,
+            f"{total}, the sum over the layers",
+        )
+    for index, layer in enumerate(generator.layers):
+        if not 0 <= layer.w_index < generator.num_ws:
+            where = f"generator.layers[{index}].w_index"
+            raise BundleError(where, layer.w_index, f"0 to {generator.num_ws - 1}")

@@ -1,0 +1,56 @@
+"""The command line `limner`: parse, call one function, print.
+
+Reading order: `app` (the verbs), `options` (what they share), `editing`, `inspecting`, `demo`, `commands`
+(verbs that other packages bring), `console` (what goes to stdout and to stderr).
+
+Nothing heavy is imported before a verb runs, so `limner --help` is quick.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+DEBUG = "LIMNER_DEBUG"  # set to anything: unexpected errors show their traceback
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line on `arguments` (sys.argv without the program if None) and return the exit code.
+
+    0 is success, 2 a value that is not allowed, 1 anything else that went wrong; the reason goes to
+    stderr in one sentence.
+    """
+    import typer
+
+    from limner.runtime.cli.app import app
+    from limner.runtime.errors import LimnerError
+
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = app(args=given or ["--help"], prog_name="limner", standalone_mode=False)
+        sys.stdout.flush()
+    except LimnerError as error:
+        return _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", INTERRUPTED)
+    except BrokenPipeError:  # the reader of stdout left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        # Usage errors come from click, or from the copy of it inside newer versions of typer.
+        explain = getattr(error, "format_message", None)
+        if callable(explain):
+            return _fail(f"{explain()} See `limner --help`.", USAGE_ERROR)
+        if DEBUG in os.environ:
+            raise
+        kind = type(error).__name__
+        return _fail(f"unexpected {kind}: {error}; set {DEBUG}=1 to see where, and report it", 1)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(sentence: str, code: int) -> int:
+    print("error: " + " ".join(sentence.split()), file=sys.stderr)
+    return code

@@ -1,0 +1,54 @@
+"""The verbs of `limner`."""
+
+from typing import Annotated
+
+import typer
+
+from limner.runtime.cli import commands, demo, editing, inspecting
+
+__all__ = ["app"]
+
+PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+app = typer.Typer(
+    help="Edit images by words.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    if version:
+        from limner.runtime.cli.inspecting import package_version
+
+        typer.echo(f"limner {package_version('limner')}")
+        raise typer.Exit()
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+app.command("edit")(editing.edit)
+app.command("invert")(editing.invert)
+app.command("sample")(editing.sample)
+app.command("replay")(editing.replay)
+app.command("demo")(demo.demo)
+app.command("models")(inspecting.models)
+app.command("check")(inspecting.check)
+
+
+@app.command("export", context_settings=PASS_THROUGH)
+def export(context: typer.Context) -> int:
+    """Write a bundle of ONNX graphs: limner[export]."""
+    return commands.run_command("export", context.args)
+
+
+@app.command("train", context_settings=PASS_THROUGH)
+def train(context: typer.Context) -> int:
+    """Train a model: limner[train]."""
+    return commands.run_command("train", context.args)

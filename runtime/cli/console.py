@@ -1,0 +1,70 @@
+"""What goes where: results to stdout (one JSON document with --json), everything else to stderr."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from limner.runtime.methods import Progress
+
+__all__ = ["format_numbers", "note", "print_json", "steps"]
+
+LOG_EVERY_S = 5.0
+
+
+def print_json(data: object) -> None:
+    """Print one JSON document to stdout."""
+    print(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def note(message: str) -> None:
+    """Print one line about what is going on to stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def format_numbers(values: Mapping[str, float], digits: int = 3) -> str:
+    """Return "name 0.123, other 4" with `digits` significant digits."""
+    return ", ".join(f"{name} {value:.{digits}g}" for name, value in values.items())
+
+
+@contextmanager
+def steps(what: str) -> Iterator["Progress"]:
+    """Give a progress function: a bar on a terminal, a line every few seconds elsewhere."""
+    if sys.stderr.isatty():
+        with _bar(what) as progress:
+            yield progress
+    else:
+        yield _lines(what)
+
+
+@contextmanager
+def _bar(what: str) -> Iterator["Progress"]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+    columns += [TimeRemainingColumn(), TextColumn("{task.fields[losses]}")]
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None, visible=False, losses="")
+
+        def update(step: int, total: int, losses: dict[str, float]) -> None:
+            shown = format_numbers(losses)
+            bar.update(task, completed=step, total=total, visible=True, losses=shown)
+
+        yield update
+
+
+def _lines(what: str) -> "Progress":
+    last = time.monotonic()
+
+    def update(step: int, total: int, losses: dict[str, float]) -> None:
+        nonlocal last
+        if step == total or time.monotonic() - last >= LOG_EVERY_S:
+            last = time.monotonic()
+            note(f"{what}: step {step} of {total}, {format_numbers(losses)}")
+
+    return update

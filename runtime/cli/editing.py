@@ -1,0 +1,240 @@
+"""The verbs that make pictures: edit, invert, sample, replay."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from limner.runtime.cli.console import format_numbers, note, print_json, steps
+from limner.runtime.cli.options import (
+    BundleOption,
+    DryRunOption,
+    JsonOption,
+    ProviderOption,
+    SheetOption,
+    ThreadsOption,
+    check_output,
+    open_bundle,
+    open_editor,
+)
+
+if TYPE_CHECKING:
+    from limner.runtime.edit import Edit
+
+__all__ = ["edit", "invert", "replay", "sample"]
+
+SourceArgument = Annotated[
+    str,
+    typer.Argument(metavar="SOURCE", help="A picture file, seed:NUMBER, or latents (.npy) written by `limner invert`."),
+]
+MAX_SAMPLES = 256
+
+
+def edit(
+    source: SourceArgument,
+    texts: Annotated[
+        list[str],
+        typer.Argument(metavar="TEXT...", help="What the picture should show, one text or several."),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="PNG file to write; <source>-edited.png if not given."),
+    ] = None,
+    method: Annotated[
+        str, typer.Option("--method", "-m", help="global-directions or latent-optimization.")
+    ] = "global-directions",
+    neutral: Annotated[
+        list[str] | None,
+        typer.Option("--neutral", help="What a text is compared with; derived if not given."),
+    ] = None,
+    strength: Annotated[
+        list[float] | None, typer.Option("--strength", "-s", help="How far: one for all texts or one a text.")
+    ] = None,
+    beta: Annotated[
+        list[float] | None,
+        typer.Option("--beta", help="Relevance that a channel needs: one for all or one a text."),
+    ] = None,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A parameter of the method, NAME=VALUE; may be repeated."),
+    ] = None,
+    refine: Annotated[
+        int | None,
+        typer.Option("--refine", help="Steps of refinement after the encoder, for a picture file."),
+    ] = None,
+    truncation: Annotated[float, typer.Option("--truncation", help="Of a seed, 0 to 1.")] = 0.7,
+    sheet: SheetOption = None,
+    bundle: BundleOption = None,
+    provider: ProviderOption = "cpu",
+    threads: ThreadsOption = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Edit a picture by words."""
+    from limner.runtime.cli.recipes import make_recipe, make_source, suggested_output
+
+    start = make_source(source, truncation)
+    recipe = make_recipe(start, texts, method, neutral, strength, beta, parameter, refine)
+    target = output if output is not None else suggested_output(start)
+    check_output(target, "output", source=start.path)
+    check_output(sheet, "sheet", source=start.path)
+    if dry_run:
+        from limner.runtime.cli.recipes import plan
+
+        print_json(plan(recipe, open_bundle(bundle), provider) | {"output": str(target)})
+        return
+    editor = open_editor(bundle, provider, threads)
+    with steps(method) as progress:
+        result = editor.edit(recipe, progress)
+    _deliver(result, target, sheet, as_json)
+
+
+def invert(
+    picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="A picture file.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Where to write W+ (.npy); <picture>.npy if not given."),
+    ] = None,
+    refine: Annotated[int | None, typer.Option("--refine", help="Steps of refinement after the encoder.")] = None,
+    sheet: SheetOption = None,
+    bundle: BundleOption = None,
+    provider: ProviderOption = "cpu",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the latents of a picture.
+
+    They are written as float32 [layers, width] in a .npy file, which `limner edit` takes as its source.
+    """
+    from limner.runtime.cli.sheets import array_bytes, inversion_sheet
+    from limner.runtime.files import write_atomically
+    from limner.runtime.images import write_png_atomically
+
+    target = output if output is not None else Path(f"{picture.stem}.npy")
+    check_output(target, "output", suffix=".npy")
+    check_output(sheet, "sheet", source=str(picture))
+    editor = open_editor(bundle, provider, threads)
+    parameters = editor.sources.inversion_parameters({} if refine is None else {"refine_steps": refine})
+    with steps("refine") as progress:
+        found = editor.invert(picture, parameters, progress)
+    drawn = inversion_sheet(found, picture.name) if sheet is not None else None
+    write_atomically(target, array_bytes(found.w_plus[0]))
+    if sheet is not None and drawn is not None:
+        write_png_atomically(sheet, drawn, field="sheet")
+    _report(found.scores, found.timing)
+    data = {"output": str(target), "sheet": _text(sheet), "steps": found.steps, "scores": found.scores}
+    _print(data | {"timing_ms": found.timing, "bundle": editor.bundle.digest, "provider": provider}, as_json)
+
+
+def sample(
+    output: Annotated[Path, typer.Option("--output", "-o", help="PNG file to write.")] = Path("sample.png"),
+    seed: Annotated[int, typer.Option("--seed", help="The first seed.")] = 0,
+    count: Annotated[int, typer.Option("--count", "-n", help="How many seeds; several give a grid.")] = 1,
+    truncation: Annotated[float, typer.Option("--truncation", help="0 (the mean) to 1 (no truncation).")] = 0.7,
+    bundle: BundleOption = None,
+    provider: ProviderOption = "cpu",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make pictures from seeds."""
+    from limner.runtime.checks import require_int
+    from limner.runtime.cli.sheets import grid
+    from limner.runtime.images import write_png_atomically
+
+    check_output(output, "output")
+    require_int("count", count, 1, MAX_SAMPLES)
+    editor = open_editor(bundle, provider, threads)
+    made = [editor.sample(seed + index, truncation) for index in range(count)]
+    write_png_atomically(output, grid([one.image for one in made]))
+    timing = {stage: sum(one.timing[stage] for one in made) for stage in made[0].timing}
+    _report({}, timing)
+    data = {"output": str(output), "seeds": [one.seed for one in made], "truncation": truncation}
+    _print(data | {"timing_ms": timing, "bundle": editor.bundle.digest, "provider": provider}, as_json)
+
+
+def replay(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A PNG that limner wrote, or a recipe (.json).")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="PNG file to write; only compares if not given.")
+    ] = None,
+    source: Annotated[Path | None, typer.Option("--source", help="Where the source file is now.")] = None,
+    sheet: SheetOption = None,
+    bundle: BundleOption = None,
+    provider: ProviderOption = "cpu",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Run a recipe again and compare the pixels.
+
+    The recipe comes from a PNG that limner wrote, or from a .json file. Exit code 1 if the pixels are not
+    those of the PNG.
+    """
+    from limner.runtime.provenance import replay as replay_png
+    from limner.runtime.recipe import Recipe
+
+    check_output(output, "output", source=_text(source))
+    check_output(sheet, "sheet", source=_text(source))
+    recipe = Recipe.from_file(file) if file.suffix.lower() == ".json" else None
+    editor = open_editor(bundle, provider, threads)
+    same: bool | None = None
+    with steps("replay") as progress:
+        if recipe is None:
+            replayed = replay_png(file, editor, source=source, progress=progress)
+            result, same = replayed.edit, replayed.same_pixels
+        else:
+            from limner.runtime.cli.recipes import with_source
+
+            result = editor.edit(with_source(recipe, source), progress)
+    _deliver(result, output, sheet, as_json, {"same_pixels": same})
+    if recipe is None:
+        words = {
+            True: "the same pixels",
+            False: "other pixels",
+            None: "no hash of the pixels to compare with",
+        }
+        note(f"{file.name}: {words[same]}")
+    return 1 if same is False else 0
+
+
+def _deliver(
+    result: "Edit",
+    output: Path | None,
+    sheet: Path | None,
+    as_json: bool,
+    extra: dict[str, Any] | None = None,
+) -> None:
+    """Write the files of an edit, all drawn before the first is written, and print where they are."""
+    from limner.runtime.cli.sheets import edit_sheet
+    from limner.runtime.images import write_png_atomically
+    from limner.runtime.provenance import write_edit
+
+    drawn = edit_sheet(result) if sheet is not None else None
+    if output is not None:
+        write_edit(output, result)
+    if sheet is not None and drawn is not None:
+        write_png_atomically(sheet, drawn, field="sheet")
+    _report(result.scores, result.timing)
+    data = {"output": _text(output), "sheet": _text(sheet), "recipe": result.recipe.to_dict()}
+    data |= {"scores": result.scores, "timing_ms": result.timing, "provider": result.provider}
+    _print(data | (extra or {}), as_json)
+
+
+def _report(scores: dict[str, float], timing: dict[str, float]) -> None:
+    if scores:
+        note(f"scores: {format_numbers(scores)}")
+    if timing:
+        note(f"milliseconds: {format_numbers(timing)}")
+
+
+def _print(data: dict[str, Any], as_json: bool) -> None:
+    """Print all of it as JSON, or the files that were written alone."""
+    if as_json:
+        print_json(data)
+        return
+    for key in ("output", "sheet"):
+        if data.get(key):
+            print(data[key])
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)

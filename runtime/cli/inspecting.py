@@ -1,0 +1,162 @@
+"""The verbs that look and change nothing: models, check."""
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from limner.runtime.cli.console import print_json
+from limner.runtime.cli.options import BundleOption, JsonOption, open_bundle
+from limner.runtime.errors import BundleError, LimnerError
+
+if TYPE_CHECKING:
+    from limner.runtime.bundle import Bundle
+
+__all__ = ["check", "models", "package_version"]
+
+PACKAGES = ("numpy", "pillow", "tokenizers", "ftfy", "safetensors", "typer", "rich")
+OPTIONAL_PACKAGES = ("torch", "pytorch-lightning", "transformers", "onnx", "onnxscript", "tensorrt")
+
+
+def models(bundle: BundleOption = None, as_json: JsonOption = False) -> None:
+    """List checkpoints and graphs, with hashes."""
+    from limner.runtime.cli.inventory import bundle_entry, checkpoint_entries
+    from limner.runtime.shipped import checkpoints_folder, shipped_bundle
+
+    checkpoints = checkpoint_entries(checkpoints_folder())
+    missing = bundle is None and not shipped_bundle().is_dir()
+    entry = None if missing else bundle_entry(open_bundle(bundle))
+    if as_json:
+        print_json({"checkpoints": checkpoints, "bundle": entry})
+        return
+    print(f"checkpoints in {checkpoints_folder()}")
+    for item in checkpoints:
+        print(f"  {item['name']:<32} {item['family']:<12} {item['megabytes']:>8.2f} MB  {item['sha256'][:12]}")
+    if not checkpoints:
+        print("  none")
+    if entry is None:
+        print("bundle: none is shipped; `limner export onnx` makes one")
+        return
+    print(f"bundle {entry['name']} {entry['digest'][:12]} in {entry['path']}")
+    for graph in entry["graphs"]:
+        error = "not measured" if graph["max_rel_error"] is None else f"error {graph['max_rel_error']:.1e}"
+        print(f"  {graph['name']:<32} {graph['sha256'][:12]}  {error}")
+    for licence in entry["licences"]:
+        terms = f"{licence['licence']}, by {licence['creator']}, {licence['source']}"
+        print(f"  licence of {licence['part']}: {terms}")
+
+
+def check(bundle: BundleOption = None, as_json: JsonOption = False) -> int:
+    """Look for problems on this machine.
+
+    Prints machine, versions, execution providers and conflicts between onnxruntime wheels; verifies the
+    bundle. Exit code 1 if there is a problem.
+    """
+    report: dict[str, Any] = {"limner": package_version("limner"), "machine": _machine()}
+    names = (*PACKAGES, *OPTIONAL_PACKAGES)
+    report["packages"] = {name: package_version(name) for name in names}
+    problems: list[str] = []
+    report["onnxruntime"] = _onnxruntime(problems)
+    report["bundle"] = _bundle(bundle, problems)
+    report["problems"] = problems
+    if as_json:
+        print_json(report)
+    else:
+        _print_report(report)
+    return 1 if problems else 0
+
+
+def package_version(name: str) -> str | None:
+    """Return the version of an installed distribution without importing it, or None."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _machine() -> dict[str, Any]:
+    import os
+    import platform
+    import sys
+
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    return {
+        "system": platform.platform(),
+        "processor": _processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gb": round(pages / 2**30, 1),
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "gpus": _gpus(),
+    }
+
+
+def _processor() -> str | None:
+    path = Path("/proc/cpuinfo")
+    if not path.is_file():
+        return None
+    names = [line.partition(":")[2].strip() for line in path.read_text().splitlines() if "model name" in line]
+    return names[0] if names else None
+
+
+def _gpus() -> list[str]:
+    """Return name, memory and driver of the NVIDIA GPUs, or nothing where there is no driver."""
+    import shutil
+    import subprocess
+
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    command = [tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+
+
+def _onnxruntime(problems: list[str]) -> dict[str, Any]:
+    from limner.runtime.providers import available_providers, installed_wheels, wheel_conflict
+
+    providers: tuple[str, ...] = ()
+    try:
+        providers = available_providers()
+    except LimnerError as error:
+        problems.append(str(error))
+    conflict = wheel_conflict()
+    if conflict:
+        problems.append(f"{conflict}: uninstall all of them, then install limner[cpu] or limner[gpu]")
+    return {"wheels": installed_wheels(), "conflict": conflict, "providers": list(providers)}
+
+
+def _bundle(path: Path | None, problems: list[str]) -> dict[str, Any] | None:
+    try:
+        bundle: Bundle = open_bundle(path)
+    except BundleError as error:
+        problems.append(str(error))
+        return None
+    manifest = bundle.manifest
+    found = {"name": manifest.name, "path": str(bundle.root), "digest": bundle.digest, "verified": True}
+    return found | {"graphs": sorted(manifest.graphs), "files": len(manifest.files)}
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    machine, runtime, bundle = report["machine"], report["onnxruntime"], report["bundle"]
+    rows = {
+        "limner": f"{report['limner']}, Python {machine['python']}",
+        "machine": f"{machine['system']}, {machine['processor']}",
+        "cores, memory": f"{machine['cores']}, {machine['memory_gb']} GB",
+        "gpus": "; ".join(machine["gpus"]) or "none seen",
+        "packages": ", ".join(f"{name} {found}" for name, found in report["packages"].items() if found),
+        "not installed": ", ".join(name for name, found in report["packages"].items() if not found) or "nothing",
+        "onnxruntime": ", ".join(f"{name} {found}" for name, found in runtime["wheels"].items()) or "none",
+        "providers": ", ".join(runtime["providers"]) or "none",
+        "bundle": "not usable",
+    }
+    if bundle is not None:
+        rows["bundle"] = f"{bundle['name']} {bundle['digest'][:12]}, {bundle['files']} files verified"
+    for name, value in rows.items():
+        print(f"{name:<14} {value}")
+    for problem in report["problems"]:
+        print(f"problem        {problem}")
+    if not report["problems"]:
+        print("no problem found")

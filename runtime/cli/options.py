@@ -1,0 +1,70 @@
+"""What several verbs share: options, the bundle and its editor, and checks of output paths."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from limner.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from limner.runtime.bundle import Bundle
+    from limner.runtime.editor import Editor
+
+__all__ = [
+    "BundleOption",
+    "DryRunOption",
+    "JsonOption",
+    "ProviderOption",
+    "SheetOption",
+    "ThreadsOption",
+    "check_output",
+    "open_bundle",
+    "open_editor",
+]
+
+BundleOption = Annotated[
+    Path | None,
+    typer.Option("--bundle", envvar="LIMNER_BUNDLE", help="Folder of a bundle; the shipped one if not given."),
+]
+ProviderOption = Annotated[
+    str,
+    typer.Option("--provider", help="Where graphs run: cpu, cuda, tensorrt, ...; never replaced by another."),
+]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", help="CPU threads; ONNX Runtime decides if not given.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
+SheetOption = Annotated[Path | None, typer.Option("--sheet", help="Also write a before/after sheet to this PNG file.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check everything, print what would run, run nothing.")]
+
+
+def open_bundle(path: Path | None) -> "Bundle":
+    """Load and verify the bundle at `path`, or the shipped one."""
+    from limner.runtime.bundle import load_bundle
+    from limner.runtime.shipped import shipped_bundle
+
+    return load_bundle(shipped_bundle() if path is None else path)
+
+
+def open_editor(path: Path | None, provider: str, threads: int | None) -> "Editor":
+    """Return an Editor on the bundle at `path`, or the shipped one, and say on stderr what it runs on."""
+    from limner.runtime.cli.console import note
+    from limner.runtime.editor import Editor
+
+    editor = Editor(open_bundle(path), provider, threads)
+    bundle = editor.bundle
+    note(f"bundle {bundle.manifest.name} {bundle.digest[:12]}, provider {editor.provider}")
+    return editor
+
+
+def check_output(path: Path | None, field: str, suffix: str = ".png", source: str | None = None) -> None:
+    """Refuse, before any work, a path that cannot be written, or that is the source picture itself."""
+    if path is None:
+        return
+    if path.suffix.lower() != suffix:
+        raise InputError(field, repr(str(path)), f"a file name that ends in {suffix}")
+    if path.is_dir():
+        raise InputError(field, f"the folder {str(path)!r}", "the path of a file")
+    if not path.parent.is_dir():
+        raise InputError(field, f"a path in the missing folder {str(path.parent)!r}", "a path in an existing folder")
+    if source is not None and path.exists() and Path(source).exists() and path.samefile(source):
+        raise InputError(field, f"{str(path)!r}, which is the source itself", "another path")

@@ -1,0 +1,218 @@
+"""The descent in W+ that latent optimization and inversion share: schedule, Adam, early stop, kept
+trajectory.
+
+The gradient comes from one graph (bundle graph "latent_gradient"), whose rows are independent: a picture gets
+the same steps whether it is alone or in a batch.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limner.runtime.adam import Adam
+from limner.runtime.errors import GraphError
+from limner.runtime.images import to_u8
+from limner.runtime.methods import Progress
+from limner.runtime.trajectory import Trajectory
+
+__all__ = ["LOSSES", "Descent", "GradientGraph", "LossWeights", "Schedule", "Stopping", "Targets", "descend"]
+
+FloatArray = NDArray[np.float32]
+LOSSES = ("loss_clip", "loss_l2", "loss_identity", "loss_pixel")
+
+
+class GradientGraph(Protocol):
+    """`Models.latent_gradient`, or its twin in a test."""
+
+    def __call__(
+        self,
+        *,
+        w_plus: FloatArray,
+        w_plus_source: FloatArray,
+        text_features: FloatArray,
+        identity_source: FloatArray,
+        target_image: FloatArray,
+        loss_weights: FloatArray,
+        only: Sequence[str] | None = None,
+    ) -> dict[str, FloatArray]: ...
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """What each term counts: loss = clip (1 - cos) + l2 sum (w - w0)^2 + identity (1 - cos) + pixel mean (x -
+    y)^2.
+    """
+
+    clip: float
+    l2: float
+    identity: float
+    pixel: float = 0.0
+
+    def array(self) -> FloatArray:
+        """Return float32 [4] in the order of the graph's `loss_weights`."""
+        return np.array([self.clip, self.l2, self.identity, self.pixel], dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The published learning rate: linear up, flat, cosine down (StyleCLIP's
+    optimization/run_optimization.py).
+    """
+
+    steps: int
+    learning_rate: float
+    ramp_up: float = 0.05  # part of the steps
+    ramp_down: float = 0.25  # part of the steps
+
+    def rate(self, step: int) -> float:
+        """Return the rate of step 0 ... steps-1; that of step 0 is 0, as published, unless there is no ramp
+        up.
+        """
+        t = step / self.steps
+        down = min(1.0, (1.0 - t) / self.ramp_down) if self.ramp_down > 0 else 1.0
+        up = min(1.0, t / self.ramp_up) if self.ramp_up > 0 else 1.0
+        return self.learning_rate * (0.5 - 0.5 * math.cos(math.pi * down)) * up
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """Stop a picture whose loss fell by less than `min_improvement` over `patience` steps; 0 never stops."""
+
+    patience: int = 0
+    min_improvement: float = 1e-3
+    best: bool = False  # give the best point seen even after all steps; the published loop gives the last
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """What the loss compares with, one row a picture; shapes as in `Models.latent_gradient`."""
+
+    w_plus_source: FloatArray  # [N,L,D]
+    text_features: FloatArray  # [N,C]
+    identity_source: FloatArray  # [N,I]
+    target_image: FloatArray  # [N,3,H,W]
+
+    def rows(self, index: NDArray[np.intp]) -> dict[str, FloatArray]:
+        """Return the graph's inputs for some of the pictures."""
+        return {name: getattr(self, name)[index] for name in self.__dataclass_fields__}
+
+
+@dataclass(frozen=True, eq=False)
+class Descent:
+    """One picture's result: where it ended, after how many steps, the losses last seen, and the way there."""
+
+    w_plus: FloatArray  # [L,D]
+    steps: int
+    stopped_early: bool
+    losses: dict[str, float]
+    trajectory: Trajectory
+
+
+def descend(
+    gradient_graph: GradientGraph,
+    start: FloatArray,  # [N,L,D]
+    targets: Targets,
+    weights: LossWeights,
+    schedule: Schedule,
+    *,
+    layers: NDArray[np.bool_] | None = None,  # [L], the rows of w_plus that may move; None is all
+    tied: bool = False,  # one step for all rows of w_plus, the mean over them: a walk in W
+    stopping: Stopping = Stopping(),
+    keep_every: int = 0,  # keep a point and its image every so many steps; 0 keeps the two ends alone
+    progress: Progress | None = None,
+) -> list[Descent]:
+    """Walk down from `start` for N pictures at once; the order of the results is that of the rows.
+
+    A picture that runs to the end gives its last point, as published, unless `stopping.best`; one that stops
+    early gives its best one. Raises GraphError, with what to change, when the walk diverges.
+    """
+    state = _State(start, schedule, stopping, keep_every)
+    adam = Adam()
+    weight_array = weights.array()
+    for step in range(schedule.steps):
+        rows = np.flatnonzero(state.active)
+        if rows.size == 0:
+            break
+        keep = step == 0 or (keep_every > 0 and step % keep_every == 0)
+        only = [*LOSSES, "gradient", "image"] if keep and keep_every > 0 else [*LOSSES, "gradient"]
+        try:
+            found = gradient_graph(
+                w_plus=state.w_plus[rows], **targets.rows(rows), loss_weights=weight_array, only=only
+            )
+        except GraphError as reason:
+            advice = "lower parameters.learning_rate or the loss weights"
+            raise GraphError(f"step {step} of {schedule.steps} failed: {reason}; {advice}") from reason
+        state.record(step, rows, found, weight_array, keep)
+        gradient = np.zeros_like(state.w_plus)
+        gradient[rows] = found["gradient"]
+        if layers is not None:
+            gradient[:, ~layers] = 0.0
+        if tied:
+            gradient[:] = gradient.mean(axis=1, keepdims=True)
+        moved = adam.step(state.w_plus, gradient, schedule.rate(step)).astype(np.float32)
+        state.w_plus = np.where(state.active[:, None, None], moved, state.w_plus)
+        if progress is not None:
+            progress(step + 1, schedule.steps, {name: float(found[name].mean()) for name in LOSSES})
+    return state.results()
+
+
+class _State:
+    """Where every picture of a batch is, what it kept, and whether it still moves."""
+
+    def __init__(self, start: FloatArray, schedule: Schedule, stopping: Stopping, keep_every: int) -> None:
+        count = len(start)
+        self.w_plus: FloatArray = start.astype(np.float32)  # a copy
+        self.active = np.ones(count, dtype=bool)
+        self.schedule = schedule
+        self.stopping = stopping
+        self.best = self.w_plus.copy()
+        self.best_loss = np.full(count, np.inf)
+        self.best_step = np.zeros(count, dtype=int)
+        self.mark_loss = np.full(count, np.inf)  # the loss that has to be beaten by min_improvement
+        self.mark_step = np.zeros(count, dtype=int)
+        self.last_losses: list[dict[str, float]] = [{} for _ in range(count)]
+        self.best_losses: list[dict[str, float]] = [{} for _ in range(count)]
+        self.kept: list[list[tuple[int, FloatArray, dict[str, float], NDArray[np.uint8] | None]]]
+        self.kept = [[] for _ in range(count)]
+
+    def record(
+        self, step: int, rows: NDArray[np.intp], found: dict[str, FloatArray], weights: FloatArray, keep: bool
+    ) -> None:
+        """Take in the losses at the current points, before the update, and stop what does not improve."""
+        total = np.stack([found[name] for name in LOSSES], axis=1).astype(np.float64) @ weights  # [rows]
+        settled = step >= self.schedule.ramp_up * self.schedule.steps  # nothing moves much before
+        for place, row in enumerate(rows):
+            losses = {name: float(found[name][place]) for name in LOSSES}
+            self.last_losses[row] = losses
+            if keep:
+                image = to_u8(found["image"][place : place + 1])[0] if "image" in found else None
+                self.kept[row].append((step, self.w_plus[row].copy(), losses, image))
+            if total[place] < self.best_loss[row]:
+                self.best_loss[row], self.best_step[row] = total[place], step
+                self.best[row], self.best_losses[row] = self.w_plus[row], losses
+            if not settled or total[place] < self.mark_loss[row] - self.stopping.min_improvement:
+                self.mark_loss[row], self.mark_step[row] = min(total[place], self.mark_loss[row]), step
+            elif 0 < self.stopping.patience <= step - self.mark_step[row]:
+                self.active[row] = False
+
+    def results(self) -> list[Descent]:
+        """Close the trajectories: each ends in its result."""
+        results = []
+        for row, moving in enumerate(self.active):
+            last = moving and not self.stopping.best
+            end_step = self.schedule.steps if last else int(self.best_step[row])
+            end = self.w_plus[row] if last else self.best[row]
+            kept = [point for point in self.kept[row] if point[0] < end_step]
+            trajectory = Trajectory(
+                steps=(*(point[0] for point in kept), end_step),
+                w_plus=np.stack([*(point[1] for point in kept), end]),
+                losses=tuple(point[2] for point in kept),
+                images=(*(point[3] for point in kept), None),
+            )
+            losses = self.last_losses[row] if last else self.best_losses[row]
+            results.append(Descent(end.copy(), end_step, not moving, losses, trajectory))
+        return results

@@ -1,0 +1,140 @@
+"""Inversion: from a real picture to W+, by the encoder and, where asked, a refinement by gradients.
+
+    loss(w) = pixel mean (G(w) - x)^2 + clip (1 - cos(CLIP(G(w)), CLIP(x)))
+              + identity (1 - cos(ID(G(w)), ID(x))) + l2 sum (w - E(x))^2
+
+The refinement runs on the bundle's graph "latent_gradient": its text input takes the picture's own CLIP
+features, which live in the same space. The best point seen is taken, so that it is never worse than the
+encoder's. The pull to the encoder's answer E(x) keeps w where edits still work.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limner.runtime.checks import require_int, require_number
+from limner.runtime.descent import LossWeights, Schedule, Stopping, Targets, descend
+from limner.runtime.images import to_u8
+from limner.runtime.methods import Progress
+from limner.runtime.models import Models
+from limner.runtime.timing import Timer
+
+__all__ = ["Inversion", "InversionParameters", "compare_images", "invert"]
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class InversionParameters:
+    """How hard to work on the encoder's answer. Without refinement the encoder's answer is taken as it is."""
+
+    refine_steps: int = 0
+    learning_rate: float = 0.03
+    pixel_weight: float = 1.0  # on the mean over a picture in [-1,1]
+    clip_weight: float = 0.1
+    identity_weight: float = 0.1
+    l2_weight: float = 0.0005  # on the sum over all of w_plus
+    patience: int = 0  # stop after so many steps without improvement; 0 never stops
+
+    def __post_init__(self) -> None:
+        require_int("inversion.refine_steps", self.refine_steps, 0, 10_000)
+        require_int("inversion.patience", self.patience, 0, 10_000)
+        require_number("inversion.learning_rate", self.learning_rate, 1e-6, 10.0)
+        for name in ("pixel_weight", "clip_weight", "identity_weight", "l2_weight"):
+            require_number(f"inversion.{name}", getattr(self, name), 0.0, 1000.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Inversion:
+    """A picture's latents and what the generator makes of them.
+
+    `scores`: pixel (mean square over [-1,1]), clip and identity (cosines of picture and reconstruction).
+    """
+
+    w_plus: FloatArray  # [1,L,D]
+    picture: NDArray[np.uint8]  # [H,W,3], the generator's size
+    reconstruction: NDArray[np.uint8]  # [H,W,3]
+    rendered: FloatArray  # [1,3,H,W] in [-1,1], the reconstruction before rounding
+    steps: int  # of the refinement, up to the best point
+    scores: dict[str, float]
+    timing: dict[str, float]  # stage -> ms, of the whole batch that it was inverted in
+
+
+def invert(
+    models: Models,
+    image: FloatArray,  # [N,3,H,W] in [-1,1], H = W = the generator's size
+    parameters: InversionParameters,
+    progress: Progress | None = None,
+) -> list[Inversion]:
+    """Invert N pictures at once; one result a row."""
+    timer = Timer()
+    with timer.stage("encoder"):
+        w_plus = models.encode(image)  # [N,L,D]
+    steps = [0] * len(image)
+    if parameters.refine_steps > 0:
+        with timer.stage("refine"):
+            w_plus, steps = _refine(models, image, w_plus, parameters, progress)
+    with timer.stage("reconstruction"):
+        reconstruction = models.synthesis(w_plus)
+    with timer.stage("scores"):
+        scores = compare_images(models, image, reconstruction)
+    pictures, reconstructions = to_u8(image), to_u8(reconstruction)
+    return [
+        Inversion(
+            w_plus=w_plus[row : row + 1],
+            picture=pictures[row],
+            reconstruction=reconstructions[row],
+            rendered=reconstruction[row : row + 1],
+            steps=steps[row],
+            scores={name: float(values[row]) for name, values in scores.items()},
+            timing=dict(timer.stages),
+        )
+        for row in range(len(image))
+    ]
+
+
+def compare_images(models: Models, first: FloatArray, second: FloatArray) -> dict[str, FloatArray]:
+    """Return pixel (mean square), clip and identity (cosines), each [N], for two batches [N,3,H,W].
+
+    A score whose network the bundle lacks is left out.
+    """
+    scores: dict[str, FloatArray] = {"pixel": np.mean((first - second) ** 2, axis=(1, 2, 3), dtype=np.float32)}
+    for name, graph, features in (
+        ("clip", "clip_image", models.clip_image),
+        ("identity", "identity", models.identity),
+    ):
+        if graph in models.sessions:
+            scores[name] = np.sum(features(first) * features(second), axis=1)
+    return scores
+
+
+def _refine(
+    models: Models,
+    image: FloatArray,
+    start: FloatArray,
+    parameters: InversionParameters,
+    progress: Progress | None,
+) -> tuple[FloatArray, list[int]]:
+    targets = Targets(
+        w_plus_source=start,
+        text_features=models.clip_image(image),
+        identity_source=models.identity(image),
+        target_image=image,
+    )
+    weights = LossWeights(
+        clip=parameters.clip_weight,
+        l2=parameters.l2_weight,
+        identity=parameters.identity_weight,
+        pixel=parameters.pixel_weight,
+    )
+    found = descend(
+        models.latent_gradient,
+        start,
+        targets,
+        weights,
+        Schedule(parameters.refine_steps, parameters.learning_rate),
+        stopping=Stopping(parameters.patience, best=True),
+        progress=progress,
+    )
+    return np.stack([one.w_plus for one in found]), [one.steps for one in found]

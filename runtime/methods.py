@@ -1,0 +1,111 @@
+"""The registry of methods: a method is one file with a `Method` in it and one entry point that names it.
+
+    [project.entry-points."limner.methods"]
+    global-directions = "limner.runtime.global_directions:method"
+
+Names are read without importing anything; a method's file is imported when it is asked for.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limner.runtime.errors import InputError, LimnerError, nearest
+
+if TYPE_CHECKING:
+    from limner.runtime.models import Models
+    from limner.runtime.recipe import Recipe
+    from limner.runtime.timing import Timer
+    from limner.runtime.trajectory import Trajectory
+
+__all__ = ["Method", "Outcome", "Progress", "Runner", "find_method", "method_names"]
+
+GROUP = "limner.methods"
+BUILT_IN = {
+    "global-directions": "limner.runtime.global_directions:method",
+    "latent-optimization": "limner.runtime.latent_optimization:method",
+}
+
+Progress = Callable[[int, int, dict[str, float]], None]
+"""progress(step, steps, losses): called after each step of a method that has steps."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a method found for one source.
+
+    `render` takes a recipe that differs from the one that was run in its strengths alone, and returns that
+    picture, float32 [1,3,H,W], the same bits at every call. `recipe` is the recipe with what the method
+    filled in.
+    """
+
+    recipe: "Recipe"
+    render: Callable[["Recipe"], NDArray[np.float32]]
+    scores: dict[str, float] = field(default_factory=dict)
+    trajectory: "Trajectory | None" = None
+
+
+class Runner(Protocol):
+    """Runs recipes of one method with equal parameters on a batch of sources, w_plus float32 [N,L,D]."""
+
+    def __call__(
+        self,
+        models: "Models",
+        w_plus: NDArray[np.float32],
+        recipes: "Sequence[Recipe]",
+        timer: "Timer",
+        progress: Progress | None,
+    ) -> list[Outcome]: ...
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way of editing.
+
+    `parameters` is a frozen dataclass whose defaults are the published ones and which checks its own ranges;
+    `check` refuses a recipe that the method cannot run, by InputError.
+    """
+
+    name: str
+    summary: str
+    parameters: type[Any]
+    graphs: tuple[str, ...]  # what the bundle must hold
+    check: Callable[["Recipe"], None]
+    run: Runner
+
+
+def method_names() -> tuple[str, ...]:
+    """Return the names of all methods, sorted, without importing them."""
+    return tuple(sorted(_entries()))
+
+
+def find_method(name: object) -> Method:
+    """Return the method of that name; InputError lists the known ones and the nearest."""
+    entries = _entries()
+    if not isinstance(name, str) or name not in entries:
+        raise InputError("method", repr(name), ", ".join(sorted(entries)), nearest(str(name), entries))
+    return _load(name)
+
+
+@cache
+def _entries() -> dict[str, EntryPoint]:
+    """Entry points by name; the built-in ones are known even where the package's metadata is missing."""
+    installed = {entry.name: entry for entry in entry_points(group=GROUP)}
+    return installed | {name: EntryPoint(name, value, GROUP) for name, value in BUILT_IN.items()}
+
+
+@cache
+def _load(name: str) -> Method:
+    entry = _entries()[name]
+    try:
+        method = entry.load()
+    except (ImportError, AttributeError) as reason:
+        raise LimnerError(f"the method {name!r} does not load from {entry.value!r}: {reason}") from reason
+    if not isinstance(method, Method):
+        raise LimnerError(f"the method {name!r} at {entry.value!r} is not a limner.runtime.methods.Method")
+    return method

@@ -1,0 +1,109 @@
+"""A picture that knows how it was made: the recipe in the PNG's metadata, and back to the same pixels.
+
+Text chunks (iTXt, before the pixels):
+
+    limner.recipe    the complete recipe as JSON: method, source and its sha256, words, parameters, bundle
+    limner.bundle    the bundle's hash, as in the recipe
+    limner.source    the sha256 of the source picture or latents, where there is one
+    limner.provider  the execution provider; pixels repeat exactly on the same provider and machine
+    limner.pixels    the sha256 of the pixels, uint8 [H,W,3]
+    limner.software  "limner <version>"
+    Source           "edited by a model": says to any reader that the picture is synthetic
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limner.runtime.edit import Edit
+from limner.runtime.editor import Editor
+from limner.runtime.errors import InputError
+from limner.runtime.files import sha256_bytes
+from limner.runtime.images import read_png_text, write_png_atomically
+from limner.runtime.methods import Progress
+from limner.runtime.recipe import Recipe, Source
+
+__all__ = ["Replay", "metadata", "read_recipe", "replay", "write_edit"]
+
+RECIPE_KEY = "limner.recipe"
+PIXELS_KEY = "limner.pixels"
+
+
+@dataclass(frozen=True, eq=False)
+class Replay:
+    """A replayed edit. `same_pixels` compares with the hash in the file; None if the file has none."""
+
+    edit: Edit
+    same_pixels: bool | None
+
+
+def metadata(edit: Edit) -> dict[str, str]:
+    """Return the text chunks of an edit."""
+    recipe = edit.recipe
+    texts = {
+        RECIPE_KEY: recipe.to_json(),
+        "limner.provider": edit.provider,
+        PIXELS_KEY: _pixels_hash(edit.image),
+        "limner.software": f"limner {_version()}",
+        "Source": "edited by a model",
+    }
+    optional = {"limner.bundle": recipe.bundle, "limner.source": recipe.source.sha256}
+    return texts | {key: value for key, value in optional.items() if value is not None}
+
+
+def write_edit(path: str | Path, edit: Edit, field: str = "output") -> Path:
+    """Write the edited picture with its recipe as PNG, whole or not at all; InputError naming `field`."""
+    return write_png_atomically(path, edit.image, metadata(edit), field)
+
+
+def read_recipe(path: str | Path, field: str = "picture") -> Recipe:
+    """Return the recipe in a PNG file; InputError naming `field` if it carries none."""
+    return _recipe_of(read_png_text(path, field), path, field)
+
+
+def replay(
+    path: str | Path,  # a PNG written by `write_edit`
+    editor: Editor,  # on the bundle that made it
+    *,
+    source: str | Path | None = None,  # where the source file is now, if it was moved
+    given: NDArray[Any] | None = None,  # the source's array, if it was one
+    progress: Progress | None = None,
+) -> Replay:
+    """Run the recipe in a picture again.
+
+    Raises InputError if the picture carries no recipe, if it was made with another bundle, or if the source
+    file is missing or altered.
+    """
+    texts = read_png_text(path)
+    recipe = _recipe_of(texts, path, "picture")
+    if source is not None:
+        if recipe.source.kind == "seed":
+            raise InputError("source", repr(str(source)), "nothing, since the picture was made from a seed")
+        moved = Source(recipe.source.kind, path=str(source), sha256=recipe.source.sha256)
+        recipe = replace(recipe, source=moved)
+    edit = editor.edit(recipe, progress, given=given)
+    expected = texts.get(PIXELS_KEY)
+    return Replay(edit, None if expected is None else expected == _pixels_hash(edit.image))
+
+
+def _recipe_of(texts: Mapping[str, str], path: str | Path, field: str) -> Recipe:
+    if RECIPE_KEY not in texts:
+        given = f"{Path(path).name!r}, which carries no recipe"
+        raise InputError(field, given, "a PNG written by limner", "other programs may drop the metadata on saving")
+    return Recipe.from_json(texts[RECIPE_KEY])
+
+
+def _pixels_hash(image_u8: NDArray[np.uint8]) -> str:
+    return sha256_bytes(np.ascontiguousarray(image_u8).tobytes())
+
+
+def _version() -> str:
+    try:
+        return version("limner")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,190 @@
+"""An edit as data: method, source, words, strengths, parameters.
+
+    >>> recipe = Recipe("global-directions", Source.from_seed(7), (PromptEdit("a person with a beard"),))
+    >>> Recipe.from_json(recipe.to_json()) == recipe
+    True
+
+A Recipe that exists is valid in itself: an unknown method, an empty prompt or a number out of its range is
+refused when it is made. What only a bundle can tell (a beta that leaves no channel, a text of too many
+tokens) is refused by the Editor. Keys that the recipe leaves out take the bundle's presets, then the method's
+published defaults; the recipe that comes back in `Edit.recipe` has them all filled in, so that it replays
+without looking anything up.
+"""
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from limner.runtime.checks import require_int, require_number, require_sha256
+from limner.runtime.errors import InputError
+from limner.runtime.methods import find_method
+from limner.runtime.schema import from_dict, parse_json, read_json, to_dict
+
+__all__ = ["PromptEdit", "Recipe", "Source", "plain_text"]
+
+RECIPE_VERSION = 1
+MAX_WORDS = 60  # a CLIP text holds 77 tokens; the tokenizer counts them exactly
+MAX_CHARACTERS = 600
+MAX_PROMPTS = 8
+MAX_SEED = 2**32 - 1  # what numpy's RandomState takes
+STRENGTH_LIMIT = 100.0  # the widest range of any method; each method narrows it
+
+
+def plain_text(text: str) -> str:
+    """Return `text` in lower case with single spaces: two texts that CLIP reads as one compare equal."""
+    return " ".join(text.casefold().split())
+
+
+@dataclass(frozen=True)
+class Source:
+    """The picture to start from.
+
+    kind "image": the file `path` is inverted to W+; "seed": z comes from numpy's RandomState(seed), then the
+    mapping network with truncation psi; "w_plus": float32 [num_ws, w_dim] in the .npy file `path`. Without a
+    path an image or a w_plus is handed to the Editor as an array. `sha256` is that of the file's bytes (or of
+    the array's), filled in by the Editor, and compared where it was given.
+    """
+
+    kind: Literal["image", "seed", "w_plus"]
+    path: str | None = None
+    seed: int | None = None
+    sha256: str | None = None
+    truncation: float = 0.7  # psi of a seed, 0 (the mean face) to 1 (no truncation)
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("image", "seed", "w_plus"):
+            raise InputError("source.kind", repr(self.kind), "'image', 'seed' or 'w_plus'")
+        require_number("source.truncation", self.truncation, 0.0, 1.0)
+        if self.kind == "seed":
+            require_int("source.seed", self.seed, 0, MAX_SEED)
+            if self.path is not None:
+                raise InputError("source.path", repr(self.path), "no path beside a seed")
+        elif self.seed is not None:
+            raise InputError("source.seed", repr(self.seed), f"no seed for a source of kind {self.kind!r}")
+        if self.path is not None and (not isinstance(self.path, str) or not self.path.strip()):
+            raise InputError("source.path", repr(self.path), "the path of a file")
+        if self.sha256 is not None:
+            require_sha256("source.sha256", self.sha256)
+
+    @classmethod
+    def from_image(cls, path: str | Path) -> "Source":
+        """A picture file, inverted to W+ by the bundle's encoder."""
+        return cls("image", path=str(path))
+
+    @classmethod
+    def from_seed(cls, seed: int, truncation: float = 0.7) -> "Source":
+        """A picture that the generator makes from a seed."""
+        return cls("seed", seed=seed, truncation=truncation)
+
+    @classmethod
+    def from_w_plus(cls, path: str | Path) -> "Source":
+        """Latents that were saved before, float32 [num_ws, w_dim] in a .npy file."""
+        return cls("w_plus", path=str(path))
+
+
+@dataclass(frozen=True)
+class PromptEdit:
+    """One text to move towards, and how far.
+
+    `strength` is alpha for global directions (in standard deviations of a channel) and the part of the way, 1
+    for all of it, for latent optimization. `neutral` and `beta` belong to global directions. None takes the
+    default.
+    """
+
+    text: str
+    neutral: str | None = None
+    strength: float | None = None
+    beta: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_text("prompts.text", self.text)
+        if self.neutral is not None:
+            _check_text("prompts.neutral", self.neutral)
+            if plain_text(self.neutral) == plain_text(self.text):
+                raise InputError("prompts.neutral", repr(self.neutral), "a text other than the target text")
+        if self.strength is not None:
+            require_number("prompts.strength", self.strength, -STRENGTH_LIMIT, STRENGTH_LIMIT)
+        if self.beta is not None:
+            require_number("prompts.beta", self.beta, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One edit; see the module's text. `parameters` and `inversion` may leave out what has a default."""
+
+    method: str
+    source: Source
+    prompts: tuple[PromptEdit, ...]
+    parameters: dict[str, Any] = field(default_factory=dict)  # names of the method's own dataclass
+    inversion: dict[str, Any] = field(default_factory=dict)  # names of InversionParameters
+    seed: int = 0  # for methods that draw random numbers; the two StyleCLIP methods draw none
+    bundle: str | None = None  # Bundle.digest, filled in by the Editor and compared where it was given
+    version: int = RECIPE_VERSION
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.version, int) or self.version != RECIPE_VERSION:
+            raise InputError("version", repr(self.version), str(RECIPE_VERSION), "update limner")
+        method = find_method(self.method)
+        object.__setattr__(self, "prompts", tuple(self.prompts))
+        object.__setattr__(self, "parameters", to_dict(self.parameters))  # lists, as in JSON
+        object.__setattr__(self, "inversion", to_dict(self.inversion))
+        if not 1 <= len(self.prompts) <= MAX_PROMPTS:
+            raise InputError("prompts", f"{len(self.prompts)} texts", f"1 to {MAX_PROMPTS} texts")
+        require_int("seed", self.seed, 0, MAX_SEED)
+        if self.bundle is not None:
+            require_sha256("bundle", self.bundle)
+        from_dict(method.parameters, self.parameters, "parameters")
+        _check_inversion(self.source, self.inversion)
+        method.check(self)
+
+    @classmethod
+    def from_dict(cls, data: object) -> "Recipe":
+        """Build a recipe from JSON data; InputError names what is unknown, mistyped or out of range."""
+        if isinstance(data, dict) and "method" in data:
+            find_method(data["method"])
+        return from_dict(cls, data, "")
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Recipe":
+        """Parse a recipe; the opposite of `to_json`."""
+        return cls.from_dict(parse_json(text, "recipe"))
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "Recipe":
+        """Read a recipe from a JSON file."""
+        return cls.from_dict(read_json(Path(path), "recipe"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recipe as JSON data."""
+        result: dict[str, Any] = to_dict(self)
+        return result
+
+    def to_json(self, indent: int | None = None) -> str:
+        """Return the recipe as JSON; equal recipes give equal text."""
+        return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False, allow_nan=False, sort_keys=True)
+
+    def scaled(self, strength: float) -> "Recipe":
+        """Return this recipe with every prompt's strength, None counting as 1, multiplied by `strength`."""
+        prompts = (replace(p, strength=(1.0 if p.strength is None else p.strength) * strength) for p in self.prompts)
+        return replace(self, prompts=tuple(prompts))
+
+
+def _check_text(where: str, text: object) -> None:
+    if not isinstance(text, str):
+        raise InputError(where, repr(text), "a text")
+    if not any(character.isalnum() for character in text):
+        raise InputError(where, "an empty text" if not text.strip() else repr(text[:60]), "a text of at least one word")
+    words = len(text.split())
+    if words > MAX_WORDS:
+        raise InputError(where, f"{words} words", f"at most {MAX_WORDS} words")
+    if len(text) > MAX_CHARACTERS:
+        raise InputError(where, f"{len(text)} characters", f"at most {MAX_CHARACTERS} characters")
+
+
+def _check_inversion(source: Source, inversion: dict[str, Any]) -> None:
+    from limner.runtime.inversion import InversionParameters
+
+    if inversion and source.kind != "image":
+        raise InputError("inversion", f"settings for a source of kind {source.kind!r}", "settings for an image only")
+    from_dict(InversionParameters, inversion, "inversion")

@@ -1,0 +1,171 @@
+"""Strict JSON <-> frozen dataclass: no unknown key, no missing key, no coerced type, no NaN.
+
+Types understood in a dataclass: str, int, float, bool, Any, `X | None` and other unions, `tuple[X, ...]`,
+`dict[str, X]`, `Literal[...]` and nested dataclasses. An int is a valid float; a bool is not a valid int.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import types
+from pathlib import Path
+from typing import (
+    Any,
+    Literal,
+    NoReturn,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from limner.runtime.errors import InputError, nearest
+
+T = TypeVar("T")
+ErrorType = type[InputError]
+
+
+def from_dict(cls: type[T], data: object, where: str, error: ErrorType = InputError) -> T:
+    """Build the dataclass `cls` from JSON data; `error` names the field, `where` being its path so far."""
+    if not isinstance(data, dict):
+        raise error(where, _kind(data), "an object")
+    hints = get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in data:
+        if key not in fields:
+            raise error(
+                _join(where, str(key)),
+                "an unknown key",
+                ", ".join(fields),
+                nearest(str(key), fields),
+            )
+    values = {}
+    for name, field in fields.items():
+        if name in data:
+            values[name] = _convert(hints[name], data[name], _join(where, name), error)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise error(_join(where, name), "nothing", _describe(hints[name]))
+    return cls(**values)
+
+
+def to_dict(value: Any) -> Any:
+    """Return the JSON form of a dataclass: tuples become lists, nested dataclasses become objects."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_dict(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: to_dict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_dict(item) for item in value]
+    return value
+
+
+def parse_json(text: str | bytes, where: str, error: ErrorType = InputError) -> Any:
+    """Parse JSON that is UTF-8 and holds no key twice, no NaN and no infinity; `where` names it in errors."""
+
+    def no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            names = [name for name, _ in pairs]
+            repeated = next(name for name in names if names.count(name) > 1)
+            raise error(where, f"the key {repeated!r} twice in one object", "each key once")
+        return result
+
+    def no_constant(name: str) -> NoReturn:
+        raise error(where, f"the number {name}", "finite numbers")
+
+    try:
+        return json.loads(text, object_pairs_hook=no_repeats, parse_constant=no_constant)
+    except UnicodeDecodeError as reason:
+        raise error(where, f"text that is not UTF-8 at byte {reason.start}", "JSON in UTF-8") from reason
+    except json.JSONDecodeError as reason:
+        given = f"text that is not JSON (line {reason.lineno}: {reason.msg})"
+        raise error(where, given, "a JSON document") from reason
+    except RecursionError as reason:
+        raise error(where, "JSON nested too deep", "a JSON document of a few levels") from reason
+
+
+def read_json(path: Path, where: str, error: ErrorType = InputError) -> Any:
+    """Read and parse one JSON file under the same rules as `parse_json`."""
+    try:
+        text = path.read_bytes()
+    except OSError as reason:
+        raise error(where, f"{reason.strerror or reason} for {str(path)!r}", "a readable file") from reason
+    return parse_json(text, where, error)
+
+
+def _convert(hint: Any, value: object, where: str, error: ErrorType) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        return _convert_union(hint, value, where, error)
+    if origin is Literal:
+        if any(value == option and type(value) is type(option) for option in arguments):
+            return value
+        raise error(
+            where,
+            repr(value),
+            _describe(hint),
+            nearest(str(value), map(str, arguments)),
+        )
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(_convert(arguments[0], item, f"{where}[{i}]", error) for i, item in enumerate(value))
+    if origin is dict and isinstance(value, dict):
+        return {key: _convert(arguments[1], item, _join(where, str(key)), error) for key, item in value.items()}
+    if dataclasses.is_dataclass(hint):
+        return from_dict(hint, value, where, error)  # type: ignore[arg-type]
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if math.isfinite(value):
+            return float(value)
+        raise error(where, repr(value), "a finite number")
+    if isinstance(hint, type) and type(value) is hint:
+        return value
+    raise error(where, _kind(value), _describe(hint))
+
+
+def _convert_union(hint: Any, value: object, where: str, error: ErrorType) -> Any:
+    """Try each member; with a single member besides None, its own, more exact error is the one to show."""
+    if value is None and type(None) in get_args(hint):
+        return None
+    members = [member for member in get_args(hint) if member is not type(None)]
+    if len(members) == 1:
+        return _convert(members[0], value, where, error)
+    for member in members:
+        with contextlib.suppress(error):  # the next member may fit
+            return _convert(member, value, where, error)
+    raise error(where, _kind(value), _describe(hint))
+
+
+def _join(where: str, name: str) -> str:
+    return f"{where}.{name}" if where else name
+
+
+def _kind(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, (list, tuple)):
+        return "a list"
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
+def _describe(hint: Any) -> str:
+    names = {
+        str: "a string",
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+    }
+    names |= {type(None): "null", Any: "any value"}
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_describe(member) for member in arguments)
+    if origin is Literal:
+        return ", ".join(repr(option) for option in arguments)
+    if origin is tuple:
+        return "a list"
+    return names.get(hint, "an object")

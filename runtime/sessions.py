@@ -1,0 +1,246 @@
+"""ONNX Runtime sessions of a bundle: made at first use, fed with checked arrays, on the chosen provider."""
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limner.runtime.bundle import Bundle
+from limner.runtime.bundle_schema import GraphMeta, TensorMeta
+from limner.runtime.errors import (
+    BundleError,
+    GraphError,
+    InputError,
+    ProviderError,
+    nearest,
+)
+from limner.runtime.providers import (
+    PROVIDER_OPTIONS,
+    available_providers,
+    check_provider,
+    import_onnxruntime,
+)
+
+ONNX_TYPES = {
+    "float32": "tensor(float)",
+    "float16": "tensor(float16)",
+    "int64": "tensor(int64)",
+    "int32": "tensor(int32)",
+    "bool": "tensor(bool)",
+}
+
+
+class Sessions:
+    """The graphs of one bundle on one execution provider.
+
+    Raises ProviderError when the provider is unknown or not available; nothing falls back to another one.
+    `load_ms` maps each graph loaded so far to the milliseconds it took. Safe to use from several threads.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        provider: str = "cpu",  # "cpu", "cuda", "tensorrt", ...: a key of `providers.PROVIDERS`
+        threads: int | None = None,  # CPU threads within one operation; None leaves it to ONNX Runtime
+        provider_options: Mapping[str, str] | None = None,  # passed to the provider as they are
+    ) -> None:
+        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+            raise InputError(
+                "threads",
+                repr(threads),
+                "a whole number from 1, or nothing for all cores",
+            )
+        self.bundle = bundle
+        self.provider = provider
+        self.threads = threads
+        self.load_ms: dict[str, float] = {}
+        self._chain = check_provider(provider)
+        self._provider_options = dict(provider_options or {})
+        self._sessions: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.bundle.manifest.graphs
+
+    def warm(self, *names: str) -> dict[str, float]:
+        """Load the named graphs (all if none is named) and return graph -> milliseconds of loading."""
+        wanted = names or tuple(self.bundle.manifest.graphs)
+        for name in wanted:
+            self._session(name)
+        return {name: self.load_ms[name] for name in wanted}
+
+    def run(
+        self,
+        graph: str,
+        /,
+        *,
+        only: Sequence[str] | None = None,  # compute and return these outputs alone
+        **inputs: NDArray[Any],
+    ) -> dict[str, NDArray[Any]]:
+        """Run one graph on arrays named like its inputs; return output name -> array.
+
+        Raises MissingGraphError, InputError for a wrong name, shape or dtype, and GraphError when the graph
+        fails or gives NaN or infinity.
+        """
+        meta = self.bundle.graph(graph)
+        check_inputs(graph, meta, inputs)
+        known = [output.name for output in meta.outputs]
+        for name in only or ():
+            if name not in known:
+                raise InputError(f"{graph}.only", repr(name), ", ".join(known), nearest(name, known))
+        wanted = list(only) if only is not None else known
+        session = self._session(graph)
+        feed = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        try:
+            arrays = session.run(wanted, feed)
+        except Exception as reason:
+            raise GraphError(f"graph {graph!r} failed on {self.provider!r}: {_first_line(reason)}") from reason
+        outputs = dict(zip(wanted, arrays, strict=True))
+        check_outputs(graph, outputs, inputs)
+        return outputs
+
+    def close(self) -> None:
+        """Drop the loaded graphs; a later `run` loads them again."""
+        with self._lock:
+            self._sessions.clear()
+
+    def _session(self, name: str) -> Any:
+        meta = self.bundle.graph(name)
+        with self._lock:
+            if name not in self._sessions:
+                start = time.perf_counter()
+                self._sessions[name] = self._load(name, meta)
+                self.load_ms[name] = 1000 * (time.perf_counter() - start)
+            return self._sessions[name]
+
+    def _load(self, name: str, meta: GraphMeta) -> Any:
+        onnxruntime = import_onnxruntime()
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors only: they come back as exceptions
+        options.use_deterministic_compute = True
+        options.inter_op_num_threads = 1
+        if self.threads is not None:
+            options.intra_op_num_threads = self.threads
+        defaults = [dict(PROVIDER_OPTIONS.get(provider, {})) for provider in self._chain]
+        defaults[0] |= self._provider_options
+        providers = list(zip(self._chain, defaults, strict=True))
+        path = str(self.bundle.file(meta.file))
+        try:
+            session = onnxruntime.InferenceSession(path, options, providers=providers, enable_fallback=0)
+        except Exception as reason:
+            if self.provider == "cpu":
+                given = f"a graph that does not load ({_first_line(reason)})"
+                raise BundleError(
+                    f"graphs.{name}.file",
+                    given,
+                    "an ONNX graph",
+                    "export the bundle again",
+                ) from reason
+            raise self._not_started(_first_line(reason)) from reason
+        if session.get_providers()[0] != self._chain[0]:
+            raise self._not_started("its libraries do not load on this machine")
+        session.disable_fallback()
+        check_interface(name, meta, session)
+        return session
+
+    def _not_started(self, reason: str) -> ProviderError:
+        others = ", ".join(name for name in available_providers() if name != self.provider)
+        given = f"{self.provider!r}, which does not start: {reason}"
+        return ProviderError("provider", given, f"{others} (available here)", "see `limner check`")
+
+
+def check_inputs(graph: str, meta: GraphMeta, inputs: Mapping[str, NDArray[Any]]) -> None:
+    """Raise InputError naming graph.input unless names, dtypes and shapes fit `meta`."""
+    expected = {tensor.name: tensor for tensor in meta.inputs}
+    for name in inputs:
+        if name not in expected:
+            raise InputError(
+                f"{graph}.{name}",
+                "an unknown input",
+                ", ".join(expected),
+                nearest(name, expected),
+            )
+    sizes: dict[str, int] = {}
+    for name, tensor in expected.items():
+        allowed = f"{tensor.dtype} {_shape(tensor.shape)}"
+        if name not in inputs:
+            raise InputError(f"{graph}.{name}", "nothing", allowed)
+        array = inputs[name]
+        if not isinstance(array, np.ndarray):
+            raise InputError(
+                f"{graph}.{name}",
+                f"a {type(array).__name__}",
+                f"a numpy array {allowed}",
+            )
+        if str(array.dtype) != tensor.dtype or not _fits(array.shape, tensor, sizes):
+            bound = ", ".join(f"{symbol} = {size}" for symbol, size in sizes.items() if symbol in tensor.shape)
+            given = f"{array.dtype} {_shape(array.shape)}"
+            raise InputError(f"{graph}.{name}", given, allowed + (f" with {bound}" if bound else ""))
+
+
+def check_outputs(graph: str, outputs: Mapping[str, NDArray[Any]], inputs: Mapping[str, NDArray[Any]]) -> None:
+    """Raise GraphError naming the graph and the outputs that hold NaN or infinity."""
+    bad = [name for name, array in outputs.items() if not _finite(array)]
+    if bad:
+        causes = [name for name, array in inputs.items() if not _finite(array)]
+        source = f"its input {', '.join(causes)} already did" if causes else "its inputs were finite"
+        raise GraphError(f"graph {graph!r} gave NaN or infinity in {', '.join(bad)}; {source}")
+
+
+def check_interface(name: str, meta: GraphMeta, session: Any) -> None:
+    """Raise BundleError unless the ONNX file's own inputs and outputs are those that bundle.json declares."""
+    for kind, declared, actual in (
+        ("inputs", meta.inputs, session.get_inputs()),
+        ("outputs", meta.outputs, session.get_outputs()),
+    ):
+        found = {value.name: value for value in actual}
+        if set(found) != {tensor.name for tensor in declared}:
+            names = ", ".join(tensor.name for tensor in declared)
+            raise BundleError(f"graphs.{name}.{kind}", f"{', '.join(found)} in the ONNX file", names)
+        for tensor in declared:
+            value = found[tensor.name]
+            same = value.type == ONNX_TYPES[tensor.dtype] and _agree(tensor.shape, value.shape)
+            if not same:
+                given = f"{value.type} {_shape(value.shape)} in the ONNX file"
+                raise BundleError(
+                    f"graphs.{name}.{kind}.{tensor.name}",
+                    given,
+                    f"{tensor.dtype} {_shape(tensor.shape)}",
+                )
+
+
+def _fits(shape: tuple[int, ...], tensor: TensorMeta, sizes: dict[str, int]) -> bool:
+    """Match a shape; a symbol takes the first size it meets (kept in `sizes`) and must keep it."""
+    if len(shape) != len(tensor.shape) or 0 in shape:
+        return False
+    return all(
+        actual == (sizes.setdefault(expected, actual) if isinstance(expected, str) else expected)
+        for actual, expected in zip(shape, tensor.shape, strict=True)
+    )
+
+
+def _agree(declared: Sequence[int | str], actual: Sequence[int | str | None]) -> bool:
+    """True if the ranks are equal and no declared size contradicts a fixed size of the file, or the reverse.
+
+    A file may leave a declared number open (exporters do for outputs); it may not fix what is declared open.
+    """
+    if len(declared) != len(actual):
+        return False
+    pairs = zip(declared, actual, strict=True)
+    return all(not isinstance(there, int) or there == here for here, there in pairs)
+
+
+def _finite(array: NDArray[Any]) -> bool:
+    return not np.issubdtype(array.dtype, np.floating) or bool(np.isfinite(array).all())
+
+
+def _shape(shape: Sequence[int | str | None]) -> str:
+    return f"[{', '.join(str(size) for size in shape)}]"
+
+
+def _first_line(reason: BaseException) -> str:
+    text = (str(reason).strip() or type(reason).__name__).splitlines()[0]
+    return text if len(text) <= 200 else text[:197] + "..."

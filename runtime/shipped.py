@@ -1,0 +1,23 @@
+"""Where the files that ship with Limner lie: the package `limner.checkpoints`, data only."""
+
+from importlib.resources import files
+from pathlib import Path
+
+__all__ = ["checkpoints_folder", "demo_file", "shipped_bundle"]
+
+FAMILY = "avatars"
+
+
+def checkpoints_folder() -> Path:
+    """Return the folder of the package limner.checkpoints."""
+    return Path(str(files("limner.checkpoints")))
+
+
+def shipped_bundle() -> Path:
+    """Return the folder of the bundle that is used when none is named; it need not exist."""
+    return checkpoints_folder() / FAMILY / "bundle"
+
+
+def demo_file() -> Path:
+    """Return the list of edits that `limner demo` shows; it need not exist."""
+    return checkpoints_folder() / FAMILY / "demo.json"

@@ -1,0 +1,169 @@
+"""From the source of a recipe to W+: a picture is inverted, a seed is mapped, latents are read."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limner.runtime.errors import InputError
+from limner.runtime.files import sha256_bytes
+from limner.runtime.images import read_picture, to_float, to_u8
+from limner.runtime.inversion import Inversion, InversionParameters, invert
+from limner.runtime.methods import Progress
+from limner.runtime.models import Models
+from limner.runtime.presets import resolve_parameters
+from limner.runtime.recipe import Recipe, Source
+from limner.runtime.schema import to_dict
+
+__all__ = ["Sources", "Start"]
+
+FloatArray = NDArray[np.float32]
+ImageU8 = NDArray[np.uint8]
+REMEMBERED = 16  # inversions
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where an edit starts, and the recipe with the source's hash and the inversion's settings filled in."""
+
+    recipe: Recipe
+    w_plus: FloatArray  # [1,L,D]
+    source: ImageU8  # [H,W,3]
+    reconstruction: FloatArray  # [1,3,H,W], what the generator makes of w_plus
+    scores: dict[str, float]  # of the inversion, empty for other sources
+
+
+class Sources:
+    """Resolves sources on one bundle; remembers the last inversions, so that a second edit of a picture is
+    quick.
+    """
+
+    def __init__(self, models: Models) -> None:
+        self.models = models
+        self._inversions: OrderedDict[str, Inversion] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def resolve(self, recipe: Recipe, given: NDArray[Any] | None = None, progress: Progress | None = None) -> Start:
+        """Return the start of `recipe`; `given` is the array of an image or w_plus source without a path."""
+        source = recipe.source
+        if given is not None and (source.kind == "seed" or source.path is not None):
+            named = "a seed" if source.kind == "seed" else f"the path {source.path!r}"
+            raise InputError("source", f"an array beside {named}", "either of them")
+        if source.kind == "image":
+            return self._image(recipe, given, progress)
+        if source.kind == "seed":
+            w_plus = self.seed_to_w_plus(source.seed or 0, source.truncation)
+            return self._generated(recipe, w_plus)
+        w_plus, data = _read_w_plus(source, given)
+        generator = self.models.bundle.manifest.generator
+        shape = (generator.num_ws, generator.w_dim)
+        w_plus = _checked_w_plus(w_plus, shape)
+        return self._generated(_with_hash(recipe, data), w_plus)
+
+    def seed_to_w_plus(self, seed: int, truncation: float) -> FloatArray:
+        """z [1,Z] from numpy's RandomState(seed) -> w -> mean + truncation (w - mean), in every row of
+        [1,L,D].
+        """
+        generator = self.models.bundle.manifest.generator
+        z = np.random.RandomState(seed).randn(1, generator.z_dim).astype(np.float32)
+        w = self.models.mapping(z)  # [1,D]
+        mean = self.models.bundle.latent_avg
+        w = mean + np.float32(truncation) * (w - mean)
+        return np.ascontiguousarray(np.repeat(w[:, None], generator.num_ws, axis=1))  # [1,L,D]
+
+    def inversion(
+        self,
+        picture: str | Path | ImageU8,
+        parameters: InversionParameters,
+        progress: Progress | None = None,
+        check: Callable[[str], None] | None = None,  # called with the sha256 before the work starts
+    ) -> tuple[Inversion, str]:
+        """Invert a picture file, or uint8 [H,W,3] of the generator's size; return the inversion and the
+        sha256.
+        """
+        size = self.models.bundle.manifest.generator.size
+        if isinstance(picture, np.ndarray):
+            if picture.dtype != np.uint8 or picture.shape != (size, size, 3):
+                shown = f"{picture.dtype} {list(picture.shape)}"
+                raise InputError("source", shown, f"uint8 [{size}, {size}, 3], or the path of a picture")
+            image_u8, digest = picture, sha256_bytes(np.ascontiguousarray(picture).tobytes())
+        else:
+            read = read_picture(picture, size, field="source")
+            image_u8, digest = read.image_u8, read.sha256
+        if check is not None:
+            check(digest)
+        key = f"{digest} {isinstance(picture, np.ndarray)} {parameters}"
+        with self._lock:
+            found = self._inversions.get(key)
+        if found is None:
+            found = invert(self.models, to_float(image_u8), parameters, progress)[0]
+            found.w_plus.setflags(write=False)
+        with self._lock:
+            self._inversions[key] = found
+            self._inversions.move_to_end(key)
+            while len(self._inversions) > REMEMBERED:
+                self._inversions.popitem(last=False)
+        return found, digest
+
+    def inversion_parameters(self, given: Mapping[str, Any]) -> InversionParameters:
+        """The settings that `given` leaves open come from the bundle, then from the defaults."""
+        return resolve_parameters(self.models.bundle, "inversion", InversionParameters, given)
+
+    def _image(self, recipe: Recipe, given: NDArray[Any] | None, progress: Progress | None) -> Start:
+        picture = recipe.source.path if given is None else given
+        if picture is None:
+            raise InputError("source.path", "nothing", "the path of a picture, or an array given beside the recipe")
+        parameters = self.inversion_parameters(recipe.inversion)
+        found, digest = self.inversion(picture, parameters, progress, lambda d: _check_hash(recipe.source, d))
+        recipe = replace(_with_hash(recipe, digest), inversion=to_dict(parameters))
+        scores = {f"inversion_{name}": value for name, value in found.scores.items()}
+        return Start(recipe, found.w_plus, found.picture, found.rendered, scores)
+
+    def _generated(self, recipe: Recipe, w_plus: FloatArray) -> Start:
+        reconstruction = self.models.synthesis(w_plus)
+        return Start(recipe, w_plus, to_u8(reconstruction)[0], reconstruction, {})
+
+
+def _check_hash(source: Source, digest: str) -> None:
+    if source.sha256 is not None and source.sha256 != digest:
+        allowed = f"{source.sha256[:12]}... as the recipe says"
+        raise InputError("source.sha256", f"a source with sha256 {digest[:12]}...", allowed, "the source was altered")
+
+
+def _with_hash(recipe: Recipe, digest: str) -> Recipe:
+    _check_hash(recipe.source, digest)
+    return replace(recipe, source=replace(recipe.source, sha256=digest))
+
+
+def _read_w_plus(source: Source, given: NDArray[Any] | None) -> tuple[NDArray[Any], str]:
+    """Return the array and the sha256 of the file's bytes, or of the array's."""
+    if given is not None:
+        return given, sha256_bytes(np.ascontiguousarray(given).tobytes())
+    if source.path is None:
+        raise InputError("source.path", "nothing", "the path of a .npy file, or an array given beside the recipe")
+    path = Path(source.path).expanduser()
+    try:
+        digest = sha256_bytes(path.read_bytes())
+        array = np.load(path, allow_pickle=False)
+    except OSError as reason:
+        raise InputError("source.path", f"{reason.strerror or reason} for {str(path)!r}", "a .npy file") from reason
+    except (ValueError, EOFError) as reason:
+        raise InputError("source.path", f"{path.name!r}, which does not read", "a .npy file of numbers") from reason
+    if not isinstance(array, np.ndarray):
+        raise InputError("source.path", f"{path.name!r} with several arrays", "a .npy file of one array")
+    return array, digest
+
+
+def _checked_w_plus(array: NDArray[Any], shape: tuple[int, int]) -> FloatArray:
+    """Return float32 [1,L,D]."""
+    flat = array[0] if array.ndim == 3 and len(array) == 1 else array
+    if flat.shape != shape or not np.issubdtype(flat.dtype, np.floating):
+        raise InputError("source", f"{array.dtype} {list(array.shape)}", f"w_plus float32 {list(shape)}")
+    if not np.isfinite(flat).all():
+        raise InputError("source", "w_plus with NaN or infinity", "finite numbers")
+    return np.ascontiguousarray(flat[None].astype(np.float32))
