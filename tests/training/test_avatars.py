@@ -1,0 +1,80 @@
+"""Avatars: determinism, splits, attributes, pairs and the coupling of z."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from limner.training.avatars.attributes import (
+    AVATAAARS,
+    code_size,
+    option_code,
+    sample_in_split,
+    split_of,
+    with_attribute,
+)
+from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataModule, image_float
+from limner.training.avatars.render import render
+from limner.training.mapping_module import Coupling
+from limner.training.warmup_module import CodeEmbedding
+
+
+def test_avatar_is_a_function_of_seed_and_index() -> None:
+    one, two = (sample_in_split(AVATAAARS, "test", 7, seed=3) for _ in range(2))
+    assert one == two and one != sample_in_split(AVATAAARS, "test", 8, seed=3)
+    assert np.array_equal(render(AVATAAARS, one, 64), render(AVATAAARS, two, 64))
+
+
+def test_splits_share_no_identity() -> None:
+    seen = {s: {sample_in_split(AVATAAARS, s, i).identity(AVATAAARS) for i in range(300)} for s in ("train", "test")}
+    assert not seen["train"] & seen["test"]
+    assert all(split_of(identity) == "test" for identity in seen["test"])
+
+
+def test_pair_changes_one_attribute() -> None:
+    rng = np.random.default_rng(0)
+    for i in range(30):
+        avatar = sample_in_split(AVATAAARS, "train", i)
+        before = avatar.attributes(AVATAAARS)
+        for name, value in (("eyewear", "sunglasses"), ("expression", "sad"), ("background", "blue")):
+            after = with_attribute(AVATAAARS, avatar, name, value, rng).attributes(AVATAAARS)
+            assert after[name] == value
+            assert {k: v for k, v in after.items() if k != name} == {k: v for k, v in before.items() if k != name}
+
+
+def test_data_module_caches_and_serves(tmp_path: Path) -> None:
+    config = AvatarsConfig(size=32, train=12, validation=4, test=4)
+    data = AvatarsDataModule(config, tmp_path, batch_size=4)
+    data.prepare_data()
+    stamp = (tmp_path / "train.u8").stat().st_mtime_ns
+    data.prepare_data()
+    assert (tmp_path / "train.u8").stat().st_mtime_ns == stamp
+    batch = next(iter(data.val_dataloader()))
+    expected = render(AVATAAARS, sample_in_split(AVATAAARS, "validation", 0), 32)
+    assert np.array_equal(batch["image"][0].permute(1, 2, 0).numpy(), expected)
+    image = image_float(batch["image"])
+    assert image.min() >= -1 and image.max() <= 1
+
+
+def test_code_is_one_hot_and_pose() -> None:
+    avatar = sample_in_split(AVATAAARS, "train", 0)
+    code = option_code(AVATAAARS, np.array([avatar.options]), np.array([avatar.pose]))
+    assert code.shape == (1, code_size(AVATAAARS)) and code[0, :-4].sum() == len(AVATAAARS.options)
+    embedding = CodeEmbedding(AVATAAARS, 8)
+    same = embedding.encode(torch.tensor([avatar.options]), torch.tensor([avatar.pose], dtype=torch.float32))
+    assert np.allclose(same.numpy(), code)
+
+
+def test_coupling_follows_the_data() -> None:
+    options, pose = Coupling(AVATAAARS, 64)(torch.randn(40_000, 64))
+    names = [o.name for o in AVATAAARS.options]
+    for name in ("facial_hair", "mouth", "background"):
+        weights = np.array([c[2] for c in AVATAAARS.option(name).choices])
+        share = np.bincount(options[:, names.index(name)].numpy(), minlength=len(weights)) / len(options)
+        assert np.abs(share - weights / weights.sum()).max() < 0.015
+    eyes = np.array(AVATAAARS.option("eyes").values)[options[:, names.index("eyes")].numpy()]
+    mouth = np.array(AVATAAARS.option("mouth").values)[options[:, names.index("mouth")].numpy()]
+    assert set(eyes[mouth == "screamOpen"]) == {"surprised"}
+    assert pose.min() >= -1 and pose.max() <= 1

@@ -1,0 +1,315 @@
+"""What varies between avatars: a table per style, and the seeded sampling of one avatar from it.
+
+An avatar is a set of *options* (the drawing's variants and colours, one choice each) and a small
+*pose*. *Attributes* are the words for it: each attribute's value is a function of one option. An
+*identity* is the part that an edit should keep: skin, hair, clothes and their colours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+POSE_NAMES = ("rotate", "translate_x", "translate_y", "scale")
+POSE_LIMITS = (4.0, 3.0, 2.0, 0.04)  # degrees, % of width, % of height, relative
+DEFAULT_POSE = 0.25  # share of the limits that pictures use unless asked otherwise: about a pixel at 128 px
+
+
+@dataclass(frozen=True)
+class Option:
+    """One choice the renderer takes."""
+
+    name: str  # e.g. "hair"
+    choices: tuple[tuple[str, str, float], ...]  # (drawing value, attribute value, weight)
+    depends_on: str = ""  # when set, choices are limited to `allowed[value of that attribute]`
+    allowed: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        return tuple(c[0] for c in self.choices)
+
+
+@dataclass(frozen=True)
+class StyleSpec:
+    """One DiceBear style: its options, the attributes read off them, and what makes an identity."""
+
+    name: str  # DiceBear style name
+    options: tuple[Option, ...]
+    attributes: tuple[tuple[str, str], ...]  # (attribute name, option it is read from)
+    identity: tuple[str, ...]  # option names
+    licence: str
+    creator: str
+    source: str
+
+    def option(self, name: str) -> Option:
+        return next(o for o in self.options if o.name == name)
+
+    def attribute_values(self, name: str) -> tuple[str, ...]:
+        """All values of an attribute, in table order, without repeats. Hair colour has "hidden" last."""
+        option = self.option(dict(self.attributes)[name])
+        values = tuple(dict.fromkeys(c[1] for c in option.choices))
+        return (*values, "hidden") if name == "hair_color" else values
+
+
+def _group(attribute: str, weight: float, *values: str) -> tuple[tuple[str, str, float], ...]:
+    return tuple((value, attribute, weight / len(values)) for value in values)
+
+
+def _colors(**hex_by_name: str) -> tuple[tuple[str, str, float], ...]:
+    return tuple((code, name, 1.0) for name, code in hex_by_name.items())
+
+
+COVERED_HAIR = ("bald", "hat", "hijab", "turban")  # hair colour cannot be seen
+
+_NEUTRAL, _SMILE, _SURPRISED, _SAD, _ANGRY = "neutral", "smiling", "surprised", "sad", "angry"
+
+AVATAAARS = StyleSpec(
+    name="avataaars",
+    options=(
+        Option(
+            "hair",
+            (
+                *_group("bald", 0.12, "none"),
+                *_group(
+                    "short",
+                    0.27,
+                    "shortFlat",
+                    "shortRound",
+                    "shortWaved",
+                    "shortCurly",
+                    "theCaesar",
+                    "theCaesarAndSidePart",
+                    "dreads01",
+                    "frizzle",
+                ),
+                *_group(
+                    "long",
+                    0.21,
+                    "straight01",
+                    "straight02",
+                    "straightAndStrand",
+                    "curvy",
+                    "dreads",
+                    "bigHair",
+                ),
+                *_group("bob", 0.10, "bob", "miaWallace", "longButNotTooLong"),
+                *_group("curly", 0.12, "curly", "fro", "dreads02"),
+                *_group("bun", 0.04, "bun"),
+                *_group("hat", 0.08, "hat", "winterHat02", "winterHat03", "winterHat1"),
+                *_group("hijab", 0.03, "hijab"),
+                *_group("turban", 0.03, "turban"),
+            ),
+        ),
+        Option(
+            "hair_color",
+            _colors(black="2c1b18", brown="724133", blonde="d6b370", red="c93305", gray="e8e1e1", pink="f59797"),
+        ),
+        Option("hat_color", _colors(blue="25557c", red="ff5c5c", gray="929598", green="3f8f5f")),
+        Option(
+            "facial_hair",
+            (
+                *_group("none", 0.55, "none"),
+                *_group("beard", 0.30, "beardMedium", "beardMajestic", "beardLight"),
+                *_group("moustache", 0.15, "moustacheFancy", "moustacheMagnum"),
+            ),
+        ),
+        Option(
+            "eyewear",
+            (
+                *_group("none", 0.50, "none"),
+                *_group("glasses", 0.28, "prescription01", "prescription02", "round"),
+                *_group("sunglasses", 0.22, "kurt", "sunglasses", "wayfarers"),
+            ),
+        ),
+        Option(
+            "mouth",
+            (
+                *_group(_NEUTRAL, 0.26, "serious"),
+                *_group(_SMILE, 0.32, "smile", "twinkle", "default"),
+                *_group(_SURPRISED, 0.15, "screamOpen"),
+                *_group(_SAD, 0.15, "sad"),
+                *_group(_ANGRY, 0.12, "grimace"),
+            ),
+        ),
+        Option(
+            "eyes",
+            (
+                ("default", "", 1.0),
+                ("side", "", 0.4),
+                ("happy", "", 0.8),
+                ("wink", "", 0.2),
+                ("surprised", "", 1.0),
+                ("cry", "", 0.6),
+                ("closed", "", 0.3),
+                ("squint", "", 1.0),
+            ),
+            "expression",
+            {
+                _NEUTRAL: ("default", "side"),
+                _SMILE: ("default", "happy", "wink"),
+                _SURPRISED: ("surprised",),
+                _SAD: ("default", "cry", "closed"),
+                _ANGRY: ("squint",),
+            },
+        ),
+        Option(
+            "eyebrows",
+            (
+                ("default", "", 1.0),
+                ("flatNatural", "", 0.6),
+                ("raisedExcited", "", 1.0),
+                ("sadConcerned", "", 1.0),
+                ("angryNatural", "", 1.0),
+            ),
+            "expression",
+            {
+                _NEUTRAL: ("default", "flatNatural"),
+                _SMILE: ("default", "raisedExcited"),
+                _SURPRISED: ("raisedExcited",),
+                _SAD: ("sadConcerned",),
+                _ANGRY: ("angryNatural",),
+            },
+        ),
+        Option("skin", _colors(pale="ffdbb4", tanned="d08b5b", brown="ae5d29", dark="614335")),
+        Option(
+            "clothes",
+            (
+                *_group("t-shirt", 0.36, "shirtCrewNeck", "shirtScoopNeck", "shirtVNeck"),
+                *_group("hoodie", 0.16, "hoodie"),
+                *_group("overalls", 0.14, "overall"),
+                *_group("blazer", 0.2, "blazerAndShirt", "blazerAndSweater"),
+                *_group("sweater", 0.14, "collarAndSweater"),
+            ),
+        ),
+        Option(
+            "clothes_color",
+            _colors(
+                red="ff5c5c",
+                blue="5199e4",
+                green="4caf50",
+                black="262e33",
+                white="f5f5f5",
+                yellow="ffd54f",
+                purple="9c6ade",
+            ),
+        ),
+        Option(
+            "background",
+            _colors(blue="65c9ff", green="a5d6a7", yellow="ffe082", pink="f8bbd0", gray="cfd8dc", purple="c5b3f0"),
+        ),
+    ),
+    attributes=(
+        ("hair", "hair"),
+        ("hair_color", "hair_color"),
+        ("facial_hair", "facial_hair"),
+        ("eyewear", "eyewear"),
+        ("expression", "mouth"),
+        ("skin", "skin"),
+        ("clothes", "clothes"),
+        ("clothes_color", "clothes_color"),
+        ("background", "background"),
+    ),
+    identity=("hair", "hair_color", "hat_color", "skin", "clothes", "clothes_color"),
+    licence="Free for personal and commercial use",
+    creator="Pablo Stanley",
+    source="Avataaars (https://avataaars.com/), remixed by DiceBear",
+)
+
+STYLES = {AVATAAARS.name: AVATAAARS}
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Avatar:
+    """One avatar: an option index per option of the style, and a pose in units of POSE_LIMITS, [-1, 1]."""
+
+    options: tuple[int, ...]
+    pose: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
+
+    def attributes(self, style: StyleSpec) -> dict[str, str]:
+        """Attribute words, e.g. ``{"hair": "short", "eyewear": "glasses", ...}``."""
+        index = {o.name: i for i, o in enumerate(style.options)}
+        words = {name: style.option(opt).choices[self.options[index[opt]]][1] for name, opt in style.attributes}
+        if words.get("hair") in COVERED_HAIR:
+            words["hair_color"] = "hidden"
+        return words
+
+    def attribute_indices(self, style: StyleSpec) -> tuple[int, ...]:
+        words = self.attributes(style)
+        return tuple(style.attribute_values(name).index(words[name]) for name, _ in style.attributes)
+
+    def identity(self, style: StyleSpec) -> str:
+        """A stable text for the identity. A colour that cannot be seen is no part of it."""
+        names = [o.name for o in style.options]
+        parts = {n: style.options[names.index(n)].values[self.options[names.index(n)]] for n in style.identity}
+        hair = self.attributes(style)["hair"]
+        if hair not in ("hat", "hijab", "turban"):
+            parts.pop("hat_color", None)
+        if hair in COVERED_HAIR:
+            parts.pop("hair_color", None)
+        return ";".join(f"{k}={v}" for k, v in parts.items())
+
+
+def split_of(identity: str) -> str:
+    """The one split an identity belongs to: 10 % test, 10 % validation, the rest train, by its hash."""
+    bucket = hashlib.sha256(identity.encode()).digest()[0]
+    return "test" if bucket < 26 else "validation" if bucket < 52 else "train"
+
+
+def sample_avatar(style: StyleSpec, rng: np.random.Generator, pose: float = 1.0) -> Avatar:
+    """Draw options by their weights, expression details to fit the mouth, and a uniform pose of that share."""
+    chosen: list[int] = []
+    expression = ""
+    for option in style.options:
+        weights = np.array([c[2] for c in option.choices])
+        if option.depends_on:
+            weights *= np.array([c[0] in option.allowed[expression] for c in option.choices])
+        k = int(rng.choice(len(weights), p=weights / weights.sum()))
+        if option.name == "mouth":
+            expression = option.choices[k][1]
+        chosen.append(k)
+    return Avatar(tuple(chosen), tuple(pose * float(v) for v in rng.uniform(-1, 1, len(POSE_NAMES))))
+
+
+def sample_in_split(style: StyleSpec, split: str, index: int, seed: int = 0, pose: float = DEFAULT_POSE) -> Avatar:
+    """Avatar number `index` of a split: a pure function of its arguments. Only the pose depends on `pose`."""
+    rng = np.random.default_rng([seed, SPLITS.index(split), index])
+    while True:
+        avatar = sample_avatar(style, rng, pose)
+        if split_of(avatar.identity(style)) == split:
+            return avatar
+
+
+def with_attribute(style: StyleSpec, avatar: Avatar, attribute: str, value: str, rng: np.random.Generator) -> Avatar:
+    """The same avatar with one attribute changed: the ground truth of an edit. Other options stay, but for
+    eyes and eyebrows, which follow an expression.
+
+    Raises ValueError when the style has no such attribute value.
+    """
+    names = [o.name for o in style.options]
+    option_name = dict(style.attributes)[attribute]
+    options = list(avatar.options)
+    option = style.option(option_name)
+    fitting = [k for k, c in enumerate(option.choices) if c[1] == value]
+    if not fitting:
+        raise ValueError(f"attribute {attribute}: got {value!r}; allowed: {style.attribute_values(attribute)}")
+    options[names.index(option_name)] = int(rng.choice(fitting))
+    if attribute == "expression":
+        for i, dependent in enumerate(style.options):
+            if dependent.depends_on:
+                allowed = [k for k, c in enumerate(dependent.choices) if c[0] in dependent.allowed[value]]
+                options[i] = int(rng.choice(allowed))
+    return replace(avatar, options=tuple(options))
+
+
+def code_size(style: StyleSpec) -> int:
+    """Length of `option_code`: one place per choice, then the pose."""
+    return sum(len(o.choices) for o in style.options) + len(POSE_NAMES)
+
+
+def option_code(style: StyleSpec, options: np.ndarray, pose: np.ndarray) -> np.ndarray:
+    """Options [N, n_options] and pose [N, 4] as one-hot blocks followed by the pose, float32 [N, code_size]."""
+    blocks = [np.eye(len(o.choices), dtype=np.float32)[options[:, i]] for i, o in enumerate(style.options)]
+    return np.concatenate([*blocks, pose.astype(np.float32)], axis=1)

@@ -1,0 +1,169 @@
+"""The avatars as a memory map, rendered once, and the LightningDataModule over it.
+
+A cache folder holds ``<split>.u8`` (uint8 [N, size, size, 3]), ``<split>.npz`` (options [N, O], pose [N, 4],
+attributes [N, A], identity [N]) and ``<split>.json`` (what it was made from). A cache that was made from
+other settings is made anew; a half-written one is never used, because files are renamed when complete.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from limner.training.avatars.attributes import DEFAULT_POSE, STYLES, Avatar, StyleSpec, sample_in_split
+from limner.training.avatars.render import render
+from limner.training.progress import track
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class AvatarsConfig:
+    """What the pictures are made from."""
+
+    style: str = "avataaars"
+    size: int = 128  # pixels a side
+    train: int = 40_000  # pictures
+    validation: int = 2_000
+    test: int = 4_000
+    seed: int = 0
+    pose: float = DEFAULT_POSE  # share of POSE_LIMITS, 0 to 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.pose <= 1:
+            raise ValueError(f"data.pose: got {self.pose}; allowed: 0 to 1")
+        if self.style not in STYLES:
+            raise ValueError(f"data.style: got {self.style!r}; allowed: {', '.join(STYLES)}")
+        if self.size not in (32, 64, 128, 256, 512, 1024):
+            raise ValueError(f"data.size: got {self.size}; allowed: a power of two from 32 to 1024")
+
+
+def _render_range(job: tuple[AvatarsConfig, str, int, int]) -> tuple[int, np.ndarray, list[Avatar]]:
+    config, split, start, stop = job
+    style = STYLES[config.style]
+    avatars = [sample_in_split(style, split, i, config.seed, config.pose) for i in range(start, stop)]
+    return start, np.stack([render(style, avatar, config.size) for avatar in avatars]), avatars
+
+
+def build_split(config: AvatarsConfig, split: str, cache: Path, workers: int | None = None) -> Path:
+    """Render one split into the cache unless it is there already. Returns the memory map's path."""
+    count = {"train": config.train, "validation": config.validation, "test": config.test}[split]
+    made_from = {"format": FORMAT, "split": split, "count": count, "style": config.style, "size": config.size,
+                 "seed": config.seed, "pose": config.pose}  # fmt: skip
+    pixels, table, note = (cache / f"{split}.{end}" for end in ("u8", "npz", "json"))
+    if note.exists() and json.loads(note.read_text()) == made_from and pixels.exists() and table.exists():
+        return pixels
+    cache.mkdir(parents=True, exist_ok=True)
+    note.unlink(missing_ok=True)
+    style = STYLES[config.style]
+    beside = pixels.with_suffix(".part")
+    store = np.memmap(beside, np.uint8, "w+", shape=(count, config.size, config.size, 3))
+    avatars: list[Avatar] = []
+    jobs = [(config, split, a, min(a + 250, count)) for a in range(0, count, 250)]
+    with multiprocessing.get_context("spawn").Pool(workers or os.cpu_count()) as pool:
+        for start, images, rows in track(pool.imap(_render_range, jobs), f"rendering {split}", len(jobs)):
+            store[start : start + len(rows)] = images
+            avatars.extend(rows)
+    store.flush()
+    _write_table(style, avatars, table)
+    beside.replace(pixels)
+    note.write_text(json.dumps(made_from))
+    return pixels
+
+
+def _write_table(style: StyleSpec, avatars: list[Avatar], path: Path) -> None:
+    names = {text: i for i, text in enumerate(sorted({a.identity(style) for a in avatars}))}
+    np.savez_compressed(
+        path,
+        options=np.array([a.options for a in avatars], np.uint8),
+        pose=np.array([a.pose for a in avatars], np.float32),
+        attributes=np.array([a.attribute_indices(style) for a in avatars], np.uint8),
+        identity=np.array([names[a.identity(style)] for a in avatars], np.int64),
+    )
+
+
+class AvatarsDataset(Dataset[dict[str, torch.Tensor]]):
+    """Pictures of one split. Items: image uint8 [3, size, size]; options, pose, attributes, identity."""
+
+    def __init__(self, config: AvatarsConfig, split: str, cache: str | Path) -> None:
+        self.config, self.split, self.style = config, split, STYLES[config.style]
+        path = build_split(config, split, Path(cache))
+        self.images = np.memmap(path, np.uint8, "r").reshape(-1, config.size, config.size, 3)
+        with np.load(path.with_suffix(".npz")) as table:
+            self.options, self.pose = table["options"], table["pose"]
+            self.attributes, self.identity = table["attributes"], table["identity"]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def avatar(self, index: int) -> Avatar:
+        return Avatar(tuple(int(v) for v in self.options[index]), tuple(float(v) for v in self.pose[index]))
+
+    def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        """Many items at once; image uint8 [N, 3, size, size] in channels_last memory."""
+        return {
+            "image": torch.from_numpy(self.images[indices]).permute(0, 3, 1, 2),
+            "options": torch.from_numpy(self.options[indices].astype(np.int64)),
+            "pose": torch.from_numpy(self.pose[indices]),
+            "attributes": torch.from_numpy(self.attributes[indices].astype(np.int64)),
+            "identity": torch.from_numpy(self.identity[indices]),
+        }
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {name: value[0] for name, value in self.batch(np.array([index])).items()}
+
+    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
+        return self.batch(np.sort(np.array(indices)))
+
+
+def _already_batched(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return batch
+
+
+def image_float(image_u8: torch.Tensor) -> torch.Tensor:
+    """uint8 [N,3,H,W] to float32 in [-1, 1], channels_last."""
+    return image_u8.float().mul_(1 / 127.5).sub_(1.0).contiguous(memory_format=torch.channels_last)
+
+
+class AvatarsDataModule(pl.LightningDataModule):
+    """Train, validation and test loaders over the cache; splits share no identity."""
+
+    def __init__(self, config: AvatarsConfig, cache: str | Path, batch_size: int = 32) -> None:
+        super().__init__()
+        self.config, self.cache, self.batch_size = config, Path(cache), batch_size
+
+    def prepare_data(self) -> None:
+        for split in ("train", "validation", "test"):
+            build_split(self.config, split, self.cache)
+
+    def split(self, name: str) -> AvatarsDataset:
+        return AvatarsDataset(self.config, name, self.cache)
+
+    def _loader(self, split: str, shuffle: bool) -> DataLoader[dict[str, torch.Tensor]]:
+        return DataLoader(self.split(split), self.batch_size, shuffle=shuffle, drop_last=shuffle,
+                          collate_fn=_already_batched)  # fmt: skip
+
+    def train_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
+        return self._loader("train", shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
+        return self._loader("validation", shuffle=False)
+
+    def test_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
+        return self._loader("test", shuffle=False)
+
+
+def batches(dataset: AvatarsDataset, size: int, limit: int | None = None) -> Iterator[dict[str, torch.Tensor]]:
+    """The split in order, `size` at a time, up to `limit` pictures."""
+    count = min(len(dataset), limit or len(dataset))
+    for start in range(0, count, size):
+        yield dataset.batch(np.arange(start, min(start + size, count)))

@@ -1,0 +1,130 @@
+"""`limner train FAMILY`: parse, build, fit, save. The work is in `families` and `runner`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+CONFIGS = Path(__file__).parent / "configs"
+HELP = {
+    "judge": "The attribute judge: for evaluation alone.",
+    "clip": "CLIP and its tokenizer, on captioned avatars.",
+    "identity": "The identity network, with ArcFace.",
+    "encoder": "The e4e encoder; needs a finished generator.",
+    "stylegan2": "StyleGAN2, one stage at a time.",
+}
+
+app = typer.Typer(
+    help="Train base models. Each command reads its own YAML, writes checkpoints and logs, and can go on later.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def default_cache() -> Path:
+    """Where rendered pictures are kept: $LIMNER_CACHE, else ~/.cache/limner."""
+    return Path(os.environ.get("LIMNER_CACHE") or Path.home() / ".cache" / "limner") / "avatars"
+
+
+def _verb(family: str) -> Callable[..., None]:
+    """The command of one family."""
+
+    def train(
+        config: Annotated[Path | None, typer.Option(help="YAML of the run; the family's own if not given.")] = None,
+        settings: Annotated[list[str] | None, typer.Option("--set", help="key=value over the YAML.")] = None,
+        out: Annotated[Path | None, typer.Option(help="Run folder: checkpoint, logs, grids.")] = None,
+        save: Annotated[Path | None, typer.Option(help="Folder of the finished model; OUT/model.")] = None,
+        cache: Annotated[Path | None, typer.Option(help="Folder of the rendered pictures.")] = None,
+        resume: Annotated[bool, typer.Option("--resume", help="Go on from OUT/last.ckpt.")] = False,
+        max_steps: Annotated[int | None, typer.Option(help="Instead of the YAML's trainer.max_steps.")] = None,
+        fast_dev_run: Annotated[bool, typer.Option("--fast-dev-run", help="One step, nothing written.")] = False,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and stop.")] = False,
+    ) -> None:
+        overrides = [*(settings or []), *([f"trainer.max_steps={max_steps}"] if max_steps is not None else [])]
+        run = resolve(family, config, overrides)
+        if dry_run:
+            _show(run)
+            return
+        folder = out or Path("runs") / family
+        figures = run_family(
+            family, run, folder, save or folder / "model", cache or default_cache(), resume, fast_dev_run
+        )
+        print(json.dumps(figures, indent=2))
+
+    train.__doc__ = HELP[family]
+    return train
+
+
+for _name in HELP:
+    app.command(_name)(_verb(_name))
+
+
+@app.command("relevance")
+def relevance(
+    config: Annotated[Path | None, typer.Option(help="YAML of the run; the job's own if not given.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value over the YAML.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of relevance.safetensors.")] = Path("runs/relevance"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and stop.")] = False,
+) -> None:
+    """What each style channel means to CLIP, for global directions."""
+    run = resolve("relevance", config, settings)
+    if dry_run:
+        _show(run)
+        return
+    from limner.training.families import relevance as job
+    from limner.training.runner import quiet
+
+    quiet()
+    print(json.dumps(job.predict(run, out), indent=2))
+
+
+def _show(run: Any) -> None:
+    import yaml
+
+    from limner.training.config import to_plain
+
+    print(yaml.safe_dump(to_plain(run), sort_keys=False), end="")
+
+
+def resolve(name: str, config: Path | None = None, overrides: list[str] | None = None) -> Any:
+    """The run of a family from its YAML and overrides; InputError for anything unknown."""
+    from limner.training.config import from_mapping, override, read_yaml
+    from limner.training.families import family
+
+    spec = family(name)
+    values = read_yaml(config or CONFIGS / f"{name}.yaml")
+    return from_mapping(spec.Run, override(values, overrides or []), name)
+
+
+def run_family(
+    name: str, run: Any, out: Path, save: Path, cache: Path, resume: bool = False, fast_dev_run: bool = False
+) -> dict[str, Any]:
+    """Build, fit and save one family. Returns the figures of its card, empty after a fast dev run."""
+    import time
+
+    from limner.training.families import family
+    from limner.training.runner import fit, quiet, seed_all
+
+    quiet()
+    spec = family(name)
+    seed_all(run.trainer)
+    module, data = spec.build(run, cache)
+    start = time.monotonic()
+    average = getattr(spec, "AVERAGE", "network")
+    fit(module, data, run.trainer, out, run, resume, fast_dev_run, average)
+    if fast_dev_run:
+        return {}
+    minutes = round((time.monotonic() - start) / 60, 1)
+    return {**spec.save(run, module, save, cache), "training, minutes": minutes}
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,42 @@
+"""Model families that can be trained: what a run is made of, how it is built, how it is saved.
+
+A family is a module with ``Run`` (the config of a whole run), ``build(run, cache)`` (LightningModule and
+LightningDataModule) and ``save(run, module, folder, cache)`` (checkpoint folder with figures and card).
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytorch_lightning as pl
+
+from limner.runtime.errors import InputError, nearest
+
+FAMILIES = {
+    "judge": "limner.training.families.judge",
+    "clip": "limner.training.families.clip",
+    "identity": "limner.training.families.identity",
+    "encoder": "limner.training.families.encoder",
+    "stylegan2": "limner.training.families.stylegan2",
+    "relevance": "limner.training.families.relevance",
+}
+
+
+class Family(Protocol):
+    """The shape of a family's module."""
+
+    Run: type[Any]  # frozen dataclass with a `trainer: TrainerConfig`
+
+    def build(self, run: Any, cache: Path) -> tuple[pl.LightningModule, pl.LightningDataModule]: ...
+
+    def save(self, run: Any, module: Any, folder: Path, cache: Path) -> dict[str, Any]: ...
+
+
+def family(name: str) -> Family:
+    """The family of that name; InputError lists the known ones."""
+    if name not in FAMILIES:
+        raise InputError("family", repr(name), ", ".join(FAMILIES), nearest(name, FAMILIES))
+    found: Any = importlib.import_module(FAMILIES[name])
+    return found

@@ -1,0 +1,108 @@
+"""CLIP's run: config, tokenizer, networks, data, checkpoint."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from limner.training.augment import AugmentConfig
+from limner.training.avatars.attributes import STYLES
+from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataset
+from limner.training.avatars.tokens import CaptionTokenizer, caption_words, learn_merges, write_tokenizer
+from limner.training.clip_module import Captioner, ClipModule, ClipTraining, mark_positions
+from limner.training.evaluate.card import Card
+from limner.training.evaluate.clip import evaluate
+from limner.training.models.clip import build_clip, clip_config
+from limner.training.models.store import load_model, save_model
+from limner.training.runner import OptimizerConfig, TrainerConfig
+from limner.training.sampling import StepData
+
+BYTE_TOKENS, SPECIAL_TOKENS = 512, 2
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """What the byte-pair tokenizer is learnt from."""
+
+    vocabulary: int = 1500  # tokens at most; 514 of them are bytes and specials
+    captions: int = 20_000
+
+    def __post_init__(self) -> None:
+        if self.vocabulary < BYTE_TOKENS + SPECIAL_TOKENS:
+            raise ValueError(f"vocabulary is {self.vocabulary}; allowed: {BYTE_TOKENS + SPECIAL_TOKENS} or more")
+
+
+@dataclass(frozen=True)
+class ClipSizes:
+    """The towers' sizes."""
+
+    patch: int = 16
+    vision_width: int = 192
+    vision_layers: int = 6
+    vision_heads: int = 3
+    text_width: int = 128
+    text_layers: int = 4
+    text_heads: int = 4
+    embedding: int = 256
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that makes one CLIP."""
+
+    data: AvatarsConfig = field(default_factory=AvatarsConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    model: ClipSizes = field(default_factory=ClipSizes)
+    training: ClipTraining = field(default_factory=ClipTraining)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+def make_tokenizer(run: Run, cache: Path) -> CaptionTokenizer:
+    """Learn the tokenizer and write it beside the pictures; it is a function of the config alone."""
+    config = run.tokenizer
+    folder = cache / f"tokenizer-{run.data.style}-{config.vocabulary}-{config.captions}-{run.data.seed}"
+    merges = learn_merges(caption_words(run.data.style, config.captions, run.data.seed),
+                          config.vocabulary - BYTE_TOKENS - SPECIAL_TOKENS)  # fmt: skip
+    write_tokenizer(folder, merges)
+    return CaptionTokenizer(folder)
+
+
+def model_config(run: Run, vocabulary: int) -> dict[str, Any]:
+    m = run.model
+    return clip_config(vocabulary, run.data.size, m.patch, m.vision_width, m.vision_layers, m.vision_heads,
+                       m.text_width, m.text_layers, m.text_heads, m.embedding)  # fmt: skip
+
+
+def build(run: Run, cache: Path) -> tuple[ClipModule, StepData]:
+    """The module and its data; the network is fresh."""
+    style, tokenizer = STYLES[run.data.style], make_tokenizer(run, cache)
+    network = build_clip(model_config(run, len(tokenizer.vocab)))
+    mark_positions(network, run.training.position_scale, run.trainer.seed)
+    module = ClipModule(network, style, tokenizer, run.training, run.augment, run.optimizer, run.trainer.max_steps,
+                        run.data.size, run.trainer.seed, run.trainer.compile)  # fmt: skip
+    data = StepData(
+        lambda: AvatarsDataset(run.data, "train", cache), lambda: AvatarsDataset(run.data, "validation", cache),
+        run.trainer.batch_size, run.trainer.seed, run.trainer.validation_limit, run.trainer.workers,
+        Captioner(style, tokenizer, run.training.almost),
+    )  # fmt: skip
+    return module, data
+
+
+def save(run: Run, module: ClipModule, folder: Path, cache: Path) -> dict[str, Any]:
+    """Write the checkpoint and its tokenizer, measure them on the test split, write the card."""
+    vocabulary = len(module.tokenizer.vocab)
+    save_model(folder, "clip", model_config(run, vocabulary), module.network.state_dict())
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copyfile(module.tokenizer.folder / name, folder / name)
+    figures = evaluate(load_model(folder), folder, AvatarsDataset(run.data, "test", cache))  # type: ignore[arg-type]
+    Card("CLIP of the avatars", "clip", WHAT, run, STYLES[run.data.style], figures).write(folder)
+    return figures
+
+
+WHAT = """transformers' CLIPModel at a small size, and its byte-pair tokenizer in CLIP's file format, trained from
+scratch on captioned avatars. Pictures go in at 128 pixels with CLIP's mean and deviation. It knows the words of
+`training/avatars/captions.py` and nothing else: names, professions and objects mean nothing to it."""

@@ -1,0 +1,150 @@
+"""The encoder's run: config, networks, data, checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+from limner.runtime.errors import InputError
+from limner.training.augment import AugmentConfig
+from limner.training.avatars.attributes import STYLES
+from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataset
+from limner.training.encoder_module import EncoderModule, EncoderTraining
+from limner.training.evaluate.card import Card
+from limner.training.evaluate.encoder import evaluate
+from limner.training.models.irse import BodyConfig, IdentityNet
+from limner.training.models.judge import Judge
+from limner.training.models.psp import E4eEncoder, EncoderConfig
+from limner.training.models.store import load_model, save_model
+from limner.training.models.stylegan2 import Generator
+from limner.training.runner import OptimizerConfig, TrainerConfig
+from limner.training.sampling import Batch, StepData
+from limner.training.warmup_module import CodeEmbedding
+
+EMBEDDING = "code_embedding.safetensors"  # beside a generator whose latents of known pictures are known
+SHARPNESS = 8.0  # of the softmax over a decoded code, whose right place is 1 and others 0
+
+
+@dataclass(frozen=True)
+class EncoderSizes:
+    """The network's sizes; the rest follows from the generator."""
+
+    input_size: int = 128
+    body: BodyConfig = field(default_factory=lambda: BodyConfig(16, (16, 32, 64, 96), (1, 2, 2, 2), 8))
+    style_width: int = 64
+    coarse: int = 3
+    middle: int = 7
+    codebook: bool = False  # project onto the generator's code embedding, if it came with one
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that makes one encoder. Folders are those of finished checkpoints; an empty one is left out."""
+
+    generator: str = "checkpoints/avatars/stylegan2"
+    identity: str = "checkpoints/avatars/identity"
+    judge: str = "checkpoints/avatars/judge"  # for the card's figures alone
+    data: AvatarsConfig = field(default_factory=AvatarsConfig)
+    model: EncoderSizes = field(default_factory=EncoderSizes)
+    training: EncoderTraining = field(default_factory=EncoderTraining)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+def load_generator(run: Run) -> Generator:
+    model = load_model(run.generator)
+    if not isinstance(model, Generator):
+        raise InputError("generator", f"{run.generator}, a {type(model).__name__}", "the folder of a StyleGAN2")
+    return model
+
+
+def load_identity(run: Run) -> IdentityNet | None:
+    if not run.identity:
+        return None
+    model = load_model(run.identity)
+    if not isinstance(model, IdentityNet):
+        raise InputError("identity", f"{run.identity}, a {type(model).__name__}", "the folder of an identity network")
+    return model
+
+
+class KnownLatents:
+    """What is known of the latents of pictures with known options: w = code @ embedding, and its inverse."""
+
+    def __init__(self, generator: Generator, embedding: CodeEmbedding) -> None:
+        self.generator, self.embedding = generator, embedding.requires_grad_(False)
+        self.inverse = torch.linalg.pinv(embedding.weight.double()).float()  # [D, code]
+
+    @torch.no_grad()
+    def target(self, batch: Batch) -> torch.Tensor:
+        """w_plus [N,L,D] of a batch."""
+        embedding = self.embedding.to(batch["pose"].device)
+        return self.generator.broadcast(embedding(embedding.encode(batch["options"], batch["pose"])))
+
+    def option_loss(self, w_plus: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Mean cross-entropy of the options, from the code that the mean layer's w decodes to."""
+        code = w_plus.mean(1) @ self.inverse.to(w_plus)  # [N, code]
+        blocks = code.split(self.embedding.sizes, 1)[:-1]  # the last is the pose
+        options = batch["options"]
+        return torch.stack([F.cross_entropy(SHARPNESS * c, options[:, i]) for i, c in enumerate(blocks)]).mean()
+
+
+def known_latents(run: Run, generator: Generator) -> KnownLatents | None:
+    """Known latents, if the generator came with its code embedding."""
+    path = Path(run.generator) / EMBEDDING
+    if not path.exists():
+        return None
+    embedding = CodeEmbedding(STYLES[run.data.style], generator.config.w_dim)
+    embedding.load_state_dict(load_file(path))
+    return KnownLatents(generator, embedding)
+
+
+def model_config(run: Run, generator: Generator) -> EncoderConfig:
+    sizes, config = run.model, generator.config
+    known = known_latents(run, generator) if run.model.codebook else None
+    blocks = tuple(known.embedding.sizes) if known else ()
+    return EncoderConfig(config.size, sizes.input_size, generator.num_ws, config.w_dim, sizes.body,
+                         sizes.style_width, sizes.coarse, sizes.middle, blocks)  # fmt: skip
+
+
+def build(run: Run, cache: Path) -> tuple[EncoderModule, StepData]:
+    """The module and its data; the encoder is fresh, the other networks are loaded."""
+    generator = load_generator(run)
+    encoder = E4eEncoder(model_config(run, generator))
+    average: torch.Tensor = generator.state_dict()["latent_avg"]
+    encoder.latent_avg = average.expand_as(encoder.latent_avg).clone()
+    known = known_latents(run, generator)
+    if known and encoder.codebook is not None:
+        encoder.codebook.fill(known.embedding.weight)
+    module = EncoderModule(
+        encoder, generator, load_identity(run), run.training, run.augment, run.optimizer, run.trainer.max_steps,
+        run.trainer.seed, known.target if known else None, known.option_loss if known else None,
+    )  # fmt: skip
+    data = StepData(
+        lambda: AvatarsDataset(run.data, "train", cache), lambda: AvatarsDataset(run.data, "validation", cache),
+        run.trainer.batch_size, run.trainer.seed, run.trainer.validation_limit, run.trainer.workers,
+    )  # fmt: skip
+    return module, data
+
+
+def save(run: Run, module: EncoderModule, folder: Path, cache: Path) -> dict[str, Any]:
+    """Write the checkpoint, measure its inversions of test pictures, write the card. Returns the figures."""
+    save_model(folder, "encoder", module.network.config, module.network.state_dict())
+    encoder: Any = load_model(folder)
+    judge = load_model(run.judge) if run.judge else None
+    test = AvatarsDataset(run.data, "test", cache)
+    figures = evaluate(encoder, load_generator(run), load_identity(run), judge if isinstance(judge, Judge) else None,
+                       test)  # fmt: skip
+    Card("Encoder of the avatars", "encoder", WHAT, run, STYLES[run.data.style], figures).write(folder)
+    return figures
+
+
+WHAT = """An e4e encoder: a picture to W+ of the StyleGAN2 generator, as one w and a delta for each layer. Where
+pictures of known options have a known latent (the generator's code embedding), the distance to it and the options
+that it decodes to are losses too; the others are pixels, a perceptual distance on the identity network, identity,
+and the size of the deltas."""

@@ -1,0 +1,108 @@
+"""Channel relevance's run: a Lightning predict job over the style channels of a generator, for global directions."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from safetensors.torch import load_file, save_file
+
+from limner.training.avatars.attributes import STYLES, option_code, sample_in_split
+from limner.training.families.stylegan2 import EMBEDDING
+from limner.training.models.clip import ClipImageTower
+from limner.training.models.store import load_model
+from limner.training.models.stylegan2 import Generator
+from limner.training.relevance import (
+    RelevanceConfig,
+    RelevanceModule,
+    gather,
+    multiply_adds,
+    picture_styles,
+    saving,
+    style_statistics,
+)
+from limner.training.warmup_module import CodeEmbedding
+
+log = logging.getLogger("limner")
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Where the job runs."""
+
+    accelerator: str = "auto"
+    devices: int = 1
+    strategy: str = "auto"
+    seed: int = 0
+    threads: int = 0  # CPU threads; 0 leaves torch's choice
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that makes one relevance file."""
+
+    generator: str = "checkpoints/avatars/stylegan2"  # checkpoint folder
+    clip: str = "checkpoints/avatars/clip"
+    latents: Literal["samples", "codes"] = (
+        "samples"  # of pictures and statistics; codes: the data's own, by its options
+    )
+    style: str = "avataaars"  # whose codes
+    preprocess: Literal["correct", "published"] = "correct"  # what CLIP is shown; "published" for its own files
+    relevance: RelevanceConfig = field(default_factory=RelevanceConfig)
+    trainer: PredictConfig = field(default_factory=PredictConfig)
+
+
+def _sample_styles(run: Run, generator: Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mean, standard deviation and the pictures' styles from samples of z, as published."""
+    return (*style_statistics(generator, run.relevance), picture_styles(generator, run.relevance))
+
+
+@torch.no_grad()
+def _code_styles(run: Run, generator: Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The same from the codes of training avatars, for a generator that came with its code embedding."""
+    style = STYLES[run.style]
+    embedding = CodeEmbedding(style, generator.config.w_dim)
+    embedding.load_state_dict(load_file(Path(run.generator) / EMBEDDING))
+    count = run.relevance.stat_samples
+    avatars = [sample_in_split(style, "train", i) for i in range(count + run.relevance.pictures)]
+    code = option_code(style, np.array([a.options for a in avatars]), np.array([a.pose for a in avatars]))
+    styles = generator.affine(generator.broadcast(embedding(torch.from_numpy(code))))
+    known = styles[:count].double()
+    return known.mean(0).float(), known.std(0, unbiased=False).float(), styles[count:]
+
+
+def predict(run: Run, folder: Path) -> dict[str, Any]:
+    """Compute and write relevance.safetensors (relevance [S, C], style_mean [S], style_std [S]) and its figures.
+
+    With several devices every process predicts its share of the channels, and rank 0 writes all.
+    """
+    generator = load_model(run.generator)
+    if not isinstance(generator, Generator):
+        raise TypeError(f"{run.generator} holds no generator")
+    tower = ClipImageTower(load_model(run.clip), generator.config.size, run.preprocess).eval()
+    mean, std, styles = _code_styles(run, generator) if run.latents == "codes" else _sample_styles(run, generator)
+    module = RelevanceModule(generator, tower, styles, mean, std, run.relevance)
+    trainer = pl.Trainer(accelerator=run.trainer.accelerator, devices=run.trainer.devices, logger=False,
+                         strategy=run.trainer.strategy, enable_model_summary=False)  # fmt: skip
+    start = time.monotonic()
+    mine = trainer.predict(module)
+    rows = gather(generator, mine or [], trainer)
+    figures = {"channels": int((std > 0).sum()), "channels of no variance, skipped exactly": int(module.still),
+               "minutes": round((time.monotonic() - start) / 60, 2),
+               "multiply-adds of brute force / with the shared trunk": round(saving(generator), 2),
+               "the same, still channels skipped": round(saving(generator, std), 2),
+               "multiply-adds of one picture, millions": round(sum(multiply_adds(generator)) / 1e6, 1)}  # fmt: skip
+    if trainer.is_global_zero:
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = folder / "relevance.safetensors.part"
+        save_file({"relevance": rows, "style_mean": mean, "style_std": std}, beside)
+        beside.replace(folder / "relevance.safetensors")
+        (folder / "relevance.json").write_text(json.dumps(figures, indent=2) + "\n")
+    return figures

@@ -1,0 +1,197 @@
+"""Warm start of the StyleGAN2 synthesis network: from known options to pixels.
+
+Each avatar's options are a code [N, code_size] (one-hot blocks and the pose). A linear embedding turns it
+into w, and synthesis is trained to draw the picture: it learns every part of the drawing before the
+adversarial stage begins. Three habits make the latent space one that edits well:
+
+* w_plus jitter: each layer's w is disturbed a little, so that pictures are stable around their latents;
+* code blending: a little of another avatar's code is mixed in, so that off-target leaks are absorbed;
+* sparse styles: the response of style channels to each choice is soft-thresholded now and then, so that a
+  style channel answers to few attributes (and to_rgb styles, which global directions never edit, to fewer).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from limner.training.avatars.attributes import POSE_NAMES, StyleSpec
+from limner.training.avatars.dataset import image_float
+from limner.training.models.stylegan2 import Generator
+
+
+@dataclass(frozen=True)
+class WarmupConfig:
+    """Recipe of the warm start."""
+
+    stages: tuple[tuple[int, int], ...] = ((64, 6000), (128, 12000))  # (resolution, steps)
+    learning_rate: float = 3e-3
+    final_learning_rate: float = 2e-4  # cosine decay over the last stage
+    ema: float = 0.999
+    jitter: float = 0.1  # standard deviation of the w_plus noise
+    blend: float = 0.2  # largest share of another code
+    blend_probability: float = 0.25
+    shrink: float = 1.5e-3  # soft threshold on the styles' responses, see `shrink_styles`; 0 for none
+    shrink_every: int = 10  # steps
+    to_rgb_shrink: float = 5.0  # times as strong for to_rgb styles
+    gradient_weight: float = 1.0  # weight of the L1 of picture gradients
+    freeze_embedding: bool = False  # keep the random embedding; encoders may then learn it in parallel
+    focus_box: tuple[float, float, float, float] = (0.28, 0.26, 0.72, 0.72)  # left, top, right, bottom: the face
+    focus_weight: float = 3.0  # times as much as the rest that pixels inside the box count
+    edge_weight: float = 4.0  # how much more edges of the target count in the L1
+
+
+class CodeEmbedding(nn.Module):
+    """Linear map from option codes [N, code_size] to w [N, w_dim]; rows sum to unit variance a dimension."""
+
+    def __init__(self, style: StyleSpec, w_dim: int) -> None:
+        super().__init__()
+        sizes = [len(o.choices) for o in style.options]
+        self.sizes = [*sizes, len(POSE_NAMES)]
+        scale = torch.full((sum(self.sizes),), len(sizes) ** -0.5)
+        scale[-len(POSE_NAMES) :] *= 0.6
+        self.weight = nn.Parameter(torch.randn(sum(self.sizes), w_dim) * scale[:, None])
+
+    def encode(self, options: Tensor, pose: Tensor) -> Tensor:
+        """options int64 [N, n_options], pose [N, 4] -> code [N, code_size]."""
+        blocks = [F.one_hot(options[:, i], n) for i, n in enumerate(self.sizes[:-1])]
+        return torch.cat([*[b.float() for b in blocks], pose], 1)
+
+    def forward(self, code: Tensor) -> Tensor:
+        return code @ self.weight
+
+
+def edge_map(image: Tensor) -> Tensor:
+    """Local contrast [N,1,H,W]: largest absolute difference to the right and lower neighbour."""
+    dx = F.pad((image[..., 1:] - image[..., :-1]).abs(), (0, 1))
+    dy = F.pad((image[..., 1:, :] - image[..., :-1, :]).abs(), (0, 0, 0, 1))
+    return F.max_pool2d((dx + dy).amax(1, keepdim=True), 3, 1, 1)
+
+
+def drawing_loss(made: Tensor, target: Tensor, config: WarmupConfig) -> Tensor:
+    """L1 weighted towards edges and the focus box, plus the L1 of horizontal and vertical differences."""
+    error = (made - target) * focus_map(target.shape[-1], config).to(target)
+    weight = 1 + config.edge_weight * edge_map(target)
+    gradient = (error[..., 1:] - error[..., :-1]).abs().mean() + (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
+    return (error.abs() * weight).mean() + config.gradient_weight * gradient
+
+
+def focus_map(size: int, config: WarmupConfig) -> Tensor:
+    """Weights [size, size]: focus_weight inside the focus box, 1 outside."""
+    left, top, right, bottom = (round(share * size) for share in config.focus_box)
+    weights = torch.ones(size, size)
+    weights[top:bottom, left:right] = config.focus_weight
+    return weights
+
+
+class WarmupModule(pl.LightningModule):
+    """Losses and logging of the warm start. `generator` and `embedding` are trained; EMA copies are kept."""
+
+    def __init__(self, generator: Generator, embedding: CodeEmbedding, config: WarmupConfig,
+                 compile_synthesis: bool = False, bf16: bool = True) -> None:  # fmt: skip
+        super().__init__()
+        self.generator, self.embedding, self.config = generator, embedding, config
+        embedding.requires_grad_(not config.freeze_embedding)
+        generator.compute_dtype = torch.bfloat16 if bf16 else torch.float32
+        self.ema = torch.optim.swa_utils.AveragedModel(
+            nn.ModuleList([generator, embedding]),
+            multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema),
+        )
+        self._draw = torch.compile(self._synthesize) if compile_synthesis else self._synthesize
+
+    def stage_resolution(self, step: int) -> int:
+        for resolution, steps in self.config.stages:
+            if step < steps:
+                return resolution
+            step -= steps
+        return self.config.stages[-1][0]
+
+    def _synthesize(self, style_channels: Tensor, until: int) -> Tensor:
+        state = self.generator.advance(self.generator.start(style_channels.shape[0]), style_channels, until, "none")
+        if state.skip is None:
+            raise RuntimeError("synthesis made no picture")
+        return state.skip
+
+    def _layers_until(self, resolution: int) -> int:
+        return sum(s.resolution <= resolution for s in self.generator.layers)
+
+    def _latent(self, batch: dict[str, Tensor]) -> Tensor:
+        config = self.config
+        code = self.embedding.encode(batch["options"], batch["pose"])
+        share = torch.rand(len(code), 1) * config.blend * (torch.rand(len(code), 1) < config.blend_probability)
+        mixed = code.lerp(code[torch.randperm(len(code))], share)
+        mixed[:, -len(POSE_NAMES) :] = code[:, -len(POSE_NAMES) :]  # a pose is not absorbed
+        w_plus = self.generator.broadcast(self.embedding(mixed))
+        return w_plus + config.jitter * torch.randn_like(w_plus)
+
+    @torch.no_grad()
+    def shrink_styles(self, amount: float) -> None:
+        """Proximal step of an L1 penalty on the styles' response to every choice: soft-thresholding by `amount`.
+
+        The responses of a layer are R = A E^T, with its affine weights A [C, w_dim] and the embedding E, centred
+        within each option; A changes by (soft(R) - R) pinv(E^T). Adam would drown the same penalty as a loss.
+        """
+        blocks = self.embedding.weight.split(self.embedding.sizes)
+        centred = torch.cat([*[b - b.mean(0) for b in blocks[:-1]], blocks[-1]])  # [K, w_dim]
+        back = torch.linalg.pinv(centred.T)  # [K, w_dim]
+        for layer in self.generator.layers:
+            affine = self.generator.get_submodule(layer.name).conv.modulation
+            response = affine.weight @ centred.T * affine.scale  # [C, K]
+            limit = amount * (self.config.to_rgb_shrink if layer.kind == "to_rgb" else 1.0)
+            excess = response.clamp(-limit, limit)  # response - soft(response)
+            affine.weight.sub_(excess @ back / affine.scale)
+
+    def full_drawing_loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """The drawing loss at full size, for stages that hold on to the warm start."""
+        made = self._draw(self.generator.affine(self._latent(batch)), len(self.generator.layers))
+        return drawing_loss(made, image_float(batch["image"]), self.config)
+
+    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        resolution = self.stage_resolution(self.global_step)
+        target = image_float(batch["image"])
+        if resolution < target.shape[-1]:
+            target = F.avg_pool2d(target, target.shape[-1] // resolution)
+        made = self._draw(self.generator.affine(self._latent(batch)), self._layers_until(resolution))
+        drawing = drawing_loss(made, target, self.config)
+        psnr = 10 * torch.log10(4 / (made.detach().clamp(-1, 1) - target).square().mean())
+        self.log_dict({"drawing": drawing, "psnr_db": psnr, "resolution": float(resolution)})
+        return drawing
+
+    def on_train_batch_end(self, *_: object) -> None:
+        if self.config.shrink and self.global_step % self.config.shrink_every == 0:
+            self.shrink_styles(self.config.shrink)
+        self.ema.update_parameters(nn.ModuleList([self.generator, self.embedding]))
+
+    def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
+        generator, embedding = self.ema.module
+        resolution = self.stage_resolution(self.global_step)
+        target = image_float(batch["image"])
+        if resolution < target.shape[-1]:
+            target = F.avg_pool2d(target, target.shape[-1] // resolution)
+        w_plus = generator.broadcast(embedding(embedding.encode(batch["options"], batch["pose"])))
+        state = generator.advance(
+            generator.start(len(target)), generator.affine(w_plus), self._layers_until(resolution), "none"
+        )
+        error = (state.skip.clamp(-1, 1) - target).square().mean((1, 2, 3))
+        self.log("validation_psnr_db", (10 * torch.log10(4 / error)).mean(), prog_bar=True)
+
+    def configure_optimizers(self) -> dict[str, object]:
+        optimizer = torch.optim.Adam(
+            [*self.generator.parameters(), *self.embedding.parameters()],
+            self.config.learning_rate,
+            betas=(0.9, 0.99),
+        )
+        total = sum(steps for _, steps in self.config.stages)
+        last = self.config.stages[-1][1]
+        floor = self.config.final_learning_rate / self.config.learning_rate
+
+        def factor(step: int) -> float:
+            t = min(1.0, max(0.0, (step - (total - last)) / last))
+            return floor + (1 - floor) * 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * t))))
+
+        return {"optimizer": optimizer, "lr_scheduler": {
+            "scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor), "interval": "step"}}  # fmt: skip
