@@ -1,0 +1,89 @@
+"""`limner export onnx`: checkpoints in, bundle out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="Turn checkpoints into a bundle of ONNX graphs.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Keeps `onnx` a verb of its own."""
+
+
+@app.command("onnx")
+def onnx(
+    checkpoints: Annotated[
+        Path | None, typer.Option(help="Folder with stylegan2, clip, identity, encoder, edits; the shipped one.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the bundle; <checkpoints>/bundle if not given.")] = None,
+    name: Annotated[str, typer.Option(help="Name of the bundle.")] = "avatars",
+    weights_storage: Annotated[str, typer.Option(help="fp16 or fp32; graphs compute in fp32.")] = "fp16",
+    preprocess: Annotated[str, typer.Option(help="CLIP's input: correct or published.")] = "correct",
+    opset: Annotated[int, typer.Option(help="ONNX operator set.")] = 20,
+    tolerance: Annotated[float, typer.Option("--tolerance", "--atol", help="Largest relative error allowed.")] = 1e-4,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, print the plan, write nothing.")
+    ] = False,
+) -> None:
+    """Export every graph, compare each with torch, and write the bundle."""
+    from limner.export.bundle_writer import ExportConfig, check_target, export_checkpoints, find_extras
+    from limner.export.networks import load_networks
+    from limner.runtime.errors import InputError
+    from limner.runtime.shipped import checkpoints_folder
+
+    for field, value, allowed in (
+        ("weights_storage", weights_storage, ("fp16", "fp32")),
+        ("preprocess", preprocess, ("correct", "published")),
+    ):
+        if value not in allowed:
+            raise InputError(field, repr(value), " or ".join(allowed))
+    folder = checkpoints_folder() / "avatars" if checkpoints is None else checkpoints
+    target = folder / "bundle" if out is None else out
+    config = ExportConfig(name, opset, weights_storage, preprocess, tolerance)  # type: ignore[arg-type]
+    if dry_run:
+        check_target(target)
+        extras, networks = find_extras(folder), load_networks(folder, config.preprocess)
+        _report(as_json, _plan(target, config, extras, networks))
+        return
+    bundle = export_checkpoints(folder, target, config, say=lambda line: print(line, file=sys.stderr, flush=True))
+    graphs = {key: graph.parity.max_rel_error for key, graph in bundle.manifest.graphs.items() if graph.parity}
+    size = sum(meta.size for meta in bundle.manifest.files.values()) / 1e6
+    _report(as_json, {"bundle": str(target), "digest": bundle.digest, "megabytes": size, "max_rel_error": graphs})
+
+
+def _plan(target: Path, config: Any, extras: Any, networks: Any) -> dict[str, Any]:
+    from limner.export.graphs import build_specs
+
+    return {
+        "out": str(target),
+        "graphs": list(build_specs(networks)),
+        "opset": config.opset,
+        "weights_storage": config.weights_storage,
+        "tolerance": config.tolerance,
+        "batches": list(config.batches),
+        "relevance": extras.relevance is not None,
+        "presets": extras.presets is not None,
+        "licences": sorted({entry.licence for entry in extras.licences}),
+    }
+
+
+def _report(as_json: bool, found: dict[str, Any]) -> None:
+    if as_json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    for key, value in found.items():
+        print(f"{key}: {value}")

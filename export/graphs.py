@@ -1,0 +1,218 @@
+"""The graphs of a StyleGAN bundle: what each computes, how it is exported, and what it is compared with."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from limner.export.clip_tower import FastClipImage
+from limner.export.gradient_graph import INPUTS, LatentLoss, Network, trace
+from limner.export.networks import Networks
+from limner.export.simplify import simplify
+from limner.export.synthesis import FastSynthesis
+from limner.runtime.bundle_schema import TensorMeta
+from limner.runtime.errors import LimnerError
+
+BATCH = "batch"
+TRACE_BATCH = 7  # of the example: 1 would be taken for a constant, and other sizes are seldom 7
+OPSET = 20
+Tensors = tuple[Tensor, ...]
+Sample = Callable[[int, torch.Generator], Tensors]  # batch, random source -> inputs
+
+
+@dataclass(frozen=True, eq=False)
+class GraphSpec:
+    """One graph: the function that is exported, and the plain torch one that it must agree with."""
+
+    name: str
+    inputs: tuple[TensorMeta, ...]
+    outputs: tuple[TensorMeta, ...]
+    function: Callable[..., Tensors]  # what is exported
+    reference: Callable[..., Tensors]  # what the result is compared with
+    sample: Sample
+    differentiates: bool = False
+
+
+class Sampler:
+    """Inputs like those that the graphs meet: latents of the generator, its pictures, ids of texts."""
+
+    def __init__(self, networks: Networks) -> None:
+        self.networks = networks
+        self.generator = networks.generator
+
+    def z(self, batch: int, rng: torch.Generator) -> Tensors:
+        return (torch.randn(batch, self.generator.config.z_dim, generator=rng),)
+
+    def w_plus(self, batch: int, rng: torch.Generator) -> Tensors:
+        """Each row of w_plus from a mapping of its own, truncation 0.7."""
+        rows = batch * self.generator.num_ws
+        with torch.no_grad():
+            w = self.generator.truncate(self.generator.mapping(*self.z(rows, rng)), 0.7)
+        return (w.unflatten(0, (batch, self.generator.num_ws)),)
+
+    def styles(self, batch: int, rng: torch.Generator) -> Tensors:
+        with torch.no_grad():
+            return (self.generator.affine(self.w_plus(batch, rng)[0]),)
+
+    def image(self, batch: int, rng: torch.Generator) -> Tensors:
+        with torch.no_grad():
+            return (self.generator.synthesis(self.w_plus(batch, rng)[0]).clamp(-1, 1),)
+
+    def input_ids(self, batch: int, rng: torch.Generator) -> Tensors:
+        """Start, 3 to 20 words, end, padding."""
+        config = self.networks.clip.config.text_config
+        length, words = config.max_position_embeddings, config.vocab_size - 2
+        ids = torch.full((batch, length), int(config.pad_token_id))
+        for row in ids:
+            count = int(torch.randint(3, min(20, length - 2), (1,), generator=rng))
+            row[0] = config.bos_token_id
+            row[1 : count + 1] = torch.randint(0, words, (count,), generator=rng)
+            row[count + 1] = config.eos_token_id
+        return (ids,)
+
+    def latent_gradient(self, batch: int, rng: torch.Generator) -> Tensors:
+        """A point some steps away from its source, and targets of other pictures."""
+        (w_plus_source,), (target_image,) = self.w_plus(batch, rng), self.image(batch, rng)
+        spread = w_plus_source.std()
+        w_plus = w_plus_source + 0.2 * spread * torch.randn(w_plus_source.shape, generator=rng)
+        width = self.networks.clip.config.projection_dim
+        text_features = F.normalize(torch.randn(batch, width, generator=rng), dim=1)
+        with torch.no_grad():
+            identity_source = self.networks.identity(target_image)
+        return w_plus, w_plus_source, text_features, identity_source, target_image, torch.tensor([1.0, 0.008, 0.1, 0.5])
+
+
+def build_specs(networks: Networks) -> dict[str, GraphSpec]:
+    """All graphs of a bundle by name."""
+    generator, sampler = networks.generator, Sampler(networks)
+    config = generator.config
+    image_shape: tuple[int | str, ...] = (BATCH, 3, config.size, config.size)
+    z = TensorMeta("z", "float32", (BATCH, config.z_dim))
+    w = TensorMeta("w", "float32", (BATCH, config.w_dim))
+    w_plus = TensorMeta("w_plus", "float32", (BATCH, generator.num_ws, config.w_dim))
+    styles = TensorMeta("style_channels", "float32", (BATCH, generator.num_style_channels))
+    image = TensorMeta("image", "float32", image_shape)
+    with torch.no_grad():
+        identity_width = networks.identity(torch.zeros(1, 3, config.size, config.size)).shape[1]
+    identity = TensorMeta("identity_features", "float32", (BATCH, identity_width))
+    clip_width = networks.clip.config.projection_dim
+    image_features = TensorMeta("image_features", "float32", (BATCH, clip_width))
+    text_features = TensorMeta("text_features", "float32", (BATCH, clip_width))
+    ids = TensorMeta("input_ids", "int64", (BATCH, networks.clip.config.text_config.max_position_embeddings))
+    fast = FastSynthesis(generator).eval().requires_grad_(False)
+    clip_image = FastClipImage(networks.clip_image).eval().requires_grad_(False)
+    plain: list[tuple[str, TensorMeta, TensorMeta, Network, Network, Sample]] = [
+        ("mapping", z, w, generator.mapping, generator.mapping, sampler.z),
+        ("affine", w_plus, styles, generator.affine, generator.affine, sampler.w_plus),
+        ("synthesis_w", w_plus, image, fast.from_w_plus, generator.synthesis, sampler.w_plus),
+        ("synthesis_s", styles, image, fast, generator.synthesis_from_styles, sampler.styles),
+        ("encoder", image, w_plus, networks.encoder, networks.encoder, sampler.image),
+        ("identity", image, identity, networks.identity, networks.identity, sampler.image),
+        ("clip_image", image, image_features, clip_image, networks.clip_image, sampler.image),
+        ("clip_text", ids, text_features, networks.clip_text, networks.clip_text, sampler.input_ids),
+    ]
+    specs = {
+        name: GraphSpec(name, (given,), (made,), _tuple(function), _tuple(reference), sample)
+        for name, given, made, function, reference, sample in plain
+    }
+    specs["latent_gradient"] = _gradient_spec(
+        networks, fast, clip_image, sampler, w_plus, text_features, identity, image
+    )
+    return specs
+
+
+def _gradient_spec(
+    networks: Networks,
+    fast: FastSynthesis,
+    clip_image: FastClipImage,
+    sampler: Sampler,
+    w_plus: TensorMeta,
+    text_features: TensorMeta,
+    identity: TensorMeta,
+    image: TensorMeta,
+) -> GraphSpec:
+    shapes = [w_plus.shape, w_plus.shape, text_features.shape, identity.shape, image.shape, (4,)]
+    outputs = [TensorMeta(f"loss_{term}", "float32", (BATCH,)) for term in ("clip", "l2", "identity", "pixel")]
+    outputs += [TensorMeta("gradient", "float32", w_plus.shape), image]
+    exported = LatentLoss(fast.from_w_plus, clip_image, networks.identity)
+    reference = LatentLoss(networks.generator.synthesis, networks.clip_image, networks.identity)
+    return GraphSpec(
+        name="latent_gradient",
+        inputs=tuple(TensorMeta(name, "float32", shape) for name, shape in zip(INPUTS, shapes, strict=True)),
+        outputs=tuple(outputs),
+        function=exported.gradient,
+        reference=reference.gradient_by_autograd,
+        sample=sampler.latent_gradient,
+        differentiates=True,
+    )
+
+
+def _tuple(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensors]:
+    return lambda *arrays: (function(*arrays),)
+
+
+def export_graph(spec: GraphSpec, opset: int = OPSET) -> ir.Model:
+    """The spec's function as a simplified ONNX model with a free batch axis. LimnerError if the batch got fixed."""
+    inputs = spec.sample(TRACE_BATCH, torch.Generator().manual_seed(0))
+    batched = tuple(tensor.shape[0] == BATCH for tensor in spec.inputs)
+    module = trace(spec.function, inputs, batched, spec.differentiates)
+    batch = torch.export.Dim(BATCH)
+    axes = tuple({0: batch} if free else None for free in batched)
+    with _quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            inputs,
+            dynamo=True,
+            opset_version=opset,
+            input_names=[tensor.name for tensor in spec.inputs],
+            output_names=[tensor.name for tensor in spec.outputs],
+            dynamic_shapes=axes,
+            optimize=False,
+            verbose=False,
+        )
+    if program is None:
+        raise LimnerError(f"graph {spec.name!r} could not be exported")
+    model = simplify(program.model)
+    check_interface(spec, model)
+    return model
+
+
+def check_interface(spec: GraphSpec, model: ir.Model) -> None:
+    """Compare names and shapes of the graph with the spec's; a batch that became a number is an error."""
+    for kind, expected, values in (
+        ("input", spec.inputs, model.graph.inputs),
+        ("output", spec.outputs, model.graph.outputs),
+    ):
+        names = [value.name for value in values]
+        if names != [tensor.name for tensor in expected]:
+            raise LimnerError(f"graph {spec.name!r} has the {kind}s {names}, not {[t.name for t in expected]}")
+        for tensor, value in zip(expected, values, strict=True):
+            shape = [size.value if isinstance(size, ir.SymbolicDim) else size for size in value.shape or ()]
+            if shape != list(tensor.shape):
+                raise LimnerError(
+                    f"graph {spec.name!r}: {kind} {tensor.name} has shape {shape}, not {list(tensor.shape)}"
+                )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress and its remarks on packages that are not needed off the terminal."""
+    logger: Any = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,97 @@
+"""How well held-out pictures come back from W+: attributes kept, identity, and a perceptual distance.
+
+    python -m limner.export.inversion_report --count 200 --out DIR
+
+The judge reads the reconstruction and is compared with the renderer's own record of the picture. The perceptual
+distance is taken on the judge's maps (after LPIPS, without learnt weights); the distance of two random held-out
+pictures stands beside it, since the number alone says nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from limner.export.battery import Judging, Pictures
+from limner.runtime.bundle import load_bundle
+from limner.runtime.files import write_atomically
+from limner.runtime.images import to_float, to_u8
+from limner.runtime.inversion import InversionParameters
+from limner.runtime.models import Models
+from limner.runtime.presets import resolve_parameters
+from limner.training.models.judge import Judge, perceptual_distance
+
+COLUMNS = 8
+
+
+def report(pictures: Pictures, judge: Judging, count: int) -> tuple[dict[str, Any], np.ndarray]:
+    """Figures over pictures 0 .. count-1 of the split, and a sheet of the first ones above their reconstructions."""
+    models = pictures.models
+    target_u8 = np.stack([pictures.image(i) for i in range(count)])
+    made = models.synthesis(pictures.w_plus(range(count)))
+    made_u8 = np.stack([to_u8(image[None])[0] for image in made])
+    target = to_float(target_u8)
+    words = judge(made)
+    truth = [pictures.attributes(i) for i in range(count)]
+    kept = {name: float(np.mean([w[name] == t[name] for w, t in zip(words, truth, strict=True)])) for name in truth[0]}
+    cosine = (models.identity(target) * models.identity(made)).sum(1)
+    error = ((target_u8.astype(np.float64) - made_u8) ** 2).mean((1, 2, 3))
+    figures = {
+        "pictures": count,
+        "attributes kept, % of all": round(100 * float(np.mean(list(kept.values()))), 2),
+        "attributes kept, %": {name: round(100 * share, 1) for name, share in kept.items()},
+        "identity cosine, mean": round(float(cosine.mean()), 4),
+        "PSNR, mean dB": round(float((10 * np.log10(255**2 / np.maximum(error, 1e-9))).mean()), 2),
+        "perceptual distance on judge maps, mean": round(_distance(judge, target, to_float(made_u8)), 4),
+        "the same of two random pictures": round(_distance(judge, target, np.roll(target, 1, 0)), 4),
+    }
+    starts = range(0, min(count, 2 * COLUMNS), COLUMNS)
+    rows = [part[k : k + COLUMNS] for k in starts for part in (target_u8, made_u8)]
+    return figures, np.concatenate([np.concatenate(list(row), 1) for row in rows if len(row) == COLUMNS], 0)
+
+
+@torch.no_grad()
+def _distance(judge: Judging, a: np.ndarray, b: np.ndarray) -> float:
+    if not isinstance(judge.network, Judge):
+        raise TypeError("the judge's folder holds another network")
+    parts = zip(np.array_split(a, 8), np.array_split(b, 8), strict=True)
+    found = [perceptual_distance(judge.network, torch.from_numpy(x), torch.from_numpy(y)) for x, y in parts]
+    return float(torch.cat(found).mean())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the figures as JSON; --out also writes inversion.json and inversion.png."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", default="checkpoints/avatars/bundle")
+    parser.add_argument("--judge", default="checkpoints/avatars/judge")
+    parser.add_argument("--split", default="test", choices=("validation", "test"))
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--refine", type=int, help="refinement steps; the bundle's own by default")
+    parser.add_argument("--out")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    models = Models(load_bundle(given.bundle))
+    inversion = resolve_parameters(models.bundle, "inversion", InversionParameters, {})
+    if given.refine is not None:
+        inversion = replace(inversion, refine_steps=given.refine)
+    figures, sheet = report(Pictures(models, given.split, inversion), Judging(given.judge), given.count)
+    print(json.dumps(figures, indent=1))
+    if given.out:
+        from PIL import Image
+
+        folder = Path(given.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "inversion.json", (json.dumps(figures, indent=1) + "\n").encode())
+        Image.fromarray(sheet).save(folder / "inversion.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()

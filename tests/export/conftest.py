@@ -1,0 +1,12 @@
+"""Fixtures of the export tests."""
+
+import pytest
+import torch
+from tiny import tiny_bundle, tiny_checkpoints
+
+__all__ = ["tiny_bundle", "tiny_checkpoints"]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
