@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 
 import pytest
+import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from limner.training.models.discriminator import Discriminator, minibatch_stddev
 from limner.training.models.stylegan2 import Generator, StyleGAN2Config, upsample_rgb
-from limner.training.stylegan2_module import path_lengths, r1_penalty
+from limner.training.stylegan2_module import StyleGAN2Module, StyleGAN2TrainConfig, path_lengths, r1_penalty
 
 CONFIG = StyleGAN2Config(size=32, z_dim=16, w_dim=16, n_mlp=3, channels={4: 12, 8: 10, 16: 8, 32: 6})
 FLOAT32 = 2e-5  # relative: about thirty float32 layers against float64
@@ -164,3 +165,22 @@ def test_path_lengths_grow_with_the_generator() -> None:
         module.conv.weight.data.mul_(3)
     torch.manual_seed(5)
     assert torch.allclose(path_lengths(generator, w_plus), 3 * one, rtol=1e-4)
+
+
+def test_adversarial_stage_trains_both_networks() -> None:
+    torch.manual_seed(0)
+    config = StyleGAN2Config(size=8, z_dim=8, w_dim=8, n_mlp=2, channels={4: 8, 8: 8})
+    module = StyleGAN2Module(Generator(config), Discriminator(config), StyleGAN2TrainConfig())
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    batch = {"image": torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)}
+    data = torch.utils.data.DataLoader([batch, batch], batch_size=None)
+    trainer = pl.Trainer(
+        accelerator="cpu", max_steps=4, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, data)
+    after = module.state_dict()
+    for name in ("generator.convs.1.conv.weight", "generator.style.1.weight", "discriminator.convs.1.conv1.0.weight"):
+        assert not torch.equal(before[name], after[name])
+    assert all(torch.isfinite(value).all() for value in after.values())
+    assert float(module.mean_path_length) > 0
