@@ -152,5 +152,7 @@ adversarial stage (non-saturating loss, lazy R1, path length, style mixing) is i
 Shipped weights: 14,000 steps of 8 pictures (6,500 at 64 px), mapping 14,000 steps of 512 z, no adversarial stage; the
 recipe below is the last one used, and jitter, blending and shrinking were lowered on the way (0.15, 0.2 at 50 %, 1.5e-3
 at first; 0.05, 0.2 at 10 %, 1e-4 in the last 3,250 steps). The first 4,000 steps saw pictures with the full pose
-jitter (`data.pose: 1.0`), the others a quarter of it, and had the sparsity as a loss. Most mouths look alike, fine textures are soft, and samples
+jitter (`data.pose: 1.0`), the others a quarter of it, and had the sparsity
+as a loss. Most mouths
+look alike, fine textures are soft, and samples
 from z blend neighbouring choices."""
