@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -91,6 +92,8 @@ class MappingModule(pl.LightningModule):
             generator.style, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998)
         )
 
+    decode: Tensor
+
     def _option_loss(self, w: Tensor, options: Tensor) -> Tensor:
         """Cross-entropy of the options over the code that w decodes to, mean over options."""
         blocks = (w @ self.decode).split(self.embedding.sizes, 1)[:-1]
@@ -110,7 +113,7 @@ class MappingModule(pl.LightningModule):
     def on_train_batch_end(self, *_: object) -> None:
         self.ema.update_parameters(self.generator.style)
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(self.generator.style.parameters(), self.config.learning_rate, betas=(0.9, 0.99))
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.max_steps, 1e-5)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

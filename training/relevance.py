@@ -85,6 +85,10 @@ class RelevanceModule(pl.LightningModule):
         self.still = 0  # channels of no variance
         self._states: dict[tuple[int, int], SynthesisState] = {}
 
+    styles: Tensor
+    mean: Tensor
+    std: Tensor
+
     def predict_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """Channels that vary. One whose standard deviation is zero would be rendered twice alike: its row is
         zero without a rendering, exactly as brute force finds it."""
@@ -116,7 +120,7 @@ class RelevanceModule(pl.LightningModule):
         column, layer = (int(v) for v in batch[0][0])
         low = self.mean[column] - self.config.sigma * self.std[column]
         high = self.mean[column] + self.config.sigma * self.std[column]
-        total = 0
+        total = self.mean.new_zeros(())
         for start in range(0, len(self.styles), self.config.chunk):
             difference = self.channel_features(column, layer, high, start) - self.channel_features(
                 column, layer, low, start
@@ -148,7 +152,7 @@ def multiply_adds(generator: Generator) -> list[int]:
 
 
 def _layer_multiply_adds(generator: Generator, layer: LayerSpec) -> int:
-    conv = generator.get_submodule(layer.name).conv
+    conv = generator.conv(layer)
     _, n_out, n_in, k, _ = conv.weight.shape
     side = layer.resolution // 2 if conv.upsample else layer.resolution
     fir = n_out * layer.resolution**2 * 8 if conv.upsample else 0  # two passes of four taps

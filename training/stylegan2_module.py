@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -54,6 +55,8 @@ class StyleGAN2Module(pl.LightningModule):
         )
         self.register_buffer("mean_path_length", torch.zeros(()))
 
+    mean_path_length: Tensor
+
     def sample_w_plus(self, count: int) -> Tensor:
         """w_plus [count, num_ws, w_dim] from fresh z, mixing two styles at a random layer now and then."""
         g = self.generator
@@ -65,7 +68,8 @@ class StyleGAN2Module(pl.LightningModule):
         return w_plus
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> None:
-        optimizer_g, optimizer_d = self.optimizers()
+        optimizers: Any = self.optimizers()
+        optimizer_g, optimizer_d = optimizers
         real = image_float(batch["image"])
         self._train_discriminator(real, optimizer_d, index)
         self._train_generator(batch, optimizer_g, index)

@@ -13,6 +13,7 @@ adversarial stage begins. Three habits make the latent space one that edits well
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -139,7 +140,7 @@ class WarmupModule(pl.LightningModule):
         centred = torch.cat([*[b - b.mean(0) for b in blocks[:-1]], blocks[-1]])  # [K, w_dim]
         back = torch.linalg.pinv(centred.T)  # [K, w_dim]
         for layer in self.generator.layers:
-            affine = self.generator.get_submodule(layer.name).conv.modulation
+            affine = self.generator.conv(layer).modulation
             response = affine.weight @ centred.T * affine.scale  # [C, K]
             limit = amount * (self.config.to_rgb_shrink if layer.kind == "to_rgb" else 1.0)
             excess = response.clamp(-limit, limit)  # response - soft(response)
@@ -167,7 +168,8 @@ class WarmupModule(pl.LightningModule):
         self.ema.update_parameters(nn.ModuleList([self.generator, self.embedding]))
 
     def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
-        generator, embedding = self.ema.module
+        averaged: Any = self.ema.module
+        generator, embedding = averaged
         resolution = self.stage_resolution(self.global_step)
         target = image_float(batch["image"])
         if resolution < target.shape[-1]:
@@ -179,7 +181,7 @@ class WarmupModule(pl.LightningModule):
         error = (state.skip.clamp(-1, 1) - target).square().mean((1, 2, 3))
         self.log("validation_psnr_db", (10 * torch.log10(4 / error)).mean(), prog_bar=True)
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(
             [*self.generator.parameters(), *self.embedding.parameters()],
             self.config.learning_rate,

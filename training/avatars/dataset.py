@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -125,7 +126,7 @@ class AvatarsDataset(Dataset[dict[str, torch.Tensor]]):
         return self.batch(np.sort(np.array(indices)))
 
 
-def _already_batched(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _already_batched(batch: Any) -> Any:
     return batch
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from limner.training.avatars.attributes import STYLES
 from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataset, batches, image_float
@@ -50,7 +50,7 @@ def save_grid(images: Tensor, path: Path, columns: int = 8) -> None:
 
 
 @torch.no_grad()
-def read(judge: nn.Module, images: Any, total: int, what: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def read(judge: Any, images: Any, total: int, what: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The judge's features [N, F] and predicted values per attribute."""
     features, picks = [], []
     for image in track(images, what, total):

@@ -86,7 +86,8 @@ def predict(run: Run, folder: Path) -> dict[str, Any]:
     generator = load_model(run.generator)
     if not isinstance(generator, Generator):
         raise TypeError(f"{run.generator} holds no generator")
-    tower = ClipImageTower(load_model(run.clip), generator.config.size, run.preprocess).eval()
+    clip: Any = load_model(run.clip)
+    tower = ClipImageTower(clip, generator.config.size, run.preprocess).eval()
     mean, std, styles = _code_styles(run, generator) if run.latents == "codes" else _sample_styles(run, generator)
     module = RelevanceModule(generator, tower, styles, mean, std, run.relevance)
     trainer = pl.Trainer(accelerator=run.trainer.accelerator, devices=run.trainer.devices, logger=False,

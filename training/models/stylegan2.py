@@ -237,6 +237,14 @@ class Generator(nn.Module):
         self.compute_dtype = torch.float32  # of feature maps; training may choose bfloat16
         self.layers = self._layers()
 
+    latent_avg: Tensor
+
+    def conv(self, spec: LayerSpec) -> ModulatedConv2d:
+        """The modulated convolution of a layer."""
+        module: Any = self.get_submodule(spec.name)
+        found: ModulatedConv2d = module.conv
+        return found
+
     def _layers(self) -> tuple[LayerSpec, ...]:
         first, *rest = self.config.resolutions
         n_in = self.config.channels_at(first)
@@ -273,7 +281,7 @@ class Generator(nn.Module):
     def affine(self, w_plus: Tensor) -> Tensor:
         """w_plus [N, num_ws, w_dim] -> style_channels [N, S]."""
         rows = w_plus.unbind(1)
-        return torch.cat([self.get_submodule(s.name).conv.modulation(rows[s.w_index]) for s in self.layers], 1)
+        return torch.cat([self.conv(s).modulation(rows[s.w_index]) for s in self.layers], 1)
 
     def start(self, batch: int) -> SynthesisState:
         x = self.input.input.to(self.compute_dtype).expand(batch, -1, -1, -1)
