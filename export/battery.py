@@ -104,7 +104,7 @@ class Pictures:
     def __init__(self, models: Models, split: str, inversion: InversionParameters, seed: int = 0,
                  style: StyleSpec = AVATAAARS) -> None:  # fmt: skip
         self.models, self.split, self.inversion, self.seed, self.style = models, split, inversion, seed, style
-        self.size = models.bundle.manifest.generator.size
+        self.size = models.bundle.generator.size
         self._w_plus: dict[int, FloatArray] = {}
 
     def avatar(self, index: int) -> Avatar:

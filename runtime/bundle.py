@@ -17,6 +17,7 @@ The format, schema version 1:
 - Weights lie in the files named by `data`, usually one `weights.bin` that all graphs share.
 - `generator.layers` are the synthesis layers in the order of style_channels; their channels add up to
   `generator.style_channels`, and `num_ws` is 2 * log2(size) - 2.
+- `family` is "stylegan2" (with `generator` and `constants`) or "diffusion" (with `diffusion`; `constants` null).
 - `constants` is a safetensors file with latent_avg [w_dim] float32.
 - `relevance`, if there, is a safetensors file with relevance [style_channels, clip.embedding], style_mean
   [style_channels] and style_std [style_channels].
@@ -39,7 +40,9 @@ from limner.runtime.bundle_schema import (
     MANIFEST,
     SCHEMA_VERSION,
     BundleManifest,
+    DiffusionMeta,
     FileMeta,
+    GeneratorMeta,
     GraphMeta,
     check_manifest,
 )
@@ -78,11 +81,35 @@ class Bundle:
             raise BundleError("files", f"no file {relative!r}", "a file listed in bundle.json")
         return self.root / relative
 
+    @property
+    def generator(self) -> GeneratorMeta:
+        """The generator's spaces; BundleError if this bundle holds no StyleGAN2."""
+        if self.manifest.generator is None:
+            raise self._other_family("stylegan2")
+        return self.manifest.generator
+
+    @property
+    def diffusion(self) -> DiffusionMeta:
+        """The diffusion model's figures; BundleError if this bundle holds none."""
+        if self.manifest.diffusion is None:
+            raise self._other_family("diffusion")
+        return self.manifest.diffusion
+
+    @property
+    def image_size(self) -> int:
+        """The side in pixels of the pictures that the bundle's model makes."""
+        generator, diffusion = self.manifest.generator, self.manifest.diffusion
+        return generator.size if generator is not None else diffusion.image_size if diffusion is not None else 0
+
+    def _other_family(self, wanted: str) -> BundleError:
+        given = f"{self.manifest.name!r}, a bundle of the family {self.manifest.family!r}"
+        return BundleError("bundle", given, f"a bundle of the family {wanted!r}", "name another one with --bundle")
+
     @cached_property
     def latent_avg(self) -> NDArray[np.float32]:
         """The mean w of the mapping network, float32 [w_dim]."""
-        shapes: dict[str, tuple[int, ...]] = {"latent_avg": (self.manifest.generator.w_dim,)}
-        return self._tensors(self.manifest.constants, shapes)["latent_avg"]
+        shapes: dict[str, tuple[int, ...]] = {"latent_avg": (self.generator.w_dim,)}
+        return self._tensors(self.manifest.constants or "", shapes)["latent_avg"]
 
     @cached_property
     def relevance(self) -> dict[str, NDArray[np.float32]]:
@@ -95,7 +122,7 @@ class Bundle:
                 "a bundle exported with relevance",
                 "global directions need it",
             )
-        channels = self.manifest.generator.style_channels
+        channels = self.generator.style_channels
         shapes: dict[str, tuple[int, ...]] = {"relevance": (channels, self.manifest.clip.embedding)}
         shapes |= {"style_mean": (channels,), "style_std": (channels,)}
         return self._tensors(self.manifest.relevance, shapes)

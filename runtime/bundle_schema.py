@@ -83,6 +83,30 @@ class ClipMeta:
 
 
 @dataclass(frozen=True)
+class DiffusionMeta:
+    """A latent diffusion model: latents [N,latent_channels,h,w], h = height / vae_factor, w likewise.
+
+    Its graphs are text_encoder, vae_encoder, vae_decoder and unet; `limner.runtime.diffusion.networks` states
+    their inputs and outputs. The text encoder's tokens are those of `clip`.
+    """
+
+    scaling_factor: float  # latents = scaling_factor * what the VAE encoder gives
+    prediction_type: Literal["epsilon", "v_prediction"]
+    latent_channels: int
+    sample_size: int  # the latents' side that the model was trained at
+    vae_factor: int = 8  # pixels per latent
+    multiple: int = 8  # height and width in pixels are multiples of this: vae_factor times the UNet's own
+    scheduler: str = "scheduler/scheduler_config.json"  # diffusers' file
+    edited_layers: tuple[str, ...] = ()  # the UNet's attention layers that the control inputs reach
+    blend_layers: tuple[str, ...] = ()  # those of them whose maps `blend_maps` averages
+
+    @property
+    def image_size(self) -> int:
+        """The side in pixels of the pictures that the model was trained on."""
+        return self.sample_size * self.vae_factor
+
+
+@dataclass(frozen=True)
 class IdentityMeta:
     """The identity network: unit vectors of `embedding` channels."""
 
@@ -126,20 +150,21 @@ class BundleManifest:
 
     name: str
     created_by: str
-    generator: GeneratorMeta
     clip: ClipMeta
     graphs: dict[str, GraphMeta]
     licences: tuple[LicenceMeta, ...]
+    generator: GeneratorMeta | None = None  # of the family stylegan2
+    diffusion: DiffusionMeta | None = None  # of the family diffusion
     files: dict[str, FileMeta] = field(default_factory=dict)  # filled in by `write_manifest`
     schema_version: int = SCHEMA_VERSION
-    family: Literal["stylegan2"] = "stylegan2"
+    family: Literal["stylegan2", "diffusion"] = "stylegan2"
     opset: int = 20
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     weights_storage: Literal["fp32", "fp16"] = "fp16"
     identity: IdentityMeta | None = None
     encoder: EncoderMeta | None = None
     tokenizer: TokenizerMeta = TokenizerMeta()
-    constants: str = "constants.safetensors"  # latent_avg [w_dim]
+    constants: str | None = "constants.safetensors"  # latent_avg [w_dim]; null in the family diffusion
     relevance: str | None = None  # relevance [style_channels, clip.embedding], style_mean, style_std [style_channels]
     defaults: dict[str, dict[str, Any]] = field(default_factory=dict)  # parameters a method, see `presets`
     neutrals: dict[str, str] = field(default_factory=dict)  # words to take out for a neutral text
@@ -167,14 +192,21 @@ def check_manifest(manifest: BundleManifest) -> None:
             )
     for name, graph in manifest.graphs.items():
         _check_graph(name, graph)
-    _check_generator(manifest)
+    _check_family(manifest)
+    if manifest.generator is not None:
+        _check_generator(manifest.generator)
+    if manifest.diffusion is not None:
+        _check_diffusion(manifest.diffusion)
 
 
 def _references(manifest: BundleManifest) -> Iterator[tuple[str, str]]:
     """Yield (field, path) for every path that the manifest names outside `files`."""
     yield "tokenizer.vocab", manifest.tokenizer.vocab
     yield "tokenizer.merges", manifest.tokenizer.merges
-    yield "constants", manifest.constants
+    if manifest.constants is not None:
+        yield "constants", manifest.constants
+    if manifest.diffusion is not None:
+        yield "diffusion.scheduler", manifest.diffusion.scheduler
     if manifest.relevance is not None:
         yield "relevance", manifest.relevance
     for name, graph in manifest.graphs.items():
@@ -209,8 +241,32 @@ def _check_graph(name: str, graph: GraphMeta) -> None:
         raise BundleError(f"graphs.{name}.parity.max_rel_error", f"{parity.max_rel_error:g}", allowed)
 
 
-def _check_generator(manifest: BundleManifest) -> None:
-    generator = manifest.generator
+def _check_family(manifest: BundleManifest) -> None:
+    """The family's own section is there, and the other one's is not."""
+    sections = {"stylegan2": ("generator", manifest.generator), "diffusion": ("diffusion", manifest.diffusion)}
+    for family, (name, section) in sections.items():
+        if family == manifest.family and section is None:
+            raise BundleError(name, "nothing", f"the section of a bundle of the family {family!r}")
+        if family != manifest.family and section is not None:
+            raise BundleError(name, "a section", f"none in a bundle of the family {manifest.family!r}")
+    if manifest.family == "stylegan2" and manifest.constants is None:
+        raise BundleError("constants", "nothing", "a file with latent_avg in a bundle of the family 'stylegan2'")
+
+
+def _check_diffusion(diffusion: DiffusionMeta) -> None:
+    if not diffusion.scaling_factor > 0.0:
+        raise BundleError("diffusion.scaling_factor", f"{diffusion.scaling_factor:g}", "a number above 0")
+    for name in ("latent_channels", "sample_size", "vae_factor", "multiple"):
+        if getattr(diffusion, name) < 1:
+            raise BundleError(f"diffusion.{name}", getattr(diffusion, name), "1 or more")
+    if diffusion.multiple % diffusion.vae_factor:
+        raise BundleError("diffusion.multiple", diffusion.multiple, f"a multiple of vae_factor, {diffusion.vae_factor}")
+    if diffusion.image_size % diffusion.multiple:
+        given = f"{diffusion.sample_size}, which is {diffusion.image_size} pixels"
+        raise BundleError("diffusion.sample_size", given, f"a multiple of {diffusion.multiple} pixels")
+
+
+def _check_generator(generator: GeneratorMeta) -> None:
     power = math.log2(generator.size) if generator.size > 0 else 0.0
     if power != int(power) or power < 3:
         raise BundleError("generator.size", generator.size, "a power of two from 8")

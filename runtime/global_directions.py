@@ -65,7 +65,7 @@ class GlobalDirectionsParameters:
 
 def editable_channels(bundle: Bundle) -> NDArray[np.bool_]:
     """Return bool [S], true for the channels of convolutions and false for those of to-RGB layers."""
-    layers = bundle.manifest.generator.layers
+    layers = bundle.generator.layers
     parts: list[NDArray[np.bool_]] = [np.full(layer.channels, layer.kind == "conv", dtype=bool) for layer in layers]
     return np.concatenate(parts)
 

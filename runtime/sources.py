@@ -60,7 +60,7 @@ class Sources:
             w_plus = self.seed_to_w_plus(source.seed or 0, source.truncation)
             return self._generated(recipe, w_plus)
         w_plus, data = _read_w_plus(source, given)
-        generator = self.models.bundle.manifest.generator
+        generator = self.models.bundle.generator
         shape = (generator.num_ws, generator.w_dim)
         w_plus = _checked_w_plus(w_plus, shape)
         return self._generated(_with_hash(recipe, data), w_plus)
@@ -69,7 +69,7 @@ class Sources:
         """z [1,Z] from numpy's RandomState(seed) -> w -> mean + truncation (w - mean), in every row of
         [1,L,D].
         """
-        generator = self.models.bundle.manifest.generator
+        generator = self.models.bundle.generator
         z = np.random.RandomState(seed).randn(1, generator.z_dim).astype(np.float32)
         w = self.models.mapping(z)  # [1,D]
         mean = self.models.bundle.latent_avg
@@ -86,7 +86,7 @@ class Sources:
         """Invert a picture file, or uint8 [H,W,3] of the generator's size; return the inversion and the
         sha256.
         """
-        size = self.models.bundle.manifest.generator.size
+        size = self.models.bundle.generator.size
         if isinstance(picture, np.ndarray):
             if picture.dtype != np.uint8 or picture.shape != (size, size, 3):
                 shown = f"{picture.dtype} {list(picture.shape)}"

@@ -56,7 +56,7 @@ def bundle_entry(bundle: Bundle) -> dict[str, Any]:
         "digest": bundle.digest,
         "created_by": manifest.created_by,
         "precision": manifest.precision,
-        "size": manifest.generator.size,
+        "size": bundle.image_size,
         "megabytes": sum(meta.size for meta in manifest.files.values()) / 1e6,
         "graphs": graphs,
         "licences": [to_dict(licence) for licence in manifest.licences],

@@ -95,7 +95,7 @@ def plan(recipe: Recipe, bundle: Bundle, provider: str) -> dict[str, Any]:
         bundle.graph(graph)
     source = recipe.source
     if source.kind == "image" and source.path is not None:
-        read_picture(source.path, bundle.manifest.generator.size, field="source")
+        read_picture(source.path, bundle.image_size, field="source")
     elif source.path is not None and not Path(source.path).is_file():
         raise InputError("source", f"no file at {source.path!r}", "a .npy file")
     return {
