@@ -77,6 +77,12 @@ class Tokenizer:
 
     def tokens(self, text: str, field: str = "prompt") -> list[int]:
         """Return the ids of one text without start, end and padding; InputError as for `encode`."""
+        return self.pieces(text, field)[1]
+
+    def pieces(self, text: str, field: str = "prompt") -> tuple[str, list[int], list[tuple[int, int]]]:
+        """Return the cleaned text, its ids without start, end and padding, and for each the characters of the
+        cleaned text that it stands for, [first, last); InputError as for `encode`.
+        """
         if not isinstance(text, str):
             raise InputError(field, f"a {type(text).__name__}", "a text")
         if len(text) > MAX_CHARACTERS:
@@ -105,7 +111,7 @@ class Tokenizer:
             more = f" and {len(lost) - SHOWN_WORDS} more" if len(lost) > SHOWN_WORDS else ""
             hint = f"these words fall off: {' '.join(lost[:SHOWN_WORDS])!r}{more}"
             raise InputError(field, f"{len(encoding.ids)} tokens", f"at most {limit} tokens", hint)
-        return list(encoding.ids)
+        return cleaned, list(encoding.ids), list(encoding.offsets)
 
 
 def clean(text: str) -> str:
