@@ -1,0 +1,94 @@
+"""The samplers by name, and what every one of them can do.
+
+    sampler = make_sampler(config, "ddim", steps=50)     # a new one for every run: multistep samplers remember
+    latents = noise * sampler.init_noise_sigma
+    for index, timestep in enumerate(sampler.timesteps):
+        output = unet(sampler.scale_input(latents, index), timestep)
+        latents = sampler.step(output, index, latents, noise=draw() if sampler.draws_noise else None)
+
+They equal diffusers' schedulers step by step; the tests compare them.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limner.runtime.checks import require_int, require_number
+from limner.runtime.diffusion.alpha_samplers import DDIM, PNDM
+from limner.runtime.diffusion.schedule import NoiseSchedule, SchedulerConfig
+from limner.runtime.diffusion.sigma_samplers import LMS, DPMSolverPP, Euler, EulerAncestral
+from limner.runtime.errors import InputError, nearest
+
+__all__ = ["SAMPLERS", "Sampler", "default_sampler", "make_sampler", "require_sampler"]
+
+FloatArray = NDArray[np.float32]
+
+
+class Sampler(Protocol):
+    """One run's plan and memory."""
+
+    timesteps: FloatArray  # [S], what the network is told at each of the S calls
+    init_noise_sigma: float  # what standard normal noise is multiplied with to start
+    draws_noise: bool  # whether `step` takes a standard normal draw
+
+    def scale_input(self, sample: FloatArray, index: int) -> FloatArray:
+        """Latents [N,C,h,w] as the network takes them at step `index`."""
+        ...
+
+    def step(self, output: FloatArray, index: int, sample: FloatArray, noise: FloatArray | None = None) -> FloatArray:
+        """Latents of the next step from the network's output at this one."""
+        ...
+
+    def add_noise(self, clean: FloatArray, noise: FloatArray, index: int) -> FloatArray:
+        """Clean latents with the noise of step `index`."""
+        ...
+
+
+SAMPLERS: dict[str, Callable[[NoiseSchedule, int], Sampler]] = {
+    "ddim": DDIM,
+    "pndm": PNDM,
+    "euler": Euler,
+    "euler-ancestral": EulerAncestral,
+    "dpm-solver++": DPMSolverPP,
+    "lms": LMS,
+}
+DIFFUSERS_CLASSES = {
+    "DDIMScheduler": "ddim",
+    "PNDMScheduler": "pndm",
+    "EulerDiscreteScheduler": "euler",
+    "EulerAncestralDiscreteScheduler": "euler-ancestral",
+    "DPMSolverMultistepScheduler": "dpm-solver++",
+    "LMSDiscreteScheduler": "lms",
+}
+
+
+def default_sampler(config: SchedulerConfig) -> str:
+    """Return the sampler that scheduler_config.json names; DDIM where it names one that is not here."""
+    return DIFFUSERS_CLASSES.get(config.class_name, "ddim")
+
+
+def require_sampler(field: str, name: object) -> str:
+    """Return `name` if there is such a sampler; InputError lists the known ones and the nearest."""
+    if not isinstance(name, str) or name not in SAMPLERS:
+        raise InputError(field, repr(name), ", ".join(SAMPLERS), nearest(str(name), SAMPLERS))
+    return name
+
+
+def make_sampler(
+    config: SchedulerConfig,
+    name: str,  # a key of SAMPLERS
+    steps: int,  # 1 to config.num_train_timesteps
+    eta: float = 0.0,  # noise of DDIM, 0 to 1; the others do not take it
+) -> Sampler:
+    """Return a fresh sampler; InputError for an unknown name or a number of steps that cannot be."""
+    require_sampler("sampler", name)
+    require_int("steps", steps, 1, config.num_train_timesteps)
+    require_number("eta", eta, 0.0, 1.0)
+    schedule = NoiseSchedule(config)
+    if name == "ddim":
+        return DDIM(schedule, steps, eta)
+    if eta != 0.0:
+        raise InputError("eta", f"{eta:g} with {name!r}", "0, except with 'ddim'")
+    return SAMPLERS[name](schedule, steps)

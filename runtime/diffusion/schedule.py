@@ -1,0 +1,202 @@
+"""What scheduler_config.json says: the noise schedule of a diffusion model, read as diffusers reads it.
+
+    alphas_cumprod[t] = prod_{s<=t} (1 - beta_s)            the signal's share of the variance (Ho et al. 2020, eq. 4)
+    sigma(t) = sqrt((1 - alphas_cumprod) / alphas_cumprod)   noise per signal (Karras et al. 2022)
+
+A key that the file leaves out has the default of the scheduler that runs, which is what diffusers does when
+one scheduler is made from another one's file.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limner.runtime.errors import BundleError
+
+__all__ = ["NoiseSchedule", "SchedulerConfig", "karras_sigmas", "read_scheduler_config", "spaced", "timestep_of_sigma"]
+
+FloatArray = NDArray[np.float32]
+Float64Array = NDArray[np.float64]
+
+# Keys that change what is computed and are not supported, with the values that leave them off.
+OFF: dict[str, tuple[Any, ...]] = {
+    "thresholding": (False, None),
+    "use_exponential_sigmas": (False, None),
+    "use_beta_sigmas": (False, None),
+    "use_lu_lambdas": (False, None),
+    "use_flow_sigmas": (False, None),
+    "use_dynamic_shifting": (False, None),
+    "variance_type": (None, "fixed_small", "fixed_small_log", "fixed_large"),
+    "timestep_type": ("discrete", None),
+    "interpolation_type": ("linear", None),
+}
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
+    "prediction_type": ("epsilon", "v_prediction", "sample"),
+    "timestep_spacing": ("linspace", "leading", "trailing", None),
+    "final_sigmas_type": ("zero", "sigma_min"),
+    "solver_type": ("midpoint", "heun", "bh1", "bh2", "logrho"),
+    "solver_order": (1, 2),
+}
+SMALLEST_SIGNAL = 2.0**-24  # diffusers' stand-in for a signal of zero, so that the first sigma is finite
+
+
+@dataclass(frozen=True)
+class SchedulerConfig:
+    """The keys of scheduler_config.json that matter here; None takes the running sampler's own default."""
+
+    class_name: str = ""  # "_class_name" in the file
+    num_train_timesteps: int = 1000
+    beta_start: float = 0.0001
+    beta_end: float = 0.02
+    beta_schedule: str = "linear"
+    trained_betas: tuple[float, ...] | None = None
+    prediction_type: str = "epsilon"
+    timestep_spacing: str | None = None
+    steps_offset: int = 0
+    rescale_betas_zero_snr: bool = False
+    set_alpha_to_one: bool | None = None
+    clip_sample: bool = True  # DDIM alone reads it
+    clip_sample_range: float = 1.0
+    skip_prk_steps: bool = False
+    use_karras_sigmas: bool = False
+    sigma_min: float | None = None
+    sigma_max: float | None = None
+    final_sigmas_type: str = "zero"
+    algorithm_type: str = "dpmsolver++"
+    solver_order: int = 2
+    solver_type: str = "midpoint"
+    lower_order_final: bool = True
+    euler_at_final: bool = False
+    lambda_min_clipped: float = -math.inf
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str = "scheduler_config.json") -> "SchedulerConfig":
+        """Take the known keys; BundleError for a value or a feature that is not supported."""
+        for key, allowed in OFF.items():
+            if key in data and data[key] not in allowed:
+                raise BundleError(f"{where}.{key}", repr(data[key]), " or ".join(map(repr, allowed)))
+        known = {one.name for one in fields(cls)}
+        values = {key: value for key, value in data.items() if key in known}
+        values |= {"class_name": str(data.get("_class_name", ""))}
+        for key, allowed in CHOICES.items():
+            if key in values and values[key] not in allowed:
+                raise BundleError(f"{where}.{key}", repr(values[key]), ", ".join(map(repr, allowed)))
+        for key in ("num_train_timesteps", "steps_offset", "beta_start", "beta_end", "clip_sample_range"):
+            if key in values and (isinstance(values[key], bool) or not isinstance(values[key], (int, float))):
+                raise BundleError(f"{where}.{key}", repr(values[key]), "a number")
+        if values.get("num_train_timesteps", 1) < 1:
+            raise BundleError(f"{where}.num_train_timesteps", values["num_train_timesteps"], "1 or more")
+        if values.get("trained_betas") is not None:
+            values["trained_betas"] = tuple(values["trained_betas"])
+        return cls(**{key: value for key, value in values.items() if value is not None or key in _NULLABLE})
+
+
+_NULLABLE = {"trained_betas", "timestep_spacing", "set_alpha_to_one", "sigma_min", "sigma_max"}
+
+
+def read_scheduler_config(path: Path, where: str = "scheduler_config.json") -> SchedulerConfig:
+    """Read diffusers' file (which may hold -Infinity); BundleError names what is wrong with it."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as reason:
+        raise BundleError(
+            where, f"a file that does not read ({reason})", "diffusers' scheduler_config.json"
+        ) from reason
+    if not isinstance(data, dict):
+        raise BundleError(where, "JSON that is not an object", "diffusers' scheduler_config.json")
+    return SchedulerConfig.from_dict(data, where)
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseSchedule:
+    """The schedule that a config makes: `alphas_cumprod` float32 [T], as torch computes it."""
+
+    config: SchedulerConfig
+    alphas_cumprod: FloatArray = field(init=False)
+    sigmas: FloatArray = field(init=False)  # float32 [T], rising
+
+    def __post_init__(self) -> None:
+        alphas_cumprod = _cumulative(_betas(self.config))
+        if self.config.rescale_betas_zero_snr:
+            alphas_cumprod = _cumulative(_zero_snr(_betas(self.config)))
+        object.__setattr__(self, "alphas_cumprod", alphas_cumprod)
+        safe = alphas_cumprod.copy()
+        if self.config.rescale_betas_zero_snr:
+            safe[-1] = SMALLEST_SIGNAL
+        object.__setattr__(self, "sigmas", np.sqrt((1 - safe) / safe).astype(np.float32))
+
+    def alpha(self, timestep: int, beyond: float = 1.0) -> float:
+        """alphas_cumprod at `timestep`, or `beyond` below 0."""
+        return float(self.alphas_cumprod[timestep]) if timestep >= 0 else beyond
+
+    def sigma_at(self, timesteps: NDArray[Any]) -> Float64Array:
+        """sigma at timesteps that may lie between the trained ones, linear in between."""
+        positions = np.arange(len(self.sigmas))
+        result: Float64Array = np.interp(timesteps, positions, self.sigmas)
+        return result
+
+
+def spaced(config: SchedulerConfig, steps: int, default: str) -> Float64Array:
+    """Return `steps` falling timesteps (Lin et al. 2023, table 2), not rounded for "linspace"."""
+    spacing, total = config.timestep_spacing or default, config.num_train_timesteps
+    if spacing == "linspace":
+        return np.linspace(0, total - 1, steps)[::-1].copy()
+    if spacing == "leading":
+        return np.arange(steps, dtype=np.float64)[::-1] * (total // steps) + config.steps_offset
+    return np.round(np.arange(total, 0, -total / steps)) - 1
+
+
+def karras_sigmas(sigma_max: float, sigma_min: float, steps: int, rho: float = 7.0) -> Float64Array:
+    """Return `steps` falling sigmas (Karras et al. 2022, eq. 5)."""
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    result: Float64Array = (high + np.linspace(0, 1, steps) * (low - high)) ** rho
+    return result
+
+
+def timestep_of_sigma(sigmas: NDArray[Any], schedule: NoiseSchedule) -> Float64Array:
+    """Return the timesteps, linear in log sigma between the trained ones, at which the noise is `sigmas`."""
+    logs = np.log(schedule.sigmas)
+    result: Float64Array = np.interp(np.log(np.maximum(sigmas, 1e-10)), logs, np.arange(len(logs)))
+    return result
+
+
+def _betas(config: SchedulerConfig) -> FloatArray:
+    count = config.num_train_timesteps
+    if config.trained_betas is not None:
+        return np.asarray(config.trained_betas, dtype=np.float32)
+    if config.beta_schedule == "linear":
+        return _linspace(config.beta_start, config.beta_end, count)
+    if config.beta_schedule == "scaled_linear":
+        return _linspace(config.beta_start**0.5, config.beta_end**0.5, count) ** 2
+    bars = [math.cos((i / count + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(count + 1)]  # Nichol & Dhariwal
+    return np.array([min(1 - bars[i + 1] / bars[i], 0.999) for i in range(count)], dtype=np.float32)
+
+
+def _linspace(start: float, end: float, count: int) -> FloatArray:
+    """torch.linspace in float32: from both ends to the middle."""
+    if count == 1:
+        return np.full(1, start, dtype=np.float32)
+    step = (np.float32(end) - np.float32(start)) / np.float32(count - 1)
+    index = np.arange(count, dtype=np.float32)
+    rising, falling = np.float32(start) + step * index, np.float32(end) - step * (np.float32(count - 1) - index)
+    return np.where(index < count // 2, rising, falling).astype(np.float32)
+
+
+def _cumulative(betas: FloatArray) -> FloatArray:
+    return np.cumprod((np.float32(1) - betas).astype(np.float64)).astype(np.float32)
+
+
+def _zero_snr(betas: FloatArray) -> FloatArray:
+    """Betas whose last step holds no signal at all (Lin et al. 2023, algorithm 1)."""
+    root = np.sqrt(_cumulative(betas))
+    root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
+    bar = root**2
+    alphas = np.concatenate([bar[:1], bar[1:] / bar[:-1]])
+    return (np.float32(1) - alphas).astype(np.float32)
