@@ -22,9 +22,12 @@ The format, schema version 1:
 - `relevance`, if there, is a safetensors file with relevance [style_channels, clip.embedding], style_mean
   [style_channels] and style_std [style_channels].
 - A graph's `parity` records its error against the torch module; one above its own tolerance is refused.
+- `ranges` says which sizes a dimension may take; one that it does not name may take any.
+- `engines` lists graphs compiled for certain GPUs, each with the hash of the graph that it was built from. An
+  engine whose graph has changed since is never loaded.
 
 The bundle's identity (`Bundle.digest`, kept in every recipe) is the sha256 of bundle.json, which holds the
-hash of everything else.
+hash of everything else. Engines change no picture by more than rounding and come and go: they are left out of it.
 """
 
 import json
@@ -158,7 +161,25 @@ def load_bundle(path: str | Path, *, verify_hashes: bool = True) -> Bundle:
     manifest = parse_manifest(text)
     for relative, meta in manifest.files.items():
         _check_file(root, relative, meta, verify_hashes)
-    return Bundle(root=root, manifest=manifest, digest=sha256_bytes(text))
+    return Bundle(root=root, manifest=manifest, digest=identity(text))
+
+
+def identity(text: bytes) -> str:
+    """The digest of bundle.json: sha256 of its text, or of what `write_manifest` would write without its engines."""
+    data = json.loads(text)
+    engines = data.pop("engines", ())
+    if not engines:
+        return sha256_bytes(text)
+    files = {engine["file"] for engine in engines}
+    data["files"] = {name: meta for name, meta in data["files"].items() if name not in files}
+    return sha256_bytes(manifest_text(data))
+
+
+def manifest_text(data: dict[str, Any]) -> bytes:
+    """bundle.json as it is written, from the JSON form of a manifest."""
+    if not data.get("engines"):
+        data = {key: value for key, value in data.items() if key != "engines"}
+    return (json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def parse_manifest(text: str | bytes) -> BundleManifest:
@@ -183,8 +204,7 @@ def write_manifest(root: str | Path, manifest: BundleManifest) -> Bundle:
     files = {path.relative_to(root).as_posix(): FileMeta(sha256_file(path), path.stat().st_size) for path in paths}
     manifest = replace(manifest, files=files)
     check_manifest(manifest)
-    text = json.dumps(to_dict(manifest), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(root / MANIFEST, text.encode(), field=MANIFEST)
+    write_atomically(root / MANIFEST, manifest_text(to_dict(manifest)), field=MANIFEST)
     return load_bundle(root)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
+from limner.runtime.engines.schema import EngineMeta, RangeMeta, check_engine, check_range
 from limner.runtime.errors import BundleError
 
 MANIFEST = "bundle.json"
@@ -159,7 +160,7 @@ class BundleManifest:
     schema_version: int = SCHEMA_VERSION
     family: Literal["stylegan2", "diffusion"] = "stylegan2"
     opset: int = 20
-    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
     weights_storage: Literal["fp32", "fp16"] = "fp16"
     identity: IdentityMeta | None = None
     encoder: EncoderMeta | None = None
@@ -168,6 +169,8 @@ class BundleManifest:
     relevance: str | None = None  # relevance [style_channels, clip.embedding], style_mean, style_std [style_channels]
     defaults: dict[str, dict[str, Any]] = field(default_factory=dict)  # parameters a method, see `presets`
     neutrals: dict[str, str] = field(default_factory=dict)  # words to take out for a neutral text
+    ranges: dict[str, RangeMeta] = field(default_factory=dict)  # dimension chosen by the caller -> its sizes
+    engines: tuple[EngineMeta, ...] = ()  # graphs compiled ahead of time
 
 
 def check_manifest(manifest: BundleManifest) -> None:
@@ -192,6 +195,10 @@ def check_manifest(manifest: BundleManifest) -> None:
             )
     for name, graph in manifest.graphs.items():
         _check_graph(name, graph)
+    for name, sizes in manifest.ranges.items():
+        check_range(f"ranges.{name}", sizes)
+    for index, engine in enumerate(manifest.engines):
+        check_engine(f"engines[{index}]", engine, manifest.graphs)
     _check_family(manifest)
     if manifest.generator is not None:
         _check_generator(manifest.generator)
@@ -213,6 +220,8 @@ def _references(manifest: BundleManifest) -> Iterator[tuple[str, str]]:
         yield f"graphs.{name}.file", graph.file
         for index, data in enumerate(graph.data):
             yield f"graphs.{name}.data[{index}]", data
+    for index, engine in enumerate(manifest.engines):
+        yield f"engines[{index}].file", engine.file
 
 
 def _check_path(where: str, relative: str) -> None:

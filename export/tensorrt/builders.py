@@ -1,0 +1,118 @@
+"""Which TensorRT is installed, behind one small interface.
+
+- `tensorrt-rtx`, TensorRT for RTX: builds ahead of time for several GPUs, on a machine with none of them; kernels are
+  finished on the user's GPU. Always strongly typed: a tensor has the type that the graph gives it.
+- `tensorrt`, TensorRT for servers and Jetson: builds for the GPU at hand and times its kernels on it. 11.x is strongly
+  typed; 10.x is by default weakly typed: it takes the fp32 graph and may choose fp16 where that is faster, but in the
+  nodes that have to stay fp32.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from limner.export.tensorrt.profiles import Profile
+from limner.runtime.engines.driver import Driver, probe_driver
+from limner.runtime.engines.schema import Builder, EnginePrecision
+from limner.runtime.errors import InputError, LimnerError
+
+MODULES: dict[Builder, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+WAYS: dict[Builder, str] = {
+    "tensorrt": "`pip install 'limner[tensorrt]'` builds on and for the GPU at hand",
+    "tensorrt-rtx": "`pip install 'limner[tensorrt-rtx]'` builds for RTX GPUs, and needs none",
+}
+Progress = Callable[[str, int, int], None]  # phase, steps done, steps in all
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A node that the parser or the compiler does not take."""
+
+    operator: str
+    node: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.operator or 'node'} {self.node!r}: {self.reason}" if self.node else self.reason
+
+
+class RefusedError(LimnerError):
+    """A graph that cannot be compiled; `refusals` has every node that was refused."""
+
+    def __init__(self, graph: str, refusals: Sequence[Refusal]) -> None:
+        self.refusals = tuple(refusals)
+        more = f" and {len(refusals) - 1} more" if len(refusals) > 1 else ""
+        super().__init__(f"the graph {graph!r} does not compile: {refusals[0]}{more}")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to build."""
+
+    graph: str
+    path: Path  # ONNX file; for a strongly typed build its types are those of the engine
+    profiles: dict[str, Profile]  # input with free dimensions -> its shapes
+    targets: tuple[str, ...]
+    precision: EnginePrecision
+    keep_fp32: tuple[str, ...] = ()  # of a weakly typed build: nodes that stay fp32
+    refit: bool = False
+    timing_cache: Path | None = None  # kernels that were timed before; of `tensorrt` alone
+
+
+class EngineBuilder(Protocol):
+    """What `compile` needs of a builder."""
+
+    name: Builder
+    version: str
+    strongly_typed: bool
+
+    def resolve_targets(self, asked: Sequence[str]) -> tuple[str, ...]:
+        """The targets that one engine is built for; InputError naming one that this builder cannot do."""
+
+    def build(self, request: Request, progress: Progress | None = None) -> bytes:
+        """Build an engine; RefusedError naming the nodes that stand in the way."""
+
+
+def installed() -> tuple[Builder, ...]:
+    """The builders whose packages are there, without importing them."""
+    return tuple(name for name, module in MODULES.items() if importlib.util.find_spec(module) is not None)
+
+
+def find_builder(name: str | None = None, driver: Driver | None = None) -> EngineBuilder:
+    """The builder of that name, or the one that can work here; InputError says what to install.
+
+    Without a name it is `tensorrt` where it is installed and has a GPU, else `tensorrt-rtx`.
+    """
+    from limner.export.tensorrt.api import RtxBuilder, ServerBuilder
+
+    there, driver = installed(), probe_driver() if driver is None else driver
+    if name is not None and name not in MODULES:
+        raise InputError("builder", repr(name), " or ".join(MODULES))
+    if name is None:
+        usable = [found for found in there if found == "tensorrt-rtx" or driver.gpus]
+        if not usable:
+            given = f"no builder that can work here ({', '.join(there) or 'none'} installed"
+            given += f", {driver.reason})" if driver.reason else ")"
+            raise InputError("builder", given, " or ".join(MODULES), "; ".join(WAYS.values()))
+        name = usable[0]
+    if name not in there:
+        other = next((found for found in there if found != name), None)
+        allowed = f"{other}, which is installed" if other else "an installed builder"
+        raise InputError("builder", f"{name!r}, which is not installed", allowed, WAYS[name])  # type: ignore[index]
+    if name == "tensorrt":
+        driver.require("tensorrt")
+        return ServerBuilder(_import(MODULES["tensorrt"]), driver)
+    return RtxBuilder(_import(MODULES["tensorrt-rtx"]))
+
+
+def _import(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except (ImportError, OSError, RuntimeError) as reason:
+        first = (str(reason).strip() or type(reason).__name__).splitlines()[0]
+        raise InputError("builder", f"a {module} that does not import ({first})", "a working installation") from reason
