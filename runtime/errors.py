@@ -5,7 +5,8 @@
     |   |-- BundleError         exit code 2   a bundle that is broken, altered or incomplete
     |   |   `-- MissingGraphError   exit code 2   the bundle has no graph of that name
     |   `-- ProviderError       exit code 2   the execution provider asked for cannot be used here
-    `-- GraphError              exit code 1   a graph failed while running, or gave NaN or infinity
+    `-- GraphError              exit code 1   a graph failed while running
+        `-- NonFiniteError      exit code 1   a graph gave NaN or infinity
 
 The command line prints `error: <message>` to stderr and leaves with `exit_code`.
 """
@@ -19,6 +20,7 @@ __all__ = [
     "InputError",
     "LimnerError",
     "MissingGraphError",
+    "NonFiniteError",
     "ProviderError",
     "nearest",
 ]
@@ -64,6 +66,10 @@ class ProviderError(InputError):
 
 class GraphError(LimnerError):
     """A graph failed while running, or one of its outputs holds NaN or infinity."""
+
+
+class NonFiniteError(GraphError):
+    """One of a graph's outputs holds NaN or infinity."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

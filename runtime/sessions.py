@@ -14,6 +14,7 @@ from limner.runtime.errors import (
     BundleError,
     GraphError,
     InputError,
+    NonFiniteError,
     ProviderError,
     nearest,
 )
@@ -187,7 +188,7 @@ def check_outputs(graph: str, outputs: Mapping[str, NDArray[Any]], inputs: Mappi
     if bad:
         causes = [name for name, array in inputs.items() if not _finite(array)]
         source = f"its input {', '.join(causes)} already did" if causes else "its inputs were finite"
-        raise GraphError(f"graph {graph!r} gave NaN or infinity in {', '.join(bad)}; {source}")
+        raise NonFiniteError(f"graph {graph!r} gave NaN or infinity in {', '.join(bad)}; {source}")
 
 
 def check_interface(name: str, meta: GraphMeta, session: Any) -> None:

@@ -1,0 +1,153 @@
+"""The graphs of a diffusion bundle as functions of arrays: the one file that knows their inputs and outputs.
+
+    text_encoder   input_ids int64 [N,77] -> token_states float32 [N,77,D]
+    vae_encoder    image float32 [N,3,H,W] in [-1,1] -> latent_mean, latent_logvar float32 [N,C,h,w], unscaled
+    vae_decoder    latents float32 [N,C,h,w], divided by scaling_factor -> image float32 [N,3,H,W]
+    unet           sample float32 [B,C,h,w], timestep float32 [B], encoder_hidden_states float32 [B,77,D] and the
+                   fields of `AttentionControl` -> noise_pred float32 [B,C,h,w], blend_maps float32 [B,K,h_a,w_a]
+
+Latents outside this file are scaled: latents = scaling_factor * what the VAE encoder gives.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limner.runtime.bundle import Bundle
+from limner.runtime.bundle_schema import DiffusionMeta
+from limner.runtime.diffusion.control import AttentionControl
+from limner.runtime.diffusion.schedule import SchedulerConfig, read_scheduler_config
+from limner.runtime.errors import InputError
+from limner.runtime.tokenizer import Tokenizer
+
+__all__ = ["DiffusionNetworks", "Graphs", "Prediction"]
+
+FloatArray = NDArray[np.float32]
+REMEMBERED_TEXTS = 256
+
+
+class Graphs(Protocol):
+    """What runs a graph by name: `Sessions`, or a twin of it in the tests."""
+
+    def run(
+        self, graph: str, /, *, only: Sequence[str] | None = None, **inputs: NDArray[Any]
+    ) -> dict[str, NDArray[Any]]:
+        """Return output name -> array."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the UNet says about B rows."""
+
+    output: FloatArray  # [B,C,h,w], noise or velocity as the model was trained
+    maps: FloatArray | None  # [B,K,h_a,w_a], if they were asked for
+
+
+class DiffusionNetworks:
+    """Text encoder, VAE and UNet of one bundle; text states are remembered."""
+
+    def __init__(self, graphs: Graphs, meta: DiffusionMeta, tokenizer: Tokenizer, scheduler: SchedulerConfig) -> None:
+        self.graphs = graphs
+        self.meta = meta
+        self.tokenizer = tokenizer
+        self.scheduler = scheduler
+        self.unet_rows = 0  # rows that the UNet has worked on, all calls together
+        self._texts: OrderedDict[Hashable, FloatArray] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, graphs: Graphs) -> "DiffusionNetworks":
+        """Read tokenizer and scheduler of `bundle`; `graphs` runs its graphs."""
+        meta = bundle.diffusion
+        scheduler = read_scheduler_config(bundle.file(meta.scheduler), meta.scheduler)
+        return cls(graphs, meta, Tokenizer.from_bundle(bundle), scheduler)
+
+    def token_states(self, texts: Sequence[str], field: str = "prompt") -> FloatArray:
+        """N texts -> token states [N,77,D]; an empty text is the unconditional one.
+
+        InputError naming `field` and the words that fall off for a text of too many tokens.
+        """
+        wanted = list(dict.fromkeys(texts))
+        with self._lock:
+            found = {text: self._texts[text] for text in wanted if text in self._texts}
+        missing = [text for text in wanted if text not in found]
+        if missing:
+            ids = np.concatenate([self._ids(text, field) for text in missing])
+            states = self.graphs.run("text_encoder", only=["token_states"], input_ids=ids)["token_states"]
+            found |= dict(zip(missing, states, strict=True))
+        with self._lock:
+            for text in wanted:
+                self._texts[text] = found[text]
+                self._texts.move_to_end(text)
+            while len(self._texts) > REMEMBERED_TEXTS:
+                self._texts.popitem(last=False)
+        return np.stack([found[text] for text in texts])
+
+    def encode(self, image: FloatArray) -> FloatArray:
+        """Picture [N,3,H,W] in [-1,1] -> the mean of its latents [N,C,h,w]."""
+        self.check_size(*image.shape[-2:], field="source")
+        mean = self.graphs.run("vae_encoder", only=["latent_mean"], image=image)["latent_mean"]
+        scaled: FloatArray = mean * np.float32(self.meta.scaling_factor)
+        return scaled
+
+    def decode(self, latents: FloatArray) -> FloatArray:
+        """Latents [N,C,h,w] -> picture [N,3,H,W], clipped to [-1,1]."""
+        unscaled = latents / np.float32(self.meta.scaling_factor)
+        image = self.graphs.run("vae_decoder", only=["image"], latents=unscaled)["image"]
+        return np.clip(image, -1.0, 1.0)
+
+    def unet(
+        self,
+        sample: FloatArray,  # [B,C,h,w], scaled for the network
+        timestep: float,
+        states: FloatArray,  # [B,77,D]
+        control: AttentionControl | None = None,  # None is the plain UNet
+        maps: bool = False,  # whether blend_maps are wanted
+    ) -> Prediction:
+        """Run the UNet once on B rows."""
+        rows = len(sample)
+        self.unet_rows += rows
+        if control is None:
+            control = AttentionControl.identity(rows, states.shape[1])
+        found = self.graphs.run(
+            "unet",
+            only=["noise_pred", "blend_maps"] if maps else ["noise_pred"],
+            sample=sample,
+            timestep=np.full(rows, timestep, dtype=np.float32),
+            encoder_hidden_states=states,
+            source_index=control.source_index,
+            token_transfer=control.token_transfer,
+            token_keep=control.token_keep,
+            self_replace=control.self_replace,
+            blend_words=control.blend_words,
+        )
+        return Prediction(found["noise_pred"], found.get("blend_maps"))
+
+    def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
+        """(C, h, w) of a picture of that size in pixels; None is the size that the model was trained at."""
+        size = self.meta.image_size
+        height, width = size if height is None else height, size if width is None else width
+        self.check_size(height, width)
+        return self.meta.latent_channels, height // self.meta.vae_factor, width // self.meta.vae_factor
+
+    def check_size(self, height: int, width: int, field: str = "") -> None:
+        """InputError unless both are multiples of what the VAE and the UNet divide by."""
+        for name, side in (("height", height), ("width", width)):
+            if side < 1 or side % self.meta.multiple:
+                where = f"{field}.{name}" if field else name
+                near = max(1, round(side / self.meta.multiple)) * self.meta.multiple
+                raise InputError(where, f"{side} pixels", f"multiples of {self.meta.multiple}", f"{near} is near")
+
+    def _ids(self, text: str, field: str) -> NDArray[np.int64]:
+        if text.strip():
+            return self.tokenizer.encode(text, field)
+        tokenizer = self.tokenizer
+        ids = np.full((1, tokenizer.context_length), tokenizer.pad, dtype=np.int64)
+        ids[0, :2] = tokenizer.start, tokenizer.eos
+        return ids
