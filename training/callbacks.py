@@ -100,7 +100,10 @@ def _figures(trainer: pl.Trainer) -> str:
 
 
 class Grids(pl.Callback):
-    """Write `pl_module.grid()` (image [N,3,H,W] in [-1,1], or None) as a PNG after each validation."""
+    """Write `pl_module.grid()` (image [N,3,H,W] in [-1,1], or None) as a PNG after each validation.
+
+    The module's `grid_columns`, where it has them, say how many pictures a row takes.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -111,7 +114,7 @@ class Grids(pl.Callback):
         images = make() if make and trainer.is_global_zero and not trainer.sanity_checking else None
         if images is None:
             return
-        picture = tile(images)
+        picture = tile(images, getattr(pl_module, "grid_columns", 0))
         self.folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(self.folder / f"{trainer.global_step:07d}.png")
         for logger in trainer.loggers:

@@ -17,6 +17,8 @@ HELP = {
     "identity": "The identity network, with ArcFace.",
     "encoder": "The e4e encoder; needs a finished generator.",
     "stylegan2": "StyleGAN2, one stage at a time.",
+    "autoencoder": "The latent autoencoder of the diffusion model.",
+    "diffusion": "The latent diffusion model; needs a finished autoencoder and CLIP.",
 }
 
 app = typer.Typer(
@@ -65,6 +67,38 @@ def _verb(family: str) -> Callable[..., None]:
 
 for _name in HELP:
     app.command(_name)(_verb(_name))
+
+
+@app.command("mapper")
+def mapper(
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", help="A text, NAME=TEXT, or the name of one in the YAML; may be repeated."),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML of the run; the family's own if not given.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value over the YAML.")] = None,
+    out: Annotated[Path, typer.Option(help="Run folder: checkpoint, logs, grids.")] = Path("runs/mapper"),
+    save: Annotated[Path | None, typer.Option(help="Folder of one folder a mapper; OUT/model.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from OUT/last.ckpt.")] = False,
+    max_steps: Annotated[int | None, typer.Option(help="Instead of the YAML's trainer.max_steps.")] = None,
+    fast_dev_run: Annotated[bool, typer.Option("--fast-dev-run", help="One step, nothing written.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and stop.")] = False,
+) -> None:
+    """Latent mappers, one a text, for a finished generator."""
+    overrides = [*(settings or []), *([f"trainer.max_steps={max_steps}"] if max_steps is not None else [])]
+    run = resolve("mapper", config, overrides)
+    if prompt:
+        from limner.training.families.mapper import with_prompts
+
+        run = with_prompts(run, prompt)
+    if dry_run:
+        _show(run)
+        return
+    print(
+        json.dumps(
+            run_family("mapper", run, out, save or out / "model", default_cache(), resume, fast_dev_run), indent=2
+        )
+    )
 
 
 @app.command("relevance")

@@ -21,17 +21,19 @@ class Card:
     family: str
     what: str  # a paragraph: what it is, what it is for
     run: Any  # the run's config
-    style: StyleSpec  # of the pictures
+    style: StyleSpec | None  # of the pictures; None: not drawn by us
     figures: dict[str, Any]
     notes: str = ""
 
     def text(self) -> str:
         recipe = yaml.safe_dump(to_plain(self.run), sort_keys=False).strip()
         style = self.style
-        licence = (
-            f"Weights: Apache-2.0. Trained on pictures drawn with DiceBear, style `{style.name}`: {style.source}, "
-            f"by {style.creator}. Licence of the drawings: {style.licence}."
-        )
+        licence = "Trained with the networks and pictures that the recipe names; their terms apply."
+        if style is not None:
+            licence = (
+                f"Weights: Apache-2.0. Trained on pictures drawn with DiceBear, style `{style.name}`: {style.source}, "
+                f"by {style.creator}. Licence of the drawings: {style.licence}."
+            )
         parts = [f"# {self.title}", self.what.strip(), self.notes.strip(), "## Figures", table(self.figures),
                  "## Recipe", f"`limner train {self.family}` with:", f"```yaml\n{recipe}\n```",
                  "## Licence", licence]  # fmt: skip

@@ -20,7 +20,10 @@ FAMILIES = {
     "identity": "limner.training.families.identity",
     "encoder": "limner.training.families.encoder",
     "stylegan2": "limner.training.families.stylegan2",
+    "mapper": "limner.training.families.mapper",
     "relevance": "limner.training.families.relevance",
+    "autoencoder": "limner.training.families.autoencoder",
+    "diffusion": "limner.training.families.diffusion",
 }
 
 
