@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from limner.runtime.engines.schema import EngineMeta, RangeMeta, check_engine, check_range
 from limner.runtime.errors import BundleError
+from limner.runtime.mapper_schema import MapperMeta, check_mappers
 
 MANIFEST = "bundle.json"
 SCHEMA_VERSION = 1
@@ -69,6 +70,7 @@ class GeneratorMeta:
     num_ws: int
     style_channels: int
     layers: tuple[LayerMeta, ...]
+    weights: str = ""  # sha256 that tells the generator's weights apart; mappers name it
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,7 @@ class BundleManifest:
     neutrals: dict[str, str] = field(default_factory=dict)  # words to take out for a neutral text
     ranges: dict[str, RangeMeta] = field(default_factory=dict)  # dimension chosen by the caller -> its sizes
     engines: tuple[EngineMeta, ...] = ()  # graphs compiled ahead of time
+    mappers: dict[str, MapperMeta] = field(default_factory=dict)  # name -> mapper, its graph is "mapper_<name>"
 
 
 def check_manifest(manifest: BundleManifest) -> None:
@@ -200,6 +203,7 @@ def check_manifest(manifest: BundleManifest) -> None:
     for index, engine in enumerate(manifest.engines):
         check_engine(f"engines[{index}]", engine, manifest.graphs)
     _check_family(manifest)
+    check_mappers(manifest.mappers, manifest.graphs, manifest.generator)
     if manifest.generator is not None:
         _check_generator(manifest.generator)
     if manifest.diffusion is not None:

@@ -20,7 +20,7 @@ from limner.runtime.edit import Edit
 from limner.runtime.errors import GraphError, InputError, LimnerError
 from limner.runtime.images import to_u8
 from limner.runtime.inversion import Inversion, InversionParameters
-from limner.runtime.methods import Outcome, Progress, find_method
+from limner.runtime.methods import Outcome, Progress, find_method, needed_graphs
 from limner.runtime.models import Models
 from limner.runtime.recipe import MAX_SEED, Recipe
 from limner.runtime.sources import Sources, Start
@@ -139,7 +139,8 @@ class Editor:
         with timer.stage("load"):
             sources = [graph for recipe in recipes for graph in SOURCE_GRAPHS[recipe.source.kind]]
             scores = [graph for graph in SCORE_GRAPHS if graph in self.models.sessions]
-            self.models.sessions.warm(*dict.fromkeys([*method.graphs, *sources, *scores]))
+            own = [graph for recipe in recipes for graph in needed_graphs(method, self.bundle, recipe)]
+            self.models.sessions.warm(*dict.fromkeys([*own, *sources, *scores]))
         with timer.stage("source"):
             pairs = zip(recipes, arrays, strict=True)
             starts = [self.sources.resolve(recipe, array, progress) for recipe, array in pairs]
@@ -194,7 +195,8 @@ class Editor:
             before, after = self.models.identity(pair)
             scores["identity"] = float(before @ after)
         if "clip_image" in self.models.sessions and "clip_text" in self.models.sessions:
-            texts = np.stack([self.models.text_features(p.text) for p in outcome.recipe.prompts])  # [P,C]
+            words = outcome.texts or [prompt.text for prompt in outcome.recipe.prompts]
+            texts = np.stack([self.models.text_features(text) for text in words])  # [P,C]
             before, after = (self.models.clip_image(pair) @ texts.T).mean(axis=1)
             scores |= {"clip_before": float(before), "clip_after": float(after)}
         return scores | start.scores | outcome.scores

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,18 +18,34 @@ from numpy.typing import NDArray
 from limner.runtime.errors import InputError, LimnerError, nearest
 
 if TYPE_CHECKING:
+    from limner.runtime.bundle import Bundle
+    from limner.runtime.diffusion.networks import DiffusionNetworks
+    from limner.runtime.diffusion.sources import DiffusionStart
     from limner.runtime.models import Models
     from limner.runtime.recipe import Recipe
     from limner.runtime.timing import Timer
     from limner.runtime.trajectory import Trajectory
 
-__all__ = ["Method", "Outcome", "Progress", "Runner", "find_method", "method_names"]
+__all__ = [
+    "DiffusionRunner",
+    "Family",
+    "Method",
+    "Outcome",
+    "Progress",
+    "Runner",
+    "find_method",
+    "method_names",
+    "needed_graphs",
+]
 
 GROUP = "limner.methods"
 BUILT_IN = {
     "global-directions": "limner.runtime.global_directions:method",
+    "latent-mapper": "limner.runtime.latent_mapper:method",
     "latent-optimization": "limner.runtime.latent_optimization:method",
+    "sega": "limner.runtime.sega:method",
 }
+Family = Literal["stylegan2", "diffusion"]
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """progress(step, steps, losses): called after each step of a method that has steps."""
@@ -48,6 +64,11 @@ class Outcome:
     render: Callable[["Recipe"], NDArray[np.float32]]
     scores: dict[str, float] = field(default_factory=dict)
     trajectory: "Trajectory | None" = None
+    texts: tuple[str, ...] = ()  # what CLIP scores compare with, where the prompts hold something else
+    reconstruction: NDArray[np.float32] | None = (
+        None  # [1,3,H,W], the picture without the edit, where the method made it
+    )
+    pictures: dict[str, NDArray[np.uint8]] = field(default_factory=dict)  # name -> [H,W,3]: attention maps, masks
 
 
 class Runner(Protocol):
@@ -57,6 +78,19 @@ class Runner(Protocol):
         self,
         models: "Models",
         w_plus: NDArray[np.float32],
+        recipes: "Sequence[Recipe]",
+        timer: "Timer",
+        progress: Progress | None,
+    ) -> list[Outcome]: ...
+
+
+class DiffusionRunner(Protocol):
+    """The same on a diffusion bundle: runs recipes with equal parameters on a batch of starts."""
+
+    def __call__(
+        self,
+        networks: "DiffusionNetworks",
+        starts: "Sequence[DiffusionStart]",
         recipes: "Sequence[Recipe]",
         timer: "Timer",
         progress: Progress | None,
@@ -76,7 +110,11 @@ class Method:
     parameters: type[Any]
     graphs: tuple[str, ...]  # what the bundle must hold
     check: Callable[["Recipe"], None]
-    run: Runner
+    run: Runner | DiffusionRunner  # as `family` says
+    family: Family = "stylegan2"  # of the bundles that it runs on
+    prompt_options: type[Any] | None = None  # a frozen dataclass: what PromptEdit.options may hold
+    max_prompts: int = 8
+    graphs_of: Callable[["Bundle", "Recipe"], tuple[str, ...]] | None = None  # what a recipe needs beside `graphs`
 
 
 def method_names() -> tuple[str, ...]:
@@ -90,6 +128,11 @@ def find_method(name: object) -> Method:
     if not isinstance(name, str) or name not in entries:
         raise InputError("method", repr(name), ", ".join(sorted(entries)), nearest(str(name), entries))
     return _load(name)
+
+
+def needed_graphs(method: Method, bundle: "Bundle", recipe: "Recipe") -> tuple[str, ...]:
+    """Return the graphs that a recipe runs on a bundle; InputError for what the bundle does not have."""
+    return (*method.graphs, *(method.graphs_of(bundle, recipe) if method.graphs_of is not None else ()))
 
 
 @cache

@@ -57,6 +57,10 @@ class Models:
         """image [N,3,H,W] -> w_plus [N,L,D]."""
         return self._one("encoder", "w_plus", image=image)
 
+    def mapper(self, graph: str, space: str, latent: FloatArray) -> FloatArray:
+        """A mapper's step for latents of its space: w_plus [N,L,D] or style_channels [N,S], of the same shape."""
+        return self._one(graph, "step", **{space: latent})
+
     def identity(self, image: FloatArray) -> FloatArray:
         """image [N,3,H,W] -> unit identity features [N,I]."""
         return self._one("identity", "identity_features", image=image)

@@ -33,16 +33,23 @@ MAX_SAMPLES = 256
 def edit(
     source: SourceArgument,
     texts: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(metavar="TEXT...", help="What the picture should show, one text or several."),
-    ],
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="PNG file to write; <source>-edited.png if not given."),
     ] = None,
     method: Annotated[
-        str, typer.Option("--method", "-m", help="global-directions or latent-optimization.")
-    ] = "global-directions",
+        str | None,
+        typer.Option(
+            "--method", "-m", help="How to edit; global-directions if not given, latent-mapper with --mapper."
+        ),
+    ] = None,
+    mapper: Annotated[
+        list[str] | None,
+        typer.Option("--mapper", help="Name of a latent mapper of the bundle; may be repeated."),
+    ] = None,
     neutral: Annotated[
         list[str] | None,
         typer.Option("--neutral", help="What a text is compared with; derived if not given."),
@@ -71,10 +78,12 @@ def edit(
     as_json: JsonOption = False,
 ) -> None:
     """Edit a picture by words."""
-    from limner.runtime.cli.recipes import make_recipe, make_source, suggested_output
+    from limner.runtime.cli.recipes import choose_method, make_recipe, make_source, suggested_output
 
     start = make_source(source, truncation)
-    recipe = make_recipe(start, texts, method, neutral, strength, beta, parameter, refine)
+    method = choose_method(method, mapper)
+    words = [*(texts or ()), *(mapper or ())]
+    recipe = make_recipe(start, words, method, neutral, strength, beta, parameter, refine)
     target = output if output is not None else suggested_output(start)
     check_output(target, "output", source=start.path)
     check_output(sheet, "sheet", source=start.path)

@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 
 from limner.runtime.bundle import Bundle
 from limner.runtime.errors import InputError
-from limner.runtime.methods import find_method
+from limner.runtime.methods import find_method, needed_graphs
 from limner.runtime.recipe import PromptEdit, Recipe, Source
 
-__all__ = ["make_recipe", "make_source", "plan", "suggested_output", "with_source"]
+__all__ = ["choose_method", "make_recipe", "make_source", "plan", "suggested_output", "with_source"]
 
 SEED = "seed:"
+USUAL_METHOD, MAPPER_METHOD = "global-directions", "latent-mapper"
 T = TypeVar("T")
 
 
@@ -29,6 +30,13 @@ def make_source(text: str, truncation: float = 0.7) -> Source:
     return Source.from_image(text)
 
 
+def choose_method(method: str | None, mappers: Sequence[str] | None) -> str:
+    """Return the method that was asked for, or the usual one; InputError for mappers with another."""
+    if mappers and method not in (None, MAPPER_METHOD):
+        raise InputError("mapper", f"{mappers[0]!r} with the method {method!r}", f"mappers with {MAPPER_METHOD} alone")
+    return method or (MAPPER_METHOD if mappers else USUAL_METHOD)
+
+
 def make_recipe(
     source: Source,
     texts: Sequence[str],
@@ -41,6 +49,8 @@ def make_recipe(
 ) -> Recipe:
     """Return the recipe; neutral, strength and beta hold one value for all texts, or one a text."""
     count = len(texts)
+    if not count:
+        raise InputError("TEXT", "nothing", "one text or more, or --mapper NAME")
     columns = zip(
         texts,
         _each("neutral", neutral, count),
@@ -91,7 +101,8 @@ def plan(recipe: Recipe, bundle: Bundle, provider: str) -> dict[str, Any]:
 
     check_provider(provider)
     method = find_method(recipe.method)
-    for graph in method.graphs:
+    graphs = needed_graphs(method, bundle, recipe)
+    for graph in graphs:
         bundle.graph(graph)
     source = recipe.source
     if source.kind == "image" and source.path is not None:
@@ -101,7 +112,7 @@ def plan(recipe: Recipe, bundle: Bundle, provider: str) -> dict[str, Any]:
     return {
         "recipe": recipe.to_dict(),
         "bundle": {"name": bundle.manifest.name, "path": str(bundle.root), "digest": bundle.digest},
-        "graphs": list(method.graphs),
+        "graphs": list(graphs),
         "provider": provider,
     }
 
