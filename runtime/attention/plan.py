@@ -1,0 +1,111 @@
+"""From prompts and settings to the control of a run: everything that can be known before the first step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limner.runtime.attention.aligners import Kind, align, infer_kind
+from limner.runtime.attention.control import EditControl
+from limner.runtime.attention.local_blend import BlendSettings
+from limner.runtime.attention.settings import ControlSettings, pair_tokens
+from limner.runtime.attention.windows import cross_schedule, read_window, self_steps
+from limner.runtime.attention.words import Prompt, find_word
+from limner.runtime.errors import InputError
+
+__all__ = ["EditPlan", "Plan", "plan_edits"]
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class EditPlan:
+    """One edit of a source."""
+
+    prompt: Prompt
+    kind: Kind
+    control: EditControl
+    blend: BlendSettings | None  # its maps are indices into `Plan.words`
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """All edits of one source in one batch."""
+
+    source: Prompt
+    edits: tuple[EditPlan, ...]
+    words: FloatArray  # [N+1,K,77], the blend words of the source and of its edits; K may be 0
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """The source's prompt and those of the edits."""
+        return (self.source, *(edit.prompt for edit in self.edits))
+
+
+def plan_edits(
+    source: Prompt,
+    targets: Sequence[tuple[Prompt, ControlSettings]],  # the edits
+    steps: int,
+    tokens: int = 77,
+) -> Plan:
+    """Return what a run of `steps` steps does.
+
+    Raises InputError for a word that is not in its prompt, for prompts that the kind of edit does not take, and for
+    an edit that asks for nothing.
+    """
+    columns: list[tuple[int, list[int], list[int]]] = []  # (edit, tokens in the source, tokens in the edit) of a map
+    edits = []
+    for member, (target, settings) in enumerate(targets, start=1):
+        blend = _blend(source, target, settings, steps, member, columns)
+        kind, control = _control(source, target, settings, steps, tokens)
+        edits.append(EditPlan(target, kind, control, blend))
+    words = np.zeros((len(edits) + 1, len(columns), tokens), dtype=np.float32)
+    for index, (member, left, right) in enumerate(columns):
+        words[0, index, left] = 1
+        words[member, index, right] = 1
+    return Plan(source, tuple(edits), words)
+
+
+def _control(
+    source: Prompt, target: Prompt, settings: ControlSettings, steps: int, tokens: int
+) -> tuple[Kind, EditControl]:
+    kind = infer_kind(source, target) if settings.kind == "auto" else settings.kind
+    if source.ids == target.ids and not settings.weights:
+        allowed = "a text other than the source's, or weights for some of its words"
+        raise InputError("prompts.text", f"{target.text!r}, the source's own text, and no weights", allowed)
+    weights = np.ones(tokens, dtype=np.float32)
+    for word, weight in settings.weights.items():
+        weights[list(find_word(target, word, "parameters.weights"))] = weight
+    for word in settings.word_windows:
+        find_word(target, word, "parameters.word_windows")
+    alpha = cross_schedule(
+        target,
+        steps,
+        read_window("parameters.cross_replace", settings.cross_replace),
+        {word: read_window("parameters.word_windows", window) for word, window in settings.word_windows.items()},
+        tokens,
+    )
+    alignment = align(kind, source, target, settings.compat, tokens=tokens)
+    window = read_window("parameters.self_replace", settings.self_replace)
+    return kind, EditControl(alignment, weights, alpha, self_steps(steps, window))
+
+
+def _blend(
+    source: Prompt,
+    target: Prompt,
+    settings: ControlSettings,
+    steps: int,
+    member: int,
+    columns: list[tuple[int, list[int], list[int]]],
+) -> BlendSettings | None:
+    """Add the maps of the edit's blend words to `columns`."""
+    if not settings.blend:
+        return None
+    words, subtract = len(columns), None
+    columns.append((member, *pair_tokens(source, target, settings.blend, "blend")))
+    if settings.subtract:
+        subtract = len(columns)
+        columns.append((member, *pair_tokens(source, target, settings.subtract, "subtract")))
+    start = int(settings.blend_start * steps)
+    return BlendSettings(words, subtract, start, settings.blend_threshold, settings.subtract_threshold)
