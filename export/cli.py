@@ -1,4 +1,4 @@
-"""`limner export onnx`: checkpoints in, bundle out."""
+"""`limner export onnx`: checkpoints in, bundle out; `limner export tensorrt`: its graphs in, engines out."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from limner.export.tensorrt.cli import tensorrt
 
 app = typer.Typer(
     help="Turn checkpoints into a bundle of ONNX graphs.",
@@ -63,6 +65,9 @@ def onnx(
     graphs = {key: graph.parity.max_rel_error for key, graph in bundle.manifest.graphs.items() if graph.parity}
     size = sum(meta.size for meta in bundle.manifest.files.values()) / 1e6
     _report(as_json, {"bundle": str(target), "digest": bundle.digest, "megabytes": size, "max_rel_error": graphs})
+
+
+app.command("tensorrt")(tensorrt)
 
 
 def _plan(target: Path, config: Any, extras: Any, networks: Any) -> dict[str, Any]:

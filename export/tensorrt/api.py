@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from limner.export.tensorrt.builders import Progress, Refusal, RefusedError, Request
 from limner.runtime.engines.driver import Driver
 from limner.runtime.engines.schema import Builder
-from limner.runtime.errors import InputError, LimnerError
+from limner.runtime.errors import InputError
 from limner.runtime.files import write_atomically
 
 
@@ -25,6 +26,7 @@ class ApiBuilder:
 
     def build(self, request: Request, progress: Progress | None = None) -> bytes:
         logger = _collecting_logger(self.trt)
+        logger.errors.clear()
         builder = self.trt.Builder(logger)
         network = builder.create_network(self._creation_flags())
         self._parse(request, network, logger)
@@ -77,7 +79,8 @@ class RtxBuilder(ApiBuilder):
 
     def targets(self) -> tuple[str, ...]:
         """The GPU architectures that this version builds for."""
-        return tuple(sorted(f"sm{name[2:]}" for name in self.trt.ComputeCapability.__members__ if name[:2] == "SM"))
+        names = [name[2:] for name in self.trt.ComputeCapability.__members__ if name.startswith("SM")]
+        return tuple(f"sm{name}" for name in sorted(names, key=int))
 
     def resolve_targets(self, asked: Sequence[str]) -> tuple[str, ...]:
         known = self.targets()
@@ -145,8 +148,9 @@ def _write_cache(path: Path, data: bytes) -> None:
     write_atomically(path, data, "timing_cache")
 
 
+@functools.cache
 def _collecting_logger(trt: Any) -> Any:
-    """A logger that keeps what TensorRT says of errors, since its own goes to stdout."""
+    """A logger that keeps what TensorRT says of errors; one for the whole process, since TensorRT uses the first."""
 
     class Collecting(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -191,8 +195,3 @@ def _monitor(trt: Any, progress: Progress) -> Any:
 def _one_line(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= 300 else line[:297] + "..."
-
-
-def error_for(reason: Exception) -> LimnerError:
-    """A sentence for what TensorRT raised instead of logging it."""
-    return LimnerError(f"TensorRT failed: {_one_line(str(reason))}")

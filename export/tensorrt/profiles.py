@@ -6,11 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from limner.runtime.bundle_schema import GraphMeta, TensorMeta
-from limner.runtime.engines.schema import RangeMeta
+from limner.runtime.engines.schema import DEFAULT_RANGES, RangeMeta
 from limner.runtime.errors import InputError, nearest
 
-# Where a bundle declares nothing: single pictures are what an editor waits for, eight go through together.
-DEFAULT_RANGES = {"batch": RangeMeta(1, 1, 8)}
 Sizes = dict[str, tuple[int, int, int]]  # dimension -> smallest, best, largest
 
 

@@ -1,0 +1,149 @@
+"""A graph in fp16 with fp32 where it is needed, typed through and through, as strongly typed engines take it.
+
+Inputs and outputs keep their types, so the runtime uses either graph alike. A node stays fp32 if
+
+- it is of an operator that sums squares or takes roots (`ALWAYS_FP32`): demodulation, norms, unit vectors;
+- it holds a constant that fp16 cannot hold (1e-8 under a root, 1e30 of a step function);
+- its numbers, measured on samples, come near the ends of fp16: beyond 2^13, or all within 2^-11 of zero;
+- its name is among those that the caller keeps (a VAE, attention of SD 2).
+
+Gradients are small: those of `latent_gradient` are linear in its loss weights, so these are raised by a power of two
+inside the graph and the gradient is lowered by it, which changes no fp32 number (Micikevicius et al. 2018, sec. 3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+from onnxscript.optimizer import fold_constants
+
+from limner.export.precision_ranges import Ranges, measure_ranges
+from limner.export.precision_types import Typist
+from limner.runtime.bundle import Bundle
+from limner.runtime.errors import InputError, LimnerError
+
+ALWAYS_FP32 = frozenset(
+    {"Pow", "Sqrt", "Reciprocal", "Exp", "Log", "ReduceSum", "ReduceMean", "ReduceL2", "ReduceSumSquare", "Div"}
+    | {"BatchNormalization", "InstanceNormalization", "GroupNormalization", "LayerNormalization", "Sin", "Cos"}
+)
+WHOLE_FP32 = frozenset({"vae_encoder", "vae_decoder"})  # known to leave fp16's range (SDXL's gives black pictures)
+LARGEST, SMALLEST = 2.0**13, 2.0**-11
+FOLD_LIMIT = 1 << 28  # elements: weights are folded in fp32 before they are rounded
+GRADIENT_SCALE = 2.0**10
+
+
+@dataclass(frozen=True)
+class HalfConfig:
+    """How a graph is turned to fp16."""
+
+    measure: bool = True  # run the graph on samples to find numbers that fp16 does not hold
+    keep_fp32: tuple[str, ...] = ()  # graphs, or beginnings of node names, that stay fp32
+    batch: int = 2  # of the samples
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Half:
+    """What came of it."""
+
+    nodes: int = 0  # that compute in floating point
+    kept: tuple[str, ...] = ()  # names of those that stay fp32
+    casts: int = 0  # between the two types
+
+
+def write_half(bundle: Bundle, graph: str, path: Path, config: HalfConfig = HalfConfig()) -> Half:
+    """Write the fp16 form of one graph, its weights inside or beside it, and say what stayed fp32."""
+    model, half = half_model(bundle, graph, config)
+    ir.save(model, path, external_data=f"{path.name}.data", size_threshold_bytes=256)
+    return half
+
+
+def half_model(bundle: Bundle, graph: str, config: HalfConfig = HalfConfig()) -> tuple[ir.Model, Half]:
+    """The fp16 form of one graph in memory."""
+    meta = bundle.graph(graph)
+    model = settled(bundle.file(meta.file))
+    if graph == "latent_gradient":
+        _scale_gradient(model)
+    if graph in WHOLE_FP32 or graph in config.keep_fp32:
+        names = tuple(node.name or "" for node in model.graph)
+        return model, Half(len(names), names)
+    ranges = measure_ranges(bundle, graph, model, config.batch, config.seed) if config.measure else None
+    kept = {node for node in model.graph if _stays(node, ranges, config.keep_fp32)}
+    typist = Typist(model, kept)
+    typist.rewrite()
+    return model, Half(typist.floating, tuple(sorted(node.name or "" for node in kept)), typist.casts)
+
+
+def settled(path: Path) -> ir.Model:
+    """A graph with everything folded that is known before it runs, weights included, each computed in fp32."""
+    try:
+        model = ir.load(path)
+    except Exception as reason:
+        raise InputError(path.name, f"a file that does not open ({reason})", "an ONNX graph") from reason
+    if any(attribute.type == ir.AttributeType.GRAPH for node in model.graph for attribute in node.attributes.values()):
+        raise LimnerError(f"{path.name} has branches or loops, which the fp16 conversion does not know")
+    fold_constants(model, onnx_shape_inference=True, input_size_limit=FOLD_LIMIT, output_size_limit=FOLD_LIMIT)
+    common.RemoveUnusedNodesPass()(model)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    common.DeduplicateInitializersPass()(model)
+    common.NameFixPass()(model)
+    return model
+
+
+def _stays(node: ir.Node, ranges: Ranges | None, names: Sequence[str]) -> bool:
+    if node.op_type in ALWAYS_FP32 or any((node.name or "").startswith(name) for name in names):
+        return True
+    for value in node.inputs:
+        if value is not None and value.const_value is not None and value.dtype == ir.DataType.FLOAT:
+            array = np.abs(value.const_value.numpy())
+            if array.size and (array.max() > LARGEST or 0 < array.max() < SMALLEST):
+                return True
+    if ranges is None:
+        return False
+    seen = [ranges.get(value.name or "") for value in (*node.inputs, *node.outputs) if value is not None]
+    out = ranges.get(node.outputs[0].name or "")
+    return any(r is not None and not r <= LARGEST for r in seen) or (out is not None and 0 < out < SMALLEST)
+
+
+def _scale_gradient(model: ir.Model) -> None:
+    """loss_weights -> S loss_weights before anything reads them, and gradient -> gradient / S behind everything."""
+    graph = model.graph
+    weights = next(value for value in graph.inputs if value.name == "loss_weights")
+    gradient = next(value for value in graph.outputs if value.name == "gradient")
+    readers = [(use.node, use.idx) for use in weights.uses()]
+    up = ir.node("Mul", [weights, _scalar(graph, "gradient_scale", GRADIENT_SCALE)], name="raise_loss_weights")
+    up.outputs[0].shape, up.outputs[0].type = weights.shape, weights.type
+    for node, index in readers:
+        node.replace_input_with(index, up.outputs[0])
+    graph.insert_before(graph[0], up)
+    raised = ir.Value(name="gradient_raised", shape=gradient.shape, type=gradient.type)
+    producer = gradient.producer()
+    if producer is None:
+        raise LimnerError("the graph 'latent_gradient' gives no gradient")
+    producer.resize_outputs(len(producer.outputs))
+    _rename_output(model, producer, gradient, raised)
+
+
+def _rename_output(model: ir.Model, producer: ir.Node, old: ir.Value, raised: ir.Value) -> None:
+    """Put `old / S` in the place of the graph's output `old`."""
+    graph = model.graph
+    index = next(i for i, value in enumerate(graph.outputs) if value is old)
+    name = old.name
+    old.name = raised.name
+    factor = _scalar(graph, "gradient_unscale", 1.0 / GRADIENT_SCALE)
+    down = ir.node("Mul", [old, factor], name="lower_gradient")
+    down.outputs[0].name, down.outputs[0].shape, down.outputs[0].type = name, old.shape, old.type
+    graph.append(down)
+    graph.outputs[index] = down.outputs[0]
+
+
+def _scalar(graph: ir.Graph, name: str, number: float) -> ir.Value:
+    tensor = ir.tensor(np.array(number, np.float32), name=name)
+    value = ir.Value(name=name, shape=ir.Shape([]), type=ir.TensorType(ir.DataType.FLOAT), const_value=tensor)
+    graph.initializers[name] = value
+    return value
