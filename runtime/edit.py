@@ -33,6 +33,7 @@ class Edit:
     timing: dict[str, float]  # stage -> ms; stages of a batch are those of the whole batch
     provider: str
     trajectory: Trajectory | None = None
+    pictures: dict[str, ImageU8] = field(default_factory=dict)  # name -> [H,W,3]: attention maps, masks
     _render: Callable[[Recipe], ImageU8] | None = field(default=None, repr=False)
     _shown: dict[float, "Edit"] = field(default_factory=dict, repr=False)
 

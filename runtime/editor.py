@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +20,17 @@ from limner.runtime.edit import Edit
 from limner.runtime.errors import GraphError, InputError, LimnerError
 from limner.runtime.images import to_u8
 from limner.runtime.inversion import Inversion, InversionParameters
-from limner.runtime.methods import Outcome, Progress, find_method, needed_graphs
+from limner.runtime.methods import Method, Outcome, Progress, Runner, find_method, method_names, needed_graphs
 from limner.runtime.models import Models
 from limner.runtime.recipe import MAX_SEED, Recipe
+from limner.runtime.schema import to_dict
 from limner.runtime.sources import Sources, Start
 from limner.runtime.timing import Timer
 
-__all__ = ["Editor", "Sample"]
+if TYPE_CHECKING:
+    from limner.runtime.diffusion.engine import DiffusionEngine
+
+__all__ = ["Editor", "PromptSample", "Sample"]
 
 FloatArray = NDArray[np.float32]
 ImageU8 = NDArray[np.uint8]
@@ -36,6 +40,7 @@ SOURCE_GRAPHS = {
     "seed": ("mapping", "synthesis_w"),
     "w_plus": ("synthesis_w",),
 }
+DIFFUSION_GRAPHS = ("text_encoder", "vae_encoder", "unet", "vae_decoder")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +52,17 @@ class Sample:
     seed: int
     truncation: float
     timing: dict[str, float]  # stage -> ms
+
+
+@dataclass(frozen=True, eq=False)
+class PromptSample:
+    """A picture that a diffusion model made from a text and a seed."""
+
+    image: ImageU8  # [H,W,3]
+    prompt: str
+    seed: int
+    parameters: dict[str, Any]  # of the sampling, all filled in
+    timing: dict[str, float]  # stage -> ms, of the whole batch
 
 
 class Editor:
@@ -62,6 +78,16 @@ class Editor:
         self.provider = provider
         self.models = Models(self.bundle, provider, threads)
         self.sources = Sources(self.models)
+        self._diffusion: DiffusionEngine | None = None
+
+    @property
+    def diffusion(self) -> "DiffusionEngine":
+        """What runs recipes on a diffusion bundle; BundleError on a bundle of another family."""
+        from limner.runtime.diffusion.engine import DiffusionEngine
+
+        if self._diffusion is None:
+            self._diffusion = DiffusionEngine(self.bundle, self.models.sessions)
+        return self._diffusion
 
     def edit(
         self,
@@ -117,12 +143,33 @@ class Editor:
             image = _checked_u8(self.models.synthesis(w_plus))
         return Sample(image, w_plus, seed, truncation, timer.stages)
 
+    def generate(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],  # one a prompt
+        parameters: dict[str, Any] | None = None,  # names of SamplingParameters; the rest from bundle and defaults
+        *,
+        negative: str = "",
+        progress: Progress | None = None,
+    ) -> list[PromptSample]:
+        """Make pictures from texts with a diffusion bundle, all in one batch."""
+        for seed in seeds:
+            require_int("seed", seed, 0, MAX_SEED)
+        engine = self.diffusion
+        settings = engine.sampling_parameters(parameters or {})
+        timer = Timer()
+        with timer.stage("generation"):
+            images = engine.generate(prompts, seeds, settings, negative=negative, progress=progress)
+        filled = to_dict(settings) | {"negative_prompt": negative}
+        rows = zip(prompts, seeds, images, strict=True)
+        return [PromptSample(_checked_u8(image[None]), p, s, filled, timer.stages) for p, s, image in rows]
+
     def warm(self, *methods: str) -> dict[str, float]:
         """Load what the named methods and every source need; return graph -> milliseconds of loading."""
         names: dict[str, None] = {}
         for method in methods:
             names |= dict.fromkeys(find_method(method).graphs)
-        for graphs in SOURCE_GRAPHS.values():
+        for graphs in (*SOURCE_GRAPHS.values(), DIFFUSION_GRAPHS):
             names |= dict.fromkeys(name for name in graphs if name in self.models.sessions)
         names |= dict.fromkeys(name for name in SCORE_GRAPHS if name in self.models.sessions)
         return self.models.sessions.warm(*names)
@@ -132,10 +179,13 @@ class Editor:
     ) -> list[Edit]:
         """Run recipes of one method with equal parameters."""
         method = find_method(recipes[0].method)
+        self._check_family(method)
         timer = Timer()
         begin = time.perf_counter()
         for recipe in recipes:
             self._check_bundle(recipe)
+        if method.family == "diffusion":
+            return self._edit_diffusion(method, recipes, arrays, timer, progress)
         with timer.stage("load"):
             sources = [graph for recipe in recipes for graph in SOURCE_GRAPHS[recipe.source.kind]]
             scores = [graph for graph in SCORE_GRAPHS if graph in self.models.sessions]
@@ -146,19 +196,57 @@ class Editor:
             starts = [self.sources.resolve(recipe, array, progress) for recipe, array in pairs]
         w_plus = np.concatenate([start.w_plus for start in starts])  # [N,L,D]
         resolved = [replace(start.recipe, bundle=self.bundle.digest) for start in starts]
-        outcomes = method.run(self.models, w_plus, resolved, timer, progress)
+        run: Runner = method.run  # type: ignore[assignment]
+        outcomes = run(self.models, w_plus, resolved, timer, progress)
         if len(outcomes) != len(recipes):
             raise LimnerError(f"the method {method.name!r} gave {len(outcomes)} results for {len(recipes)} recipes")
         with timer.stage("synthesis"):
             images = [outcome.render(outcome.recipe) for outcome in outcomes]
         with timer.stage("scores"):
             rows = zip(starts, outcomes, images, strict=True)
-            all_scores = [self._scores(start, outcome, image) for start, outcome, image in rows]
+            all_scores = [
+                self._scores(start.reconstruction, outcome, image) | start.scores | outcome.scores
+                for start, outcome, image in rows
+            ]
         timer.stages["total"] = 1000.0 * (time.perf_counter() - begin)
         rows = zip(starts, outcomes, images, strict=True)
         return [
             self._edit(start, outcome, image, scores, dict(timer.stages))
             for (start, outcome, image), scores in zip(rows, all_scores, strict=True)
+        ]
+
+    def _edit_diffusion(
+        self,
+        method: Method,
+        recipes: list[Recipe],
+        arrays: list[NDArray[Any] | None],
+        timer: Timer,
+        progress: Progress | None,
+    ) -> list[Edit]:
+        """The same on a diffusion bundle, which draws its own pictures."""
+        begin = time.perf_counter()
+        with timer.stage("load"):
+            own = [graph for recipe in recipes for graph in needed_graphs(method, self.bundle, recipe)]
+            sources = ("vae_encoder",) if recipes[0].source.kind == "image" else ()
+            scores = [graph for graph in SCORE_GRAPHS if graph in self.models.sessions]
+            self.models.sessions.warm(*dict.fromkeys([*own, *sources, *scores]))
+        results = self.diffusion.edit(method, recipes, arrays, timer, progress)
+        with timer.stage("scores"):
+            scored = [self._scores(one.reconstruction, one.outcome, one.image) | one.outcome.scores for one in results]
+        timer.stages["total"] = 1000.0 * (time.perf_counter() - begin)
+        return [
+            Edit(
+                image=_checked_u8(one.image),
+                source=_checked_u8(one.source),
+                reconstruction=_checked_u8(one.reconstruction),
+                recipe=one.outcome.recipe,
+                scores=row,
+                timing=dict(timer.stages),
+                provider=self.provider,
+                pictures=one.outcome.pictures,
+                _render=_renderer(one.outcome.render),
+            )
+            for one, row in zip(results, scored, strict=True)
         ]
 
     def _edit(
@@ -178,6 +266,7 @@ class Editor:
             timing=timing,
             provider=self.provider,
             trajectory=outcome.trajectory,
+            pictures=outcome.pictures,
             _render=_renderer(outcome.render),
         )
 
@@ -187,9 +276,17 @@ class Editor:
             allowed = f"{self.bundle.digest[:12]}..., the bundle {self.bundle.manifest.name!r} loaded here"
             raise InputError("bundle", given, allowed, "leave `bundle` out to run it on this one all the same")
 
-    def _scores(self, start: Start, outcome: Outcome, image: FloatArray) -> dict[str, float]:
-        """Cosines of picture and texts before and after, identity, pixel change, and the method's own."""
-        pair = np.concatenate([start.reconstruction, image])  # [2,3,H,W]
+    def _check_family(self, method: Method) -> None:
+        family = self.bundle.manifest.family
+        if method.family != family:
+            fitting = [name for name in method_names() if find_method(name).family == family]
+            given = f"{method.name!r}, a method for bundles of the family {method.family!r}"
+            allowed = f"{', '.join(fitting)} on the bundle {self.bundle.manifest.name!r}"
+            raise InputError("method", given, allowed, "or name another bundle")
+
+    def _scores(self, reconstruction: FloatArray, outcome: Outcome, image: FloatArray) -> dict[str, float]:
+        """Cosines of picture and texts before and after, identity, and pixel change."""
+        pair = np.concatenate([reconstruction, image])  # [2,3,H,W]
         scores = {"pixel": float(np.mean((pair[1] - pair[0]) ** 2))}
         if "identity" in self.models.sessions:
             before, after = self.models.identity(pair)
@@ -199,14 +296,15 @@ class Editor:
             texts = np.stack([self.models.text_features(text) for text in words])  # [P,C]
             before, after = (self.models.clip_image(pair) @ texts.T).mean(axis=1)
             scores |= {"clip_before": float(before), "clip_after": float(after)}
-        return scores | start.scores | outcome.scores
+        return scores
 
 
 def _groups(recipes: Sequence[Recipe], batch: int) -> Iterator[list[int]]:
-    """Yield rows of recipes that share method and parameters, at most `batch` at a time."""
-    found: dict[tuple[str, str], list[int]] = {}
+    """Yield rows of recipes that share method, parameters and kind of source, at most `batch` at a time."""
+    found: dict[tuple[str, ...], list[int]] = {}
     for row, recipe in enumerate(recipes):
-        found.setdefault((recipe.method, repr(sorted(recipe.parameters.items()))), []).append(row)
+        shared = (repr(sorted(settings.items())) for settings in (recipe.parameters, recipe.inversion))
+        found.setdefault((recipe.method, recipe.source.kind, *shared), []).append(row)
     for rows in found.values():
         for first in range(0, len(rows), batch):
             yield rows[first : first + batch]

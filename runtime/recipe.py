@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from limner.runtime.checks import require_int, require_number, require_sha256
 from limner.runtime.errors import InputError
-from limner.runtime.methods import find_method
+from limner.runtime.methods import Method, find_method
 from limner.runtime.schema import from_dict, parse_json, read_json, to_dict
 
 __all__ = ["PromptEdit", "Recipe", "Source", "plain_text"]
@@ -26,7 +26,8 @@ __all__ = ["PromptEdit", "Recipe", "Source", "plain_text"]
 RECIPE_VERSION = 1
 MAX_WORDS = 60  # a CLIP text holds 77 tokens; the tokenizer counts them exactly
 MAX_CHARACTERS = 600
-MAX_PROMPTS = 8
+SOURCE_KINDS = ("image", "seed", "w_plus", "prompt")
+FAMILY_SOURCES = {"stylegan2": ("image", "seed", "w_plus"), "diffusion": ("image", "prompt")}
 MAX_SEED = 2**32 - 1  # what numpy's RandomState takes
 STRENGTH_LIMIT = 100.0  # the widest range of any method; each method narrows it
 
@@ -40,26 +41,33 @@ def plain_text(text: str) -> str:
 class Source:
     """The picture to start from.
 
-    kind "image": the file `path` is inverted to W+; "seed": z comes from numpy's RandomState(seed), then the
-    mapping network with truncation psi; "w_plus": float32 [num_ws, w_dim] in the .npy file `path`. Without a
-    path an image or a w_plus is handed to the Editor as an array. `sha256` is that of the file's bytes (or of
-    the array's), filled in by the Editor, and compared where it was given.
+    kind "image": the file `path` is inverted, to W+ or to noise; "seed": z comes from numpy's RandomState(seed),
+    then the mapping network with truncation psi; "w_plus": float32 [num_ws, w_dim] in the .npy file `path`;
+    "prompt": the diffusion model makes the picture from the text `prompt` and the seed. Without a path an image
+    or a w_plus is handed to the Editor as an array. `sha256` is that of the file's bytes (or of the array's),
+    filled in by the Editor, and compared where it was given. For an image, `prompt` may say what it shows;
+    methods on a diffusion bundle read it.
     """
 
-    kind: Literal["image", "seed", "w_plus"]
+    kind: Literal["image", "seed", "w_plus", "prompt"]
     path: str | None = None
     seed: int | None = None
     sha256: str | None = None
     truncation: float = 0.7  # psi of a seed, 0 (the mean face) to 1 (no truncation)
+    prompt: str | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in ("image", "seed", "w_plus"):
-            raise InputError("source.kind", repr(self.kind), "'image', 'seed' or 'w_plus'")
+        if self.kind not in SOURCE_KINDS:
+            raise InputError("source.kind", repr(self.kind), ", ".join(map(repr, SOURCE_KINDS)))
         require_number("source.truncation", self.truncation, 0.0, 1.0)
-        if self.kind == "seed":
+        if self.prompt is not None and self.kind not in ("prompt", "image"):
+            raise InputError("source.prompt", repr(self.prompt), f"no prompt for a source of kind {self.kind!r}")
+        if self.kind == "prompt" or self.prompt:
+            _check_text("source.prompt", "" if self.prompt is None else self.prompt)
+        if self.kind in ("seed", "prompt"):
             require_int("source.seed", self.seed, 0, MAX_SEED)
             if self.path is not None:
-                raise InputError("source.path", repr(self.path), "no path beside a seed")
+                raise InputError("source.path", repr(self.path), f"no path beside a {self.kind}")
         elif self.seed is not None:
             raise InputError("source.seed", repr(self.seed), f"no seed for a source of kind {self.kind!r}")
         if self.path is not None and (not isinstance(self.path, str) or not self.path.strip()):
@@ -68,9 +76,14 @@ class Source:
             require_sha256("source.sha256", self.sha256)
 
     @classmethod
-    def from_image(cls, path: str | Path) -> "Source":
-        """A picture file, inverted to W+ by the bundle's encoder."""
-        return cls("image", path=str(path))
+    def from_image(cls, path: str | Path, prompt: str | None = None) -> "Source":
+        """A picture file, inverted by the bundle's encoder; `prompt` says what it shows."""
+        return cls("image", path=str(path), prompt=prompt)
+
+    @classmethod
+    def from_prompt(cls, prompt: str, seed: int) -> "Source":
+        """A picture that the diffusion model makes from a text and a seed."""
+        return cls("prompt", seed=seed, prompt=prompt)
 
     @classmethod
     def from_seed(cls, seed: int, truncation: float = 0.7) -> "Source":
@@ -96,9 +109,11 @@ class PromptEdit:
     neutral: str | None = None
     strength: float | None = None
     beta: float | None = None
+    options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_text("prompts.text", self.text)
+        object.__setattr__(self, "options", to_dict(self.options))
         if self.neutral is not None:
             _check_text("prompts.neutral", self.neutral)
             if plain_text(self.neutral) == plain_text(self.text):
@@ -117,7 +132,7 @@ class Recipe:
     source: Source
     prompts: tuple[PromptEdit, ...]
     parameters: dict[str, Any] = field(default_factory=dict)  # names of the method's own dataclass
-    inversion: dict[str, Any] = field(default_factory=dict)  # names of InversionParameters
+    inversion: dict[str, Any] = field(default_factory=dict)  # names of (Diffusion)InversionParameters
     seed: int = 0  # for methods that draw random numbers; the two StyleCLIP methods draw none
     bundle: str | None = None  # Bundle.digest, filled in by the Editor and compared where it was given
     version: int = RECIPE_VERSION
@@ -129,13 +144,14 @@ class Recipe:
         object.__setattr__(self, "prompts", tuple(self.prompts))
         object.__setattr__(self, "parameters", to_dict(self.parameters))  # lists, as in JSON
         object.__setattr__(self, "inversion", to_dict(self.inversion))
-        if not 1 <= len(self.prompts) <= MAX_PROMPTS:
-            raise InputError("prompts", f"{len(self.prompts)} texts", f"1 to {MAX_PROMPTS} texts")
+        if not 1 <= len(self.prompts) <= method.max_prompts:
+            raise InputError("prompts", f"{len(self.prompts)} texts", f"1 to {method.max_prompts} texts")
         require_int("seed", self.seed, 0, MAX_SEED)
         if self.bundle is not None:
             require_sha256("bundle", self.bundle)
         from_dict(method.parameters, self.parameters, "parameters")
-        _check_inversion(self.source, self.inversion)
+        _check_family(method, self.source, self.prompts)
+        _check_inversion(method, self.source, self.inversion)
         method.check(self)
 
     @classmethod
@@ -182,9 +198,29 @@ def _check_text(where: str, text: object) -> None:
         raise InputError(where, f"{len(text)} characters", f"at most {MAX_CHARACTERS} characters")
 
 
-def _check_inversion(source: Source, inversion: dict[str, Any]) -> None:
+def _check_family(method: Method, source: Source, prompts: tuple[PromptEdit, ...]) -> None:
+    """The source is one that the method's models can start from, and the texts' options are the method's."""
+    kinds = FAMILY_SOURCES[method.family]
+    if source.kind not in kinds:
+        allowed = f"{' or '.join(map(repr, kinds))} for the method {method.name!r}"
+        raise InputError("source.kind", repr(source.kind), allowed)
+    if source.prompt is not None and method.family != "diffusion":
+        raise InputError("source.prompt", repr(source.prompt), f"no prompt for the method {method.name!r}")
+    for prompt in prompts:
+        if method.prompt_options is not None:
+            from_dict(method.prompt_options, prompt.options, "prompts.options")
+        elif prompt.options:
+            given = ", ".join(map(repr, prompt.options))
+            raise InputError("prompts.options", given, f"no options for the method {method.name!r}")
+
+
+def _check_inversion(method: Method, source: Source, inversion: dict[str, Any]) -> None:
+    from limner.runtime.diffusion.parameters import DiffusionInversionParameters
     from limner.runtime.inversion import InversionParameters
 
     if inversion and source.kind != "image":
         raise InputError("inversion", f"settings for a source of kind {source.kind!r}", "settings for an image only")
-    from_dict(InversionParameters, inversion, "inversion")
+    if method.family == "diffusion":
+        from_dict(DiffusionInversionParameters, inversion, "inversion")
+    else:
+        from_dict(InversionParameters, inversion, "inversion")

@@ -1,0 +1,146 @@
+"""Runs recipes on a diffusion bundle: sources, the method, scores; plain generation beside it."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limner.runtime.bundle import Bundle
+from limner.runtime.diffusion.networks import DiffusionNetworks
+from limner.runtime.diffusion.samplers import default_sampler
+from limner.runtime.diffusion.sampling import SamplingParameters, generate
+from limner.runtime.diffusion.sources import DiffusionStart, resolve_start
+from limner.runtime.errors import LimnerError
+from limner.runtime.images import to_float
+from limner.runtime.methods import DiffusionRunner, Method, Outcome, Progress
+from limner.runtime.presets import resolve_parameters
+from limner.runtime.recipe import Recipe
+from limner.runtime.schema import from_dict, to_dict
+from limner.runtime.sessions import Sessions
+from limner.runtime.timing import Timer
+
+__all__ = ["DiffusionEngine", "DiffusionResult"]
+
+FloatArray = NDArray[np.float32]
+REMEMBERED = 16  # plain pictures
+SECTION = "sampling"  # of the bundle's defaults, for plain generation
+
+
+@dataclass(frozen=True, eq=False)
+class DiffusionResult:
+    """One edited picture, its source, and the source as the model makes it."""
+
+    outcome: Outcome
+    image: FloatArray  # [1,3,H,W]
+    source: FloatArray  # [1,3,H,W]
+    reconstruction: FloatArray  # [1,3,H,W]
+
+
+class DiffusionEngine:
+    """One diffusion bundle; remembers the last plain pictures, so that a second edit of one is quicker."""
+
+    def __init__(self, bundle: Bundle, sessions: Sessions) -> None:
+        self.bundle = bundle
+        self.networks = DiffusionNetworks.from_bundle(bundle, sessions)
+        self._plain: OrderedDict[str, FloatArray] = OrderedDict()
+
+    def edit(
+        self,
+        method: Method,
+        recipes: Sequence[Recipe],  # of equal parameters and kind of source
+        arrays: Sequence[NDArray[Any] | None],  # of images without a path
+        timer: Timer,
+        progress: Progress | None,
+    ) -> list[DiffusionResult]:
+        """Run recipes of one method; InputError for what the bundle or the method does not allow."""
+        recipes = [self.completed(method, recipe) for recipe in recipes]
+        common = _common(recipes[0])
+        with timer.stage("source"):
+            size = (common.height, common.width)
+            pairs = zip(recipes, arrays, strict=True)
+            starts = [resolve_start(self.networks, recipe, array, size) for recipe, array in pairs]
+        run: DiffusionRunner = method.run  # type: ignore[assignment]
+        outcomes = run(self.networks, starts, [start.recipe for start in starts], timer, progress)
+        if len(outcomes) != len(recipes):
+            raise LimnerError(f"the method {method.name!r} gave {len(outcomes)} results for {len(recipes)} recipes")
+        plain = self._reconstructions(starts, outcomes, common, timer, progress)
+        results = []
+        for start, outcome, reconstruction in zip(starts, outcomes, plain, strict=True):
+            source = reconstruction if start.picture is None else to_float(start.picture)
+            image = outcome.render(outcome.recipe)
+            results.append(DiffusionResult(outcome, image, source, reconstruction))
+        return results
+
+    def completed(self, method: Method, recipe: Recipe) -> Recipe:
+        """Return the recipe with the bundle's presets, the sampler's name and the bundle's hash filled in."""
+        parameters = resolve_parameters(self.bundle, method.name, method.parameters, recipe.parameters)
+        found = to_dict(parameters)
+        if found.get("sampler", "") is None:
+            found["sampler"] = default_sampler(self.networks.scheduler)
+        recipe = replace(recipe, parameters=found, bundle=self.bundle.digest)
+        method.check(recipe)
+        return recipe
+
+    def sampling_parameters(self, given: dict[str, Any]) -> SamplingParameters:
+        """What `given` leaves open comes from the bundle, then from the published defaults."""
+        return resolve_parameters(self.bundle, SECTION, SamplingParameters, given)
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        parameters: SamplingParameters,
+        *,
+        negative: str = "",
+        progress: Progress | None = None,
+    ) -> FloatArray:
+        """Make N pictures [N,3,H,W] from texts and seeds."""
+        latents = generate(self.networks, prompts, seeds, parameters, negative=negative, progress=progress)
+        return self.networks.decode(latents)
+
+    def _reconstructions(
+        self,
+        starts: Sequence[DiffusionStart],
+        outcomes: Sequence[Outcome],
+        common: SamplingParameters,
+        timer: Timer,
+        progress: Progress | None,
+    ) -> list[FloatArray]:
+        """What the methods gave, else the plain pictures of the prompts, made once and remembered."""
+        found: dict[int, FloatArray] = {}
+        missing: dict[str, list[int]] = {}
+        negative = str(starts[0].recipe.parameters.get("negative_prompt", ""))
+        for row, (start, outcome) in enumerate(zip(starts, outcomes, strict=True)):
+            key = f"{start.prompt!r} {negative!r} {start.seed} {common}"
+            if outcome.reconstruction is not None:
+                found[row] = outcome.reconstruction
+                if start.picture is None:
+                    self._remember(key, outcome.reconstruction)
+            elif key in self._plain:
+                found[row] = self._plain[key]
+            else:
+                missing.setdefault(key, []).append(row)
+        if missing:
+            first = [starts[rows[0]] for rows in missing.values()]
+            prompts, seeds = [start.prompt for start in first], [start.seed for start in first]
+            with timer.stage("plain picture"):
+                images = self.generate(prompts, seeds, common, negative=negative, progress=progress)
+            for number, (key, rows) in enumerate(missing.items()):
+                self._remember(key, images[number : number + 1])
+                found |= dict.fromkeys(rows, images[number : number + 1])
+        return [found[row] for row in range(len(starts))]
+
+    def _remember(self, key: str, image: FloatArray) -> None:
+        self._plain[key] = image
+        self._plain.move_to_end(key)
+        while len(self._plain) > REMEMBERED:
+            self._plain.popitem(last=False)
+
+
+def _common(recipe: Recipe) -> SamplingParameters:
+    """The part of a method's parameters that every diffusion method has."""
+    names = SamplingParameters.__dataclass_fields__
+    return from_dict(SamplingParameters, {k: v for k, v in recipe.parameters.items() if k in names}, "parameters")
