@@ -14,12 +14,16 @@ from limner.runtime.errors import (
     BundleError,
     GraphError,
     InputError,
+    LimnerError,
     NonFiniteError,
     ProviderError,
     nearest,
 )
 from limner.runtime.providers import (
+    ENGINE,
+    PLUGIN_PROVIDER,
     PROVIDER_OPTIONS,
+    add_plugin,
     available_providers,
     check_provider,
     import_onnxruntime,
@@ -97,6 +101,8 @@ class Sessions:
         feed = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         try:
             arrays = session.run(wanted, feed)
+        except LimnerError:
+            raise
         except Exception as reason:
             raise GraphError(f"graph {graph!r} failed on {self.provider!r}: {_first_line(reason)}") from reason
         outputs = dict(zip(wanted, arrays, strict=True))
@@ -106,6 +112,8 @@ class Sessions:
     def close(self) -> None:
         """Drop the loaded graphs; a later `run` loads them again."""
         with self._lock:
+            for session in self._sessions.values():
+                getattr(session, "close", lambda: None)()  # an engine's memory lies on the GPU
             self._sessions.clear()
 
     def _session(self, name: str) -> Any:
@@ -118,6 +126,10 @@ class Sessions:
             return self._sessions[name]
 
     def _load(self, name: str, meta: GraphMeta) -> Any:
+        if self.provider == ENGINE:
+            from limner.runtime.engines.session import EngineSession
+
+            return EngineSession(self.bundle, name)
         onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors only: they come back as exceptions
@@ -126,8 +138,11 @@ class Sessions:
         if self.threads is not None:
             options.intra_op_num_threads = self.threads
         defaults = [dict(PROVIDER_OPTIONS.get(provider, {})) for provider in self._chain]
-        defaults[0] |= self._provider_options
-        providers = list(zip(self._chain, defaults, strict=True))
+        defaults[0] |= self._from_bundle(name, onnxruntime.__version__) | self._provider_options
+        providers: list[tuple[str, dict[str, str]]] | None = list(zip(self._chain, defaults, strict=True))
+        if self._chain[0] == PLUGIN_PROVIDER and PLUGIN_PROVIDER not in onnxruntime.get_available_providers():
+            add_plugin(options, defaults[0])
+            providers = None
         path = str(self.bundle.file(meta.file))
         try:
             session = onnxruntime.InferenceSession(path, options, providers=providers, enable_fallback=0)
@@ -146,6 +161,13 @@ class Sessions:
         session.disable_fallback()
         check_interface(name, meta, session)
         return session
+
+    def _from_bundle(self, name: str, version: str) -> dict[str, str]:
+        """Caches and profiles of a TensorRT provider, by what the bundle says of the graph."""
+        from limner.runtime.engines.provider_options import rtx_options, tensorrt_options
+
+        makers = {"tensorrt": tensorrt_options, "tensorrt-rtx": rtx_options}
+        return makers[self.provider](self.bundle, name, version) if self.provider in makers else {}
 
     def _not_started(self, reason: str) -> ProviderError:
         others = ", ".join(name for name in available_providers() if name != self.provider)

@@ -4,6 +4,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from limner.runtime.cli.console import print_json
 from limner.runtime.cli.options import BundleOption, JsonOption, open_bundle
 from limner.runtime.errors import BundleError, LimnerError
@@ -14,11 +16,13 @@ if TYPE_CHECKING:
 __all__ = ["check", "models", "package_version"]
 
 PACKAGES = ("numpy", "pillow", "tokenizers", "ftfy", "safetensors", "typer", "rich")
-OPTIONAL_PACKAGES = ("torch", "pytorch-lightning", "transformers", "onnx", "onnxscript", "tensorrt")
+OPTIONAL_PACKAGES = ("torch", "pytorch-lightning", "transformers", "onnx", "onnxscript", "tensorrt", "tensorrt-rtx")
 
 
-def models(bundle: BundleOption = None, as_json: JsonOption = False) -> None:
-    """List checkpoints and graphs, with hashes."""
+def models(context: typer.Context, bundle: BundleOption = None, as_json: JsonOption = False) -> None:
+    """List checkpoints and graphs, with hashes; or import published weights."""
+    if context.invoked_subcommand is not None:
+        return
     from limner.runtime.cli.inventory import bundle_entry, checkpoint_entries
     from limner.runtime.shipped import checkpoints_folder, shipped_bundle
 
@@ -56,6 +60,7 @@ def check(bundle: BundleOption = None, as_json: JsonOption = False) -> int:
     report["packages"] = {name: package_version(name) for name in names}
     problems: list[str] = []
     report["onnxruntime"] = _onnxruntime(problems)
+    report["backends"] = _backends()
     report["bundle"] = _bundle(bundle, problems)
     report["problems"] = problems
     if as_json:
@@ -128,6 +133,14 @@ def _onnxruntime(problems: list[str]) -> dict[str, Any]:
     return {"wheels": installed_wheels(), "conflict": conflict, "providers": list(providers)}
 
 
+def _backends() -> list[dict[str, Any]]:
+    from dataclasses import asdict
+
+    from limner.runtime.engines.backends import backends
+
+    return [asdict(backend) for backend in backends()]
+
+
 def _bundle(path: Path | None, problems: list[str]) -> dict[str, Any] | None:
     try:
         bundle: Bundle = open_bundle(path)
@@ -136,7 +149,19 @@ def _bundle(path: Path | None, problems: list[str]) -> dict[str, Any] | None:
         return None
     manifest = bundle.manifest
     found = {"name": manifest.name, "path": str(bundle.root), "digest": bundle.digest, "verified": True}
-    return found | {"graphs": sorted(manifest.graphs), "files": len(manifest.files)}
+    engines = _engines(bundle, problems)
+    return found | {"graphs": sorted(manifest.graphs), "files": len(manifest.files), "engines": engines}
+
+
+def _engines(bundle: "Bundle", problems: list[str]) -> dict[str, str]:
+    """Each engine's file -> "usable", or why it would not be loaded; one of another graph is a problem."""
+    from limner.runtime.engines.selection import survey, this_machine, why_stale
+
+    for engine in bundle.manifest.engines:
+        stale = why_stale(bundle, engine)
+        if stale:
+            problems.append(f"{engine.file}: {stale}; make it again with `limner export tensorrt`")
+    return survey(bundle, this_machine())
 
 
 def _print_report(report: dict[str, Any]) -> None:
@@ -156,6 +181,11 @@ def _print_report(report: dict[str, Any]) -> None:
         rows["bundle"] = f"{bundle['name']} {bundle['digest'][:12]}, {bundle['files']} files verified"
     for name, value in rows.items():
         print(f"{name:<14} {value}")
+    for backend in report["backends"]:
+        state = "would run" if backend["usable"] else f"not here: {backend['reason']}"
+        print(f"{'--provider':<14} {backend['name']:<13} {state}")
+    for file, state in (bundle or {}).get("engines", {}).items():
+        print(f"{'engine':<14} {file}: {state}")
     for problem in report["problems"]:
         print(f"problem        {problem}")
     if not report["problems"]:
