@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from limner.export import parity
 from limner.export.cards import read_licences
 from limner.export.graphs import OPSET, GraphSpec, build_specs, export_graph
-from limner.export.networks import FOLDERS, Networks, load_networks
+from limner.export.networks import FOLDERS, MAPPERS, Networks, load_networks
 from limner.export.weights import WEIGHTS, Storage, WeightFile
 from limner.runtime.bundle import Bundle, load_bundle, write_manifest
 from limner.runtime.bundle_schema import (
@@ -36,7 +36,9 @@ from limner.runtime.bundle_schema import (
     TensorMeta,
 )
 from limner.runtime.errors import InputError, LimnerError
+from limner.runtime.mapper_schema import MapperMeta
 from limner.runtime.schema import read_json
+from limner.training.models.mapper import generator_digest
 
 RELEVANCE = "relevance.safetensors"
 RELEVANCE_TENSORS = ("relevance", "style_mean", "style_std")
@@ -92,6 +94,8 @@ def find_extras(checkpoints: Path) -> Extras:
                 "checkpoints", f"no clip/{name} in {str(checkpoints)!r}", "the tokenizer beside CLIP's weights"
             )
     licences = [entry for name in FOLDERS.values() for entry in read_licences(checkpoints / name, name)]
+    mappers = sorted(path.parent for path in (checkpoints / MAPPERS).glob("*/config.json"))
+    licences += [entry for place in mappers for entry in read_licences(place, f"{MAPPERS}/{place.name}")]
     relevance, presets = edits / RELEVANCE, edits / PRESETS
     return Extras(
         tokenizer,
@@ -188,7 +192,13 @@ def manifest(
         opset=config.opset,
         weights_storage=config.weights_storage,
         generator=GeneratorMeta(
-            sizes.size, sizes.z_dim, sizes.w_dim, generator.num_ws, generator.num_style_channels, layers
+            sizes.size,
+            sizes.z_dim,
+            sizes.w_dim,
+            generator.num_ws,
+            generator.num_style_channels,
+            layers,
+            generator_digest(generator.state_dict()),
         ),
         clip=ClipMeta(
             embedding=networks.clip.config.projection_dim,
@@ -203,6 +213,10 @@ def manifest(
         graphs={report.graph: _graph_meta(specs[report.graph], report) for report in reports},
         relevance=None if extras.relevance is None else RELEVANCE,
         licences=extras.licences,
+        mappers={
+            name: MapperMeta(m.config.prompt or name, m.config.space, m.config.generator, m.config.strength)
+            for name, m in networks.mappers.items()
+        },
         **_presets(extras.presets),
     )
 

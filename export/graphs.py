@@ -22,6 +22,7 @@ from limner.export.simplify import simplify
 from limner.export.synthesis import FastSynthesis
 from limner.runtime.bundle_schema import TensorMeta
 from limner.runtime.errors import LimnerError
+from limner.runtime.mapper_schema import graph_name
 
 BATCH = "batch"
 TRACE_BATCH = 7  # of the example: 1 would be taken for a constant, and other sizes are seldom 7
@@ -128,6 +129,10 @@ def build_specs(networks: Networks) -> dict[str, GraphSpec]:
     specs["latent_gradient"] = _gradient_spec(
         networks, fast, clip_image, sampler, w_plus, text_features, identity, image
     )
+    for name, mapper in networks.mappers.items():
+        latent, sample = (w_plus, sampler.w_plus) if mapper.config.space == "w_plus" else (styles, sampler.styles)
+        made, function = TensorMeta("step", "float32", latent.shape), _tuple(mapper)
+        specs[graph_name(name)] = GraphSpec(graph_name(name), (latent,), (made,), function, function, sample)
     return specs
 
 

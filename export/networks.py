@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,10 +12,12 @@ from torch import nn
 
 from limner.runtime.errors import InputError
 from limner.training.models.clip import ClipImageTower, ClipTextTower
+from limner.training.models.mapper import LatentMapper, fits, generator_digest
 from limner.training.models.store import FP16_LARGEST, FP16_SMALLEST, load_model
 from limner.training.models.stylegan2 import Generator
 
 Preprocess = Literal["correct", "published"]
+MAPPERS = "edits/mappers"  # one folder a mapper
 FOLDERS = {"generator": "stylegan2", "clip": "clip", "identity": "identity", "encoder": "encoder"}
 
 
@@ -29,6 +32,7 @@ class Networks:
     identity: nn.Module  # image -> unit [N,I]
     encoder: nn.Module  # image -> w_plus [N,L,D]
     preprocess: Preprocess = "correct"
+    mappers: Mapping[str, LatentMapper] = field(default_factory=dict)  # name -> latents of its space to a step
 
     @classmethod
     def of(cls, generator: Generator, clip: Any, identity: nn.Module, encoder: nn.Module,
@@ -45,7 +49,7 @@ class Networks:
 
         What a checkpoint keeps as fp32, since fp16 has no room for it, stays. So do the fixed matrices of resizes.
         """
-        for module in (self.generator, self.clip, self.identity, self.encoder):
+        for module in (self.generator, self.clip, self.identity, self.encoder, *self.mappers.values()):
             for tensor in module.state_dict().values():
                 if tensor.is_floating_point() and FP16_SMALLEST < float(tensor.abs().max()) < FP16_LARGEST:
                     tensor.copy_(tensor.half().float())
@@ -62,4 +66,23 @@ def load_networks(folder: Path, preprocess: Preprocess = "correct") -> Networks:
     generator = loaded["generator"]
     if not isinstance(generator, Generator):
         raise InputError("checkpoints.stylegan2", type(generator).__name__, "a StyleGAN2 generator")
-    return Networks.of(generator, loaded["clip"], loaded["identity"], loaded["encoder"], preprocess)
+    found = Networks.of(generator, loaded["clip"], loaded["identity"], loaded["encoder"], preprocess)
+    return replace(found, mappers=load_mappers(folder / MAPPERS, generator))
+
+
+def load_mappers(folder: Path, generator: Generator) -> dict[str, LatentMapper]:
+    """The mappers below `folder` by name, none if it is not there. InputError for one of another generator."""
+    digest = generator_digest(generator.state_dict())
+    found = {}
+    for place in sorted(path.parent for path in folder.glob("*/config.json")):
+        mapper, where = load_model(place), f"checkpoints.{MAPPERS}/{place.name}"
+        if not isinstance(mapper, LatentMapper):
+            raise InputError(where, f"a {type(mapper).__name__}", "a latent mapper")
+        own = mapper.config.generator
+        if not fits(mapper.config, generator):
+            raise InputError(where, "a mapper for latents of another shape", "one for this generator")
+        if own and own != digest:
+            allowed = f"one for {digest[:12]}..., that of these checkpoints"
+            raise InputError(where, f"a mapper for the generator {own[:12]}...", allowed, "train it again")
+        found[place.name] = mapper
+    return found

@@ -153,8 +153,8 @@ def run_family(
     module, data = spec.build(run, cache)
     start = time.monotonic()
     average = getattr(spec, "AVERAGE", "network")
-    fit(module, data, run.trainer, out, run, resume, fast_dev_run, average)
-    if fast_dev_run:
+    trainer = fit(module, data, run.trainer, out, run, resume, fast_dev_run, average)
+    if fast_dev_run or not trainer.is_global_zero:
         return {}
     minutes = round((time.monotonic() - start) / 60, 1)
     return {**spec.save(run, module, save, cache), "training, minutes": minutes}

@@ -81,9 +81,10 @@ class MapperModule(pl.LightningModule):
         training: MapperTraining,
         optimizer: MapperOptimizer,
         max_steps: int,
+        held_out: Tensor,  # [N,L,D] latents for the figures after the training
     ) -> None:
         super().__init__()
-        self.network, self.targets = network, targets
+        self.network, self.targets, self.held_out = network, targets, held_out
         self.generator, self.clip_image, self.identity, self.judge = generator, clip_image, identity, judge
         for frozen in self._frozen():
             frozen.eval().requires_grad_(False)

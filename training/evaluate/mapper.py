@@ -21,8 +21,9 @@ AT_ONCE = 16
 
 
 @torch.no_grad()
-def evaluate(module: MapperModule, name: str, held_out: Tensor) -> tuple[dict[str, Any], Tensor]:
-    """Figures over held-out latents [N,L,D], and pictures beside their edits [2 PICTURES,3,H,W]."""
+def evaluate(module: MapperModule, name: str) -> tuple[dict[str, Any], Tensor]:
+    """Figures over the module's held-out latents, and pictures beside their edits [2 PICTURES,3,H,W]."""
+    held_out = module.held_out
     totals: dict[str, float] = {}
     shown = []
     for w_plus in held_out.split(AT_ONCE):
@@ -42,11 +43,11 @@ def evaluate(module: MapperModule, name: str, held_out: Tensor) -> tuple[dict[st
     return figures, torch.cat(shown)[: 2 * PICTURES]
 
 
-def save_mapper(run: Any, prompt: Any, module: MapperModule, held_out: Tensor, folder: Path) -> dict[str, Any]:
+def save_mapper(run: Any, prompt: Any, module: MapperModule, folder: Path) -> dict[str, Any]:
     """Write config.json, model.safetensors, samples.png, figures.json and README.md; return the figures."""
     mapper = module.mapper(prompt.label)
     save_model(folder, "mapper", mapper.config, mapper.state_dict())
-    figures, shown = evaluate(module, prompt.label, held_out)
+    figures, shown = evaluate(module, prompt.label)
     Image.fromarray(tile(shown, COLUMNS)).save(folder / "samples.png", optimize=True)
     style = STYLES[run.drawings] if run.drawings else None
     Card(f"Latent mapper: {prompt.text}", "mapper", WHAT.format(text=prompt.text), run, style, figures).write(folder)

@@ -15,7 +15,7 @@ from torch import nn
 from limner.runtime.errors import InputError, nearest
 from limner.training.avatars.tokens import CaptionTokenizer
 from limner.training.evaluate.mapper import save_mapper
-from limner.training.latents import LatentPool, LatentsConfig, make_pool, split_pool
+from limner.training.mapper_latents import LatentPool, LatentsConfig, make_pool, split_pool
 from limner.training.mapper_module import MapperModule, MapperOptimizer, MapperTraining, Target
 from limner.training.models.clip import ClipImageTower, ClipTextTower
 from limner.training.models.irse import IdentityNet
@@ -109,15 +109,15 @@ def build(run: Run, cache: Path) -> tuple[MapperModule, StepData]:
     identity = _loaded(run.identity, IdentityNet, "identity") if run.identity else None
     clip: Any = load_model(run.clip)
     digest = generator_digest(generator.state_dict())
-    network = nn.ModuleList([fresh_mapper(run, prompt, generator, digest) for prompt in run.prompts])
-    module = MapperModule(
-        network, make_targets(run, clip, judge), generator,
-        ClipImageTower(clip, generator.config.size, run.training.preprocess), identity, judge, run.training,
-        run.optimizer, run.trainer.max_steps,
-    )  # fmt: skip
     train, held_out = split_pool(make_pool(run.latents, generator), run.latents.held_out)
     if len(train) < run.trainer.batch_size * run.trainer.devices:
         raise InputError("latents", f"{len(train)} to train on", "as many as trainer.batch_size times devices")
+    module = MapperModule(
+        nn.ModuleList([fresh_mapper(run, prompt, generator, digest) for prompt in run.prompts]),
+        make_targets(run, clip, judge), generator,
+        ClipImageTower(clip, generator.config.size, run.training.preprocess), identity, judge, run.training,
+        run.optimizer, run.trainer.max_steps, held_out,
+    )  # fmt: skip
     data = StepData(lambda: LatentPool(train), lambda: LatentPool(held_out), run.trainer.batch_size,
                     run.trainer.seed, run.trainer.validation_limit, run.trainer.workers)  # fmt: skip
     return module, data
@@ -159,8 +159,7 @@ def make_targets(run: Run, clip: Any, judge: Judge | None) -> dict[str, Target]:
 
 def save(run: Run, module: MapperModule, folder: Path, cache: Path) -> dict[str, Any]:
     """Write one checkpoint folder a mapper below `folder`, each with figures on held-out latents and a card."""
-    _, held_out = split_pool(make_pool(run.latents, module.generator), run.latents.held_out)
-    return {prompt.label: save_mapper(run, prompt, module, held_out, folder / prompt.label) for prompt in run.prompts}
+    return {prompt.label: save_mapper(run, prompt, module, folder / prompt.label) for prompt in run.prompts}
 
 
 def _loaded(folder: str, kind: type[Any], what: str) -> Any:
