@@ -5,8 +5,8 @@ over many samples; for each channel and each of some 100 pictures, CLIP features
 that channel at mean - 5 sigma and at mean + 5 sigma, their difference normalised, averaged over pictures and
 normalised again -> relevance [S, clip_dim] with unit rows. to_rgb channels are never edited: their rows are zero.
 
-The trunk is shared: a channel of layer k is rendered from the state before layer k, kept once per batch of
-pictures, so early layers are not run again. Every channel is restored after use (the published code leaves it
+The trunk is shared: a channel of layer k is rendered from what is kept of layer k, once per batch of pictures, so
+early layers are not run again (channel_render.py). Every channel is restored after use (the published code leaves it
 clamped when it goes on to the next). Channels are the items of the predict dataset, so several devices share
 the work by Lightning's distributed sampler; each returns its rows by channel number.
 """
@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from limner.training.models.stylegan2 import Generator, LayerSpec, SynthesisState
+from limner.training.channel_render import ChannelRenderer, Convolution, Trunk
+from limner.training.models.stylegan2 import Generator
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class RelevanceConfig:
     truncation: float = 0.7  # of the samples, for statistics and pictures
     pictures: int = 100
     sigma: float = 5.0  # how far a channel is moved, in its standard deviations
-    chunk: int = 50  # pictures rendered at once
+    chunk: int = 50  # pictures rendered at once, each with two values of a channel
+    convolution: Convolution = "direct"  # fewest: fewer multiply-adds, the same numbers; slower on CPUs
     seed: int = 0
 
 
@@ -73,17 +75,18 @@ def editable_channels(generator: Generator) -> list[tuple[int, int, int]]:
 
 
 class RelevanceModule(pl.LightningModule):
-    """predict_step(channels [K, 2] of (column, layer)) -> (columns [K], relevance [K, clip_dim])."""
+    """predict_step(channels [1, 3] of (column, layer, channel)) -> (column, relevance [clip_dim])."""
 
     def __init__(self, generator: Generator, image_tower: Callable[[Tensor], Tensor], styles: Tensor, mean: Tensor,
                  std: Tensor, config: RelevanceConfig) -> None:  # fmt: skip
         super().__init__()
         self.generator, self.image_tower, self.config = generator.eval(), image_tower, config
+        self.renderer = ChannelRenderer(generator, config.convolution)
         self.register_buffer("styles", styles, persistent=False)  # [pictures, S] of the pictures that are moved
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
         self.still = 0  # channels of no variance
-        self._states: dict[tuple[int, int], SynthesisState] = {}
+        self._trunks: dict[tuple[int, int], Trunk] = {}
 
     styles: Tensor
     mean: Tensor
@@ -92,40 +95,34 @@ class RelevanceModule(pl.LightningModule):
     def predict_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """Channels that vary. One whose standard deviation is zero would be rendered twice alike: its row is
         zero without a rendering, exactly as brute force finds it."""
-        rows = [(column, layer) for column, layer, _ in editable_channels(self.generator)]
+        rows = editable_channels(self.generator)
         moving = [row for row in rows if self.std[row[0]] > 0]
         self.still = len(rows) - len(moving)
-        return DataLoader(TensorDataset(torch.tensor(moving)), batch_size=1)
+        return DataLoader(TensorDataset(torch.tensor(moving).reshape(-1, 3)), batch_size=1)
 
-    def _trunk(self, layer: int, start: int) -> SynthesisState:
-        """The state before `layer` for pictures start.., computed once and kept while that layer lasts."""
+    def _trunk(self, layer: int, start: int) -> Trunk:
+        """What is kept of pictures start.. for `layer`, computed once and kept while that layer lasts."""
         key = (layer, start)
-        if key not in self._states:
-            self._states = {k: v for k, v in self._states.items() if k[0] == layer}
-            styles = self.styles[start : start + self.config.chunk]
-            self._states[key] = self.generator.advance(self.generator.start(len(styles)), styles, layer)
-        return self._states[key]
+        if key not in self._trunks:
+            self._trunks = {k: v for k, v in self._trunks.items() if k[0] == layer}
+            self._trunks[key] = self.renderer.trunk(layer, self.styles[start : start + self.config.chunk])
+        return self._trunks[key]
 
     @torch.no_grad()
-    def channel_features(self, column: int, layer: int, value: Tensor, start: int) -> Tensor:
-        """CLIP features [chunk, C] of pictures start.. with one style channel set to `value`."""
-        styles = self.styles[start : start + self.config.chunk].clone()  # the clone restores every channel
-        styles[:, column] = value
-        state = self.generator.advance(self._trunk(layer, start), styles)
-        if state.skip is None:
-            raise RuntimeError("synthesis made no picture")
-        return self.image_tower(state.skip)
+    def channel_features(self, layer: int, channel: int, values: Tensor, start: int) -> Tensor:
+        """CLIP features [V, chunk, C] of pictures start.. with one style channel at each of values [V]. Nothing
+        is left changed for the next channel."""
+        image = self.renderer.moved(self._trunk(layer, start), channel, values)
+        return self.image_tower(image).unflatten(0, (len(values), -1))
 
     def predict_step(self, batch: tuple[Tensor], index: int) -> tuple[int, Tensor]:
-        column, layer = (int(v) for v in batch[0][0])
-        low = self.mean[column] - self.config.sigma * self.std[column]
-        high = self.mean[column] + self.config.sigma * self.std[column]
+        column, layer, channel = (int(v) for v in batch[0][0])
+        reach = self.config.sigma * self.std[column]
+        values = torch.stack([self.mean[column] + reach, self.mean[column] - reach])
         total = self.mean.new_zeros(())
         for start in range(0, len(self.styles), self.config.chunk):
-            difference = self.channel_features(column, layer, high, start) - self.channel_features(
-                column, layer, low, start
-            )
-            total = total + F.normalize(difference, dim=1, eps=1e-12).sum(0)
+            high, low = self.channel_features(layer, channel, values, start)
+            total = total + F.normalize(high - low, dim=1, eps=1e-12).sum(0)
         return column, F.normalize(total / len(self.styles), dim=0, eps=1e-12)
 
 
@@ -144,25 +141,3 @@ def gather(generator: Generator, predictions: list[Any], trainer: pl.Trainer | N
         counts = trainer.strategy.reduce(counts, reduce_op="sum")  # the sampler may give a channel twice
         relevance = total / counts.clamp(min=1)[:, None]
     return relevance
-
-
-def multiply_adds(generator: Generator) -> list[int]:
-    """Multiply-adds of one picture per layer, counted for the transposed convolution at its input size."""
-    return [_layer_multiply_adds(generator, layer) for layer in generator.layers]
-
-
-def _layer_multiply_adds(generator: Generator, layer: LayerSpec) -> int:
-    conv = generator.conv(layer)
-    _, n_out, n_in, k, _ = conv.weight.shape
-    side = layer.resolution // 2 if conv.upsample else layer.resolution
-    fir = n_out * layer.resolution**2 * 8 if conv.upsample else 0  # two passes of four taps
-    return int(n_out * n_in * k * k * side**2 + fir)
-
-
-def saving(generator: Generator, std: Tensor | None = None) -> float:
-    """Multiply-adds of rendering every channel from the start over those with the shared trunk; with `std` [S],
-    channels of no variance are not rendered."""
-    counts = multiply_adds(generator)
-    editable = editable_channels(generator)
-    rendered = [layer for column, layer, _ in editable if std is None or std[column] > 0]
-    return len(editable) * sum(counts) / sum(sum(counts[layer:]) for layer in rendered)

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from limner.training.avatars.attributes import STYLES, option_code, sample_in_split
+from limner.training.channel_render import layer_multiply_adds, relevance_cost, tower_multiply_adds
 from limner.training.families.stylegan2 import EMBEDDING
 from limner.training.models.clip import ClipImageTower
 from limner.training.models.store import load_model
@@ -23,9 +24,7 @@ from limner.training.relevance import (
     RelevanceConfig,
     RelevanceModule,
     gather,
-    multiply_adds,
     picture_styles,
-    saving,
     style_statistics,
 )
 from limner.training.warmup_module import CodeEmbedding
@@ -96,10 +95,8 @@ def predict(run: Run, folder: Path) -> dict[str, Any]:
     mine = trainer.predict(module)
     rows = gather(generator, mine or [], trainer)
     figures = {"channels": int((std > 0).sum()), "channels of no variance, skipped exactly": int(module.still),
-               "minutes": round((time.monotonic() - start) / 60, 2),
-               "multiply-adds of brute force / with the shared trunk": round(saving(generator), 2),
-               "the same, still channels skipped": round(saving(generator, std), 2),
-               "multiply-adds of one picture, millions": round(sum(multiply_adds(generator)) / 1e6, 1)}  # fmt: skip
+               "pictures": run.relevance.pictures, "minutes": round((time.monotonic() - start) / 60, 2),
+               **cost_figures(generator, tower, std, run.relevance)}  # fmt: skip
     if trainer.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
         beside = folder / "relevance.safetensors.part"
@@ -107,3 +104,19 @@ def predict(run: Run, folder: Path) -> dict[str, Any]:
         beside.replace(folder / "relevance.safetensors")
         (folder / "relevance.json").write_text(json.dumps(figures, indent=2) + "\n")
     return figures
+
+
+def cost_figures(generator: Generator, tower: ClipImageTower, std: torch.Tensor, config: RelevanceConfig
+                 ) -> dict[str, Any]:  # fmt: skip
+    """Multiply-adds against brute force, which renders every channel from the start by plain convolutions."""
+    cost, least = (relevance_cost(generator, std, way) for way in (config.convolution, "fewest"))
+    extra = tower_multiply_adds(tower, generator.config.size)
+    renders = 2 * sum(s.channels for s in generator.layers if s.kind == "conv")
+    return {
+        "multiply-adds of one picture, millions": round(sum(layer_multiply_adds(generator)) / 1e6, 1),
+        "of CLIP's tower, millions": round(extra / 1e6, 1),
+        f"brute force / this run ({config.convolution})": round(cost.ratio(), 2),
+        "brute force / fewest": round(least.ratio(), 2),
+        "brute force / fewest, CLIP's tower on both sides": round(least.ratio(extra, renders), 2),
+        "fewest, by the layer whose channels are moved": {k: round(a / b, 2) for k, (a, b) in least.layers.items()},
+    }
