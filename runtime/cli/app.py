@@ -38,7 +38,9 @@ app.command("invert")(editing.invert)
 app.command("sample")(editing.sample)
 app.command("replay")(editing.replay)
 app.command("demo")(demo.demo)
-app.command("models")(inspecting.models)
+models = typer.Typer(invoke_without_command=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+models.callback()(inspecting.models)
+app.add_typer(models, name="models")
 app.command("check")(inspecting.check)
 
 
@@ -46,6 +48,12 @@ app.command("check")(inspecting.check)
 def export(context: typer.Context) -> int:
     """Write a bundle of ONNX graphs: limner[export]."""
     return commands.run_command("export", context.args)
+
+
+@models.command("import", context_settings=PASS_THROUGH)
+def import_weights(context: typer.Context) -> int:
+    """Make a checkpoint of published weights: limner[train]."""
+    return commands.run_command("import", context.args, extra="train", program="limner models import")
 
 
 @app.command("train", context_settings=PASS_THROUGH)

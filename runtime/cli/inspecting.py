@@ -20,7 +20,7 @@ OPTIONAL_PACKAGES = ("torch", "pytorch-lightning", "transformers", "onnx", "onnx
 
 
 def models(context: typer.Context, bundle: BundleOption = None, as_json: JsonOption = False) -> None:
-    """List checkpoints and graphs, with hashes; or import published weights."""
+    """List models with their hashes, or import weights."""
     if context.invoked_subcommand is not None:
         return
     from limner.runtime.cli.inventory import bundle_entry, checkpoint_entries

@@ -42,6 +42,12 @@ def build_model(family: str, config: Mapping[str, Any]) -> nn.Module:
     return model
 
 
+def build_on_meta(family: str, config: Any) -> nn.Module:
+    """The same without memory or values, for names and shapes; `config` is a dataclass or a mapping."""
+    with torch.device("meta"):
+        return build_model(family, to_plain(config))
+
+
 def save_model(
     folder: str | Path,
     family: str,  # a key of BUILDERS
@@ -121,14 +127,18 @@ def load_state(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
 
     Raises LimnerError that lists up to ten missing, unexpected and mismatched keys of each kind.
     """
-    own = model.state_dict()
+    problems = state_problems(model.state_dict(), state)
+    if problems:
+        raise LimnerError(f"the weights do not fit {type(model).__name__}: {'; '.join(problems)}")
+    model.load_state_dict(dict(state))
+
+
+def state_problems(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> list[str]:
+    """Missing, unexpected and mismatched keys of `state`, a phrase a kind with the first ten names."""
     missing = [k for k in own if k not in state]
     unexpected = [k for k in state if k not in own]
     mismatched = [f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}"
                   for k in own if k in state and own[k].shape != state[k].shape]  # fmt: skip
-    problems = [f"{len(names)} {what}: {', '.join(names[:SHOWN])}{' ...' if len(names) > SHOWN else ''}"
-                for what, names in (("missing", missing), ("unexpected", unexpected), ("mismatched", mismatched))
-                if names]  # fmt: skip
-    if problems:
-        raise LimnerError(f"the weights do not fit {type(model).__name__}: {'; '.join(problems)}")
-    model.load_state_dict(dict(state))
+    return [f"{len(names)} {what}: {', '.join(names[:SHOWN])}{' ...' if len(names) > SHOWN else ''}"
+            for what, names in (("missing", missing), ("unexpected", unexpected), ("mismatched", mismatched))
+            if names]  # fmt: skip
