@@ -27,6 +27,7 @@ from limner.training.warmup_module import CodeEmbedding
 class MappingConfig:
     """Recipe of the mapping stage."""
 
+    start: Literal["constructed", "random"] = "constructed"  # see mapping_start; random takes thousands of steps
     batch_size: int = 512  # z a step
     learning_rate: float = 3e-3
     option_weight: float = 0.5  # of the cross-entropy of the options that w decodes to

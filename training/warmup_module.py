@@ -12,7 +12,7 @@ adversarial stage begins. Three habits make the latent space one that edits well
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytorch_lightning as pl
@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from limner.training.avatars.attributes import POSE_NAMES, StyleSpec
 from limner.training.avatars.dataset import image_float
-from limner.training.models.stylegan2 import Generator
+from limner.training.models.stylegan2 import Generator, SynthesisState
+from limner.training.overdrive import Overdrive, OverdriveConfig
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class WarmupConfig:
     focus_box: tuple[float, float, float, float] = (0.28, 0.26, 0.72, 0.72)  # left, top, right, bottom: the face
     focus_weight: float = 3.0  # times as much as the rest that pixels inside the box count
     edge_weight: float = 4.0  # how much more edges of the target count in the L1
+    overdrive: OverdriveConfig = field(default_factory=OverdriveConfig)
+    window_every: int = 0  # every so many steps only the face is drawn, at less than half of the cost; 0 for never
+    window: tuple[int, int] = (8, 24)  # rows and columns of the 32 px features that are kept then
+    window_margin: int = 2  # of these, at each side, is left out of the loss: it is wrong at the cut
 
 
 class CodeEmbedding(nn.Module):
@@ -51,6 +56,7 @@ class CodeEmbedding(nn.Module):
 
     def __init__(self, style: StyleSpec, w_dim: int) -> None:
         super().__init__()
+        self.style = style
         sizes = [len(o.choices) for o in style.options]
         self.sizes = [*sizes, len(POSE_NAMES)]
         scale = torch.full((sum(self.sizes),), len(sizes) ** -0.5)
@@ -73,9 +79,10 @@ def edge_map(image: Tensor) -> Tensor:
     return F.max_pool2d((dx + dy).amax(1, keepdim=True), 3, 1, 1)
 
 
-def drawing_loss(made: Tensor, target: Tensor, config: WarmupConfig) -> Tensor:
+def drawing_loss(made: Tensor, target: Tensor, config: WarmupConfig, focused: bool = True) -> Tensor:
     """L1 weighted towards edges and the focus box, plus the L1 of horizontal and vertical differences."""
-    error = (made - target) * focus_map(target.shape[-1], config).to(target)
+    focus = focus_map(target.shape[-1], config).to(target) if focused else 1.0
+    error = (made - target) * focus
     weight = 1 + config.edge_weight * edge_map(target)
     gradient = (error[..., 1:] - error[..., :-1]).abs().mean() + (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
     return (error.abs() * weight).mean() + config.gradient_weight * gradient
@@ -97,6 +104,7 @@ class WarmupModule(pl.LightningModule):
         super().__init__()
         self.generator, self.embedding, self.config = generator, embedding, config
         embedding.requires_grad_(not config.freeze_embedding)
+        self.overdrive = Overdrive(embedding.style, config.overdrive)
         generator.compute_dtype = torch.bfloat16 if bf16 else torch.float32
         self.ema = torch.optim.swa_utils.AveragedModel(
             nn.ModuleList([generator, embedding]),
@@ -117,17 +125,39 @@ class WarmupModule(pl.LightningModule):
             raise RuntimeError("synthesis made no picture")
         return state.skip
 
+    def _draw_window(self, style_channels: Tensor, target: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
+        """The face alone: all layers up to 32 px, then the layers above on a window of the features. Returns what
+        was made and the same part of the target, both [N,3,h,w]."""
+        (start, stop), margin, times = self.config.window, self.config.window_margin, resolution // 32
+        generator = self.generator
+        state = generator.advance(generator.start(len(target)), style_channels, self._layers_until(32), "none")
+        if state.skip is None:
+            raise RuntimeError("synthesis made no picture")
+        cut = (..., slice(start, stop), slice(start, stop))
+        state = SynthesisState(state.done, state.x[cut], state.skip[cut])
+        made = generator.advance(state, style_channels, self._layers_until(resolution), "none").skip
+        inner = slice(margin * times, (stop - start - margin) * times)
+        seen = slice((start + margin) * times, (stop - margin) * times)
+        return made[..., inner, inner], target[..., seen, seen]
+
     def _layers_until(self, resolution: int) -> int:
         return sum(s.resolution <= resolution for s in self.generator.layers)
 
-    def _latent(self, batch: dict[str, Tensor]) -> Tensor:
-        config = self.config
+    def _styles(self, batch: dict[str, Tensor]) -> Tensor:
+        """Style channels [N, S] of the batch's pictures, disturbed as the config says."""
+        config, generator = self.config, self.generator
         code = self.embedding.encode(batch["options"], batch["pose"])
         share = torch.rand(len(code), 1) * config.blend * (torch.rand(len(code), 1) < config.blend_probability)
         mixed = code.lerp(code[torch.randperm(len(code))], share)
         mixed[:, -len(POSE_NAMES) :] = code[:, -len(POSE_NAMES) :]  # a pose is not absorbed
-        w_plus = self.generator.broadcast(self.embedding(mixed))
-        return w_plus + config.jitter * torch.randn_like(w_plus)
+        codes, rgb_codes = self.overdrive(mixed, generator.num_ws)
+        noise = config.jitter * torch.randn(len(code), generator.num_ws, generator.config.w_dim)
+        styles = generator.affine(self.embedding(codes) + noise)
+        if self.config.overdrive.probability == 0:
+            return styles
+        rgb_styles = generator.affine(self.embedding(rgb_codes) + noise)
+        is_rgb = torch.cat([torch.full((s.channels,), s.kind == "to_rgb") for s in generator.layers])
+        return torch.where(is_rgb, rgb_styles, styles)
 
     @torch.no_grad()
     def shrink_styles(self, amount: float) -> None:
@@ -148,7 +178,7 @@ class WarmupModule(pl.LightningModule):
 
     def full_drawing_loss(self, batch: dict[str, Tensor]) -> Tensor:
         """The drawing loss at full size, for stages that hold on to the warm start."""
-        made = self._draw(self.generator.affine(self._latent(batch)), len(self.generator.layers))
+        made = self._draw(self._styles(batch), len(self.generator.layers))
         return drawing_loss(made, image_float(batch["image"]), self.config)
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
@@ -156,8 +186,12 @@ class WarmupModule(pl.LightningModule):
         target = image_float(batch["image"])
         if resolution < target.shape[-1]:
             target = F.avg_pool2d(target, target.shape[-1] // resolution)
-        made = self._draw(self.generator.affine(self._latent(batch)), self._layers_until(resolution))
-        drawing = drawing_loss(made, target, self.config)
+        if self.config.window_every and self.global_step % self.config.window_every == 0 and resolution > 32:
+            made, target = self._draw_window(self._styles(batch), target, resolution)
+            drawing = drawing_loss(made, target, self.config, focused=False)
+        else:
+            made = self._draw(self._styles(batch), self._layers_until(resolution))
+            drawing = drawing_loss(made, target, self.config)
         psnr = 10 * torch.log10(4 / (made.detach().clamp(-1, 1) - target).square().mean())
         self.log_dict({"drawing": drawing, "psnr_db": psnr, "resolution": float(resolution)})
         return drawing

@@ -49,6 +49,7 @@ class Run:
     generator: str = "checkpoints/avatars/stylegan2"
     identity: str = "checkpoints/avatars/identity"
     judge: str = "checkpoints/avatars/judge"  # for the card's figures alone
+    start: str = ""  # folder of an encoder to go on from, of this generator or one of the same options; empty: anew
     data: AvatarsConfig = field(default_factory=AvatarsConfig)
     model: EncoderSizes = field(default_factory=EncoderSizes)
     training: EncoderTraining = field(default_factory=EncoderTraining)
@@ -119,8 +120,10 @@ def build(run: Run, cache: Path) -> tuple[EncoderModule, StepData]:
     average: torch.Tensor = generator.state_dict()["latent_avg"]
     encoder.latent_avg = average.expand_as(encoder.latent_avg).clone()
     known = known_latents(run, generator)
+    if run.start:
+        go_on_from(run.start, encoder)
     if known and encoder.codebook is not None:
-        encoder.codebook.fill(known.embedding.weight)
+        rebase(encoder, known.embedding.weight.detach()) if run.start else encoder.codebook.fill(known.embedding.weight)
     module = EncoderModule(
         encoder, generator, load_identity(run), run.training, run.augment, run.optimizer, run.trainer.max_steps,
         run.trainer.seed, known.target if known else None, known.option_loss if known else None,
@@ -130,6 +133,24 @@ def build(run: Run, cache: Path) -> tuple[EncoderModule, StepData]:
         run.trainer.batch_size, run.trainer.seed, run.trainer.validation_limit, run.trainer.workers,
     )  # fmt: skip
     return module, data
+
+
+def go_on_from(folder: str, encoder: E4eEncoder) -> None:
+    """Take the weights of an earlier encoder of the same sizes."""
+    earlier = load_model(folder)
+    if not isinstance(earlier, E4eEncoder) or earlier.config != encoder.config:
+        raise InputError("start", f"{folder}, another network", "an encoder with this run's `model` and generator size")
+    encoder.load_state_dict(earlier.state_dict())
+
+
+@torch.no_grad()
+def rebase(encoder: E4eEncoder, book: torch.Tensor) -> None:
+    """Move an encoder to the w space of another code embedding [K, w_dim] that differs by an offset of w."""
+    if encoder.codebook is None:
+        return
+    starts = torch.tensor([0, *encoder.codebook.sizes[:-2]]).cumsum(0)  # the first choice of every option
+    encoder.latent_avg += (book - encoder.codebook.book)[starts].sum(0)
+    encoder.codebook.fill(book)
 
 
 def save(run: Run, module: EncoderModule, folder: Path, cache: Path) -> dict[str, Any]:

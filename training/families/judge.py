@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from limner.runtime.errors import InputError
 from limner.training.augment import AugmentConfig
 from limner.training.avatars.attributes import STYLES
 from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataset
@@ -32,6 +33,7 @@ class JudgeSizes:
 class Run:
     """Everything that makes one judge."""
 
+    start: str = ""  # folder of a judge of the same sizes to go on from; empty: anew
     data: AvatarsConfig = field(default_factory=AvatarsConfig)
     model: JudgeSizes = field(default_factory=JudgeSizes)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -48,8 +50,14 @@ def model_config(run: Run) -> JudgeConfig:
 
 
 def build(run: Run, cache: Path) -> tuple[JudgeModule, StepData]:
-    """The module and its data; the network is fresh."""
-    module = JudgeModule(Judge(model_config(run)), run.augment, run.optimizer, run.trainer.max_steps, run.trainer.seed,
+    """The module and its data; the network is fresh, or that of `run.start`."""
+    network = Judge(model_config(run))
+    if run.start:
+        earlier = load_model(run.start)
+        if not isinstance(earlier, Judge) or earlier.config != network.config:
+            raise InputError("start", f"{run.start}, another network", "a judge with this run's `model` and data")
+        network.load_state_dict(earlier.state_dict())
+    module = JudgeModule(network, run.augment, run.optimizer, run.trainer.max_steps, run.trainer.seed,
                          run.weights)  # fmt: skip
     data = StepData(
         lambda: AvatarsDataset(run.data, "train", cache), lambda: AvatarsDataset(run.data, "validation", cache),

@@ -20,6 +20,7 @@ from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataset
 from limner.training.evaluate.card import Card
 from limner.training.evaluate.stylegan2 import evaluate
 from limner.training.mapping_module import Coupling, MappingConfig, MappingModule, Ticks
+from limner.training.mapping_start import construct, shift_to_positive
 from limner.training.models.discriminator import Discriminator
 from limner.training.models.store import load_model, save_model
 from limner.training.models.stylegan2 import Generator, StyleGAN2Config
@@ -76,6 +77,9 @@ def build(run: Run, cache: Path) -> tuple[pl.LightningModule, pl.LightningDataMo
     bf16 = run.trainer.precision.startswith("bf16")
     if run.stage == "mapping":
         coupling = Coupling(STYLES[run.data.style], run.model.z_dim, run.mapping.seed)
+        if run.mapping.start == "constructed":
+            shift_to_positive(generator, embedding)
+            construct(generator, embedding, coupling)
         return MappingModule(generator, embedding, coupling, run.mapping, run.trainer.max_steps), Ticks(
             run.trainer.max_steps
         )

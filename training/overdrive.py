@@ -1,0 +1,77 @@
+"""Codes pushed beyond what pictures show, so that a linear edit in W, W+ or S lands on a clean picture.
+
+A global direction adds the same offset to every source: an edit towards choice t of an option gives the code
+c + k (t - u), with the source's choice c and the mean choice u, not the one-hot t. The warm start shows the
+generator such codes with the picture of t as the target, so that the stronger choice wins and nothing of c is
+left; it also shows codes drawn towards the mean (truncation) with the picture unchanged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from limner.training.avatars.attributes import POSE_NAMES, StyleSpec
+
+
+@dataclass(frozen=True)
+class OverdriveConfig:
+    """How often, and how far."""
+
+    probability: float = 0.0  # share of pictures with one option over-driven; 0 for none
+    least: float = 0.8  # smallest k
+    most: float = 2.5  # largest k
+    variant: tuple[float, float] = (0.3, 1.0)  # share of k that tells the variants of one attribute value apart
+    layer_spread: float = 0.3  # each layer's k is k times 1 +- this
+    plain_rgb: float = 0.5  # share of over-driven pictures whose to_rgb styles stay those of the source
+    truncation: float = 0.0  # share of pictures whose code is drawn towards the mean
+    truncation_least: float = 0.6  # smallest psi there
+
+
+class Overdrive:
+    """Changes codes [N, K] to codes per layer [N, L, K]. Options that depend on another move with it."""
+
+    def __init__(self, style: StyleSpec, config: OverdriveConfig) -> None:
+        self.config = config
+        sizes = [len(option.choices) for option in style.options]
+        starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        names = [option.name for option in style.options]
+        size = sum(sizes) + len(POSE_NAMES)
+        self.mean = torch.zeros(size)  # of codes: the choices' weights
+        self.value_mean = torch.zeros(size, size)  # row of choice t: mean code of the choices with t's attribute value
+        leader = dict(style.attributes).get("expression", "")
+        self.groups = torch.zeros(0, size)
+        masks: dict[str, Tensor] = {}
+        for option, start, count in zip(style.options, starts, sizes, strict=True):
+            weights = torch.tensor([c[2] for c in option.choices])
+            self.mean[start : start + count] = weights / weights.sum()
+            for k, (_, value, _) in enumerate(option.choices):
+                same = torch.tensor([c[1] == value for c in option.choices]) if value else torch.arange(count) == k
+                self.value_mean[start + k, start : start + count] = weights * same / (weights * same).sum()
+            key = leader if option.depends_on and leader in names else option.name
+            masks.setdefault(key, torch.zeros(size))[start : start + count] = 1
+        self.groups = torch.stack(list(masks.values()))
+
+    def __call__(self, code: Tensor, layers: int) -> tuple[Tensor, Tensor]:
+        """code [N, K] of the pictures to draw -> (codes [N, L, K], codes [N, L, K] of the to_rgb styles)."""
+        config, count = self.config, len(code)
+        truncated = (torch.rand(count, 1) < config.truncation).float()
+        psi = 1 - truncated * torch.rand(count, 1) * (1 - config.truncation_least)
+        mean = self.mean.clone()
+        mean[-len(POSE_NAMES) :] = 0
+        base = mean + psi * (code - mean)
+        base[:, -len(POSE_NAMES) :] = code[:, -len(POSE_NAMES) :]
+        chosen = (torch.rand(count, 1) < config.probability).float()
+        mask = self.groups[torch.randint(len(self.groups), (count,))] * chosen
+        source = torch.where(mask > 0, code[torch.randperm(count)], base)
+        value = code @ self.value_mean
+        k = config.least + torch.rand(count, 1, 1) * (config.most - config.least)
+        k = k * (1 + config.layer_spread * (2 * torch.rand(count, layers, 1) - 1))
+        low, high = config.variant
+        share = low + torch.rand(count, 1) * (high - low)
+        offset = mask * (value - mean + share * (code - value))
+        rows = source[:, None] + k * offset[:, None]
+        plain = (torch.rand(count, 1, 1) < config.plain_rgb).float()
+        return rows, rows + plain * (source[:, None] - rows)
