@@ -82,7 +82,7 @@ def half_model(bundle: Bundle, graph: str, config: HalfConfig = HalfConfig()) ->
 def settled(path: Path) -> ir.Model:
     """A graph with everything folded that is known before it runs, weights included, each computed in fp32."""
     try:
-        model = ir.load(path)
+        model = ir.external_data.load_to_model(ir.load(path))
     except Exception as reason:
         raise InputError(path.name, f"a file that does not open ({reason})", "an ONNX graph") from reason
     if any(attribute.type == ir.AttributeType.GRAPH for node in model.graph for attribute in node.attributes.values()):

@@ -1,0 +1,227 @@
+"""`limner export precision`: a bundle in fp16 or int8, made from one in fp32; every graph has to pass a gate.
+
+A graph that loses too much stays fp32. With a judge at hand the battery runs before and after, and a bundle that loses
+more than two points is not written. All of it goes into the new bundle's parity report.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from limner.export.bundle_writer import _open_to_readers, _replace, check_target
+from limner.export.precision_gate import (
+    BATTERY_POINTS,
+    Quality,
+    battery,
+    errors,
+    parity_of,
+    passes,
+    time_pair,
+    tolerance,
+)
+from limner.export.precision_half import HalfConfig, half_model
+from limner.export.precision_int8 import Int8Config, int8_model
+from limner.export.precision_samples import Samples
+from limner.export.weights import WEIGHTS, WeightFile
+from limner.runtime.bundle import Bundle, load_bundle, write_manifest
+from limner.runtime.bundle_schema import GraphMeta
+from limner.runtime.errors import InputError, LimnerError
+
+Precision = Literal["fp16", "int8"]
+REPORTS = ("parity.json", "parity.md")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class PrecisionConfig:
+    """What is made, and what it is measured with."""
+
+    precision: Precision
+    batches: tuple[int, ...] = (1, 2, 4)  # of the comparison
+    judge: Path | None = None  # folder of the judge: the battery runs before and after
+    pictures_an_edit: int = 50
+    half: HalfConfig = HalfConfig()
+    int8: Int8Config = Int8Config()
+    seed: int = 11
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("fp16", "int8"):
+            raise InputError("precision", repr(self.precision), "fp16 or int8")
+
+
+def convert(
+    source: Path,
+    out: Path,
+    config: PrecisionConfig,
+    pictures: NDArray[np.float32] | None = None,  # [N,3,H,W] for calibration; else the generator's own
+    say: Say = print,
+) -> tuple[Bundle, list[Quality]]:
+    """Write the bundle `out`, all of it or nothing. LimnerError if the battery loses too much."""
+    bundle = load_bundle(source)
+    if bundle.manifest.precision != "fp32":
+        raise InputError("bundle", f"{bundle.manifest.name!r} in {bundle.manifest.precision}", "a bundle in fp32")
+    check_target(out)
+    out = out.absolute()
+    beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+    try:
+        report = _convert_graphs(bundle, beside, config, pictures, say)
+        _copy_rest(bundle, beside)
+        graphs = {quality.graph: _entry(bundle, quality, config) for quality in report}
+        manifest = replace(bundle.manifest, graphs=graphs, precision=config.precision, engines=(), files={})
+        made = write_manifest(beside, manifest)
+        success = _battery(bundle, made, config, say)
+        _write_report(bundle, beside, config, report, success)
+        write_manifest(beside, manifest)
+        _open_to_readers(beside)
+        _replace(beside, out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return load_bundle(out), report
+
+
+def _convert_graphs(
+    bundle: Bundle, folder: Path, config: PrecisionConfig, pictures: NDArray[np.float32] | None, say: Say
+) -> list[Quality]:
+    weights, report = WeightFile(folder, "fp16"), []
+    for name in bundle.manifest.graphs:
+        before = weights.size
+        samples = Samples(bundle, config.seed, pictures)
+        quality = (_half if config.precision == "fp16" else _int8)(bundle, name, weights, folder, config, samples)
+        feed = samples(name, 1)
+        old, new = bundle.file(bundle.graph(name).file), folder / bundle.graph(name).file
+        quality = replace(quality, milliseconds=time_pair(old, new, feed), note=quality.note)
+        report.append(quality)
+        worst = max(quality.errors.values(), default=0.0)
+        say(f"{name}: {quality.precision}, error {worst:.1e}, {(weights.size - before) / 1e6:.1f} MB more of weights")
+    return report
+
+
+def _half(
+    bundle: Bundle, name: str, weights: WeightFile, folder: Path, config: PrecisionConfig, samples: Samples
+) -> Quality:
+    model, half = half_model(bundle, name, config.half)
+    target = folder / bundle.graph(name).file
+    found = _measured(bundle, name, model, config, samples)
+    if not passes("fp16", found):
+        _save_as_is(bundle, name, weights, target)
+        return Quality(name, "fp32", refused=found)
+    weights.save(model, target)
+    return Quality(name, "fp16", found, kept=len(half.kept), nodes=half.nodes)
+
+
+def _int8(
+    bundle: Bundle, name: str, weights: WeightFile, folder: Path, config: PrecisionConfig, samples: Samples
+) -> Quality:
+    measured: list[dict[str, float]] = []
+
+    def accept(model: ir.Model) -> bool:
+        measured.append(_measured(bundle, name, model, config, samples))
+        return passes("int8", measured[-1])
+
+    found = int8_model(bundle, name, samples, accept, config.int8)
+    target = folder / bundle.graph(name).file
+    if found is None:
+        _save_as_is(bundle, name, weights, target)
+        return Quality(name, "fp32", refused=measured[-1] if measured else {})
+    model, attempt = found
+    weights.save(model, target)
+    return Quality(name, "int8", measured[-1], note=attempt)
+
+
+def _measured(
+    bundle: Bundle, name: str, model: ir.Model, config: PrecisionConfig, samples: Samples
+) -> dict[str, float]:
+    with tempfile.TemporaryDirectory(prefix="limner-gate-") as scratch:
+        path = Path(scratch) / "graph.onnx"
+        ir.save(model, path, external_data="graph.data", size_threshold_bytes=256)
+        model = ir.external_data.load_to_model(model)
+        return errors(bundle, name, path, samples, config.batches)
+
+
+def _save_as_is(bundle: Bundle, name: str, weights: WeightFile, target: Path) -> None:
+    model = ir.external_data.load_to_model(ir.load(bundle.file(bundle.graph(name).file)))
+    weights.save(model, target)
+
+
+def _copy_rest(bundle: Bundle, folder: Path) -> None:
+    """Everything but graphs, weights, engines and reports."""
+    graphs, engines = bundle.manifest.graphs.values(), bundle.manifest.engines
+    left_out = {path for graph in graphs for path in (graph.file, *graph.data)} | {engine.file for engine in engines}
+    for relative in bundle.manifest.files:
+        if relative not in left_out and relative not in REPORTS:
+            (folder / relative).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle.root / relative, folder / relative)
+
+
+def _entry(bundle: Bundle, quality: Quality, config: PrecisionConfig) -> GraphMeta:
+    graph = bundle.graph(quality.graph)
+    parity = graph.parity if quality.precision == "fp32" else parity_of(quality, len(config.batches))
+    return replace(graph, data=(WEIGHTS,), parity=parity)
+
+
+def _battery(before: Bundle, after: Bundle, config: PrecisionConfig, say: Say) -> dict[str, list[float]]:
+    """Success before and after of each edit; LimnerError if their mean falls by more than two points."""
+    if config.judge is None:
+        return {}
+    old, new = (battery(bundle, config.judge, config.pictures_an_edit) for bundle in (before, after))
+    means = [float(np.mean(list(found.values()))) for found in (old, new)]
+    say(f"battery: {means[0]:.1f} % before, {means[1]:.1f} % after")
+    if means[1] < means[0] - BATTERY_POINTS:
+        raise LimnerError(
+            f"the battery falls from {means[0]:.1f} to {means[1]:.1f} % in {config.precision}, by more than "
+            f"{BATTERY_POINTS:g} points; nothing was written"
+        )
+    return {name: [old[name], new[name]] for name in old}
+
+
+def _write_report(
+    bundle: Bundle, folder: Path, config: PrecisionConfig, report: Sequence[Quality], success: dict[str, list[float]]
+) -> None:
+    """The report of the fp32 bundle, and below it what changed."""
+    data: dict[str, Any] = {}
+    text = ""
+    if "parity.json" in bundle.manifest.files:
+        data = json.loads(bundle.file("parity.json").read_text(encoding="utf-8"))
+        text = bundle.file("parity.md").read_text(encoding="utf-8") if "parity.md" in bundle.manifest.files else ""
+    data["precision"] = {
+        "precision": config.precision,
+        "source": bundle.digest,
+        "metric": "||graph - fp32 graph|| / ||fp32 graph||, ONNX Runtime, CPU, over all cases together",
+        "graphs": [asdict(quality) for quality in report],
+        "battery": success,
+    }
+    (folder / "parity.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    (folder / "parity.md").write_text(text + "\n" + as_markdown(config.precision, report, success), encoding="utf-8")
+
+
+def as_markdown(precision: str, report: Sequence[Quality], success: dict[str, list[float]]) -> str:
+    """The section of parity.md: one row an output, then the battery."""
+    lines = [f"## {precision} against fp32", ""]
+    lines += ["The same inputs in ONNX Runtime on the CPU; milliseconds of batch 1 with one thread, in turns.", ""]
+    lines += [
+        "| graph | output | now | error | allowed | fp32, ms | now, ms |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for quality in report:
+        shown = quality.errors or quality.refused or {"": 0.0}
+        before, after = quality.milliseconds
+        for name, error in shown.items():
+            state = quality.precision if quality.errors else "fp32 (refused)" if quality.refused else "fp32"
+            limit = f"{tolerance(precision, name):g}"
+            lines.append(f"| {quality.graph} | {name} | {state} | {error:.1e} | {limit} | {before:.2f} | {after:.2f} |")
+    if success:
+        lines += ["", "Battery, success in percent:", "", f"| edit | fp32 | {precision} |", "| --- | --- | --- |"]
+        lines += [f"| {name} | {old:.0f} | {new:.0f} |" for name, (old, new) in success.items()]
+        old, new = (float(np.mean([pair[i] for pair in success.values()])) for i in (0, 1))
+        lines.append(f"| **all** | **{old:.1f}** | **{new:.1f}** |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,109 @@
+"""Is a graph of lower precision good enough? Its outputs beside those of the fp32 graph, and the battery's success."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from limner.export.precision_samples import Arrays, Samples
+from limner.runtime.bundle import Bundle
+from limner.runtime.bundle_schema import ParityMeta
+
+BATTERY_POINTS = 2.0  # of success that an edit may lose, in percent of the pictures
+
+# Relative error allowed of an output over all cases. fp16 rounds to 5e-4 and errors of some twenty layers add up; a
+# gradient passes twice as many, and kinks of leaky ReLUs besides. int8: where the battery was seen to hold.
+TOLERANCES: dict[str, dict[str, float]] = {
+    "fp16": {"": 5e-3, "gradient": 5e-2},
+    "int8": {"": 6e-2},
+}
+
+
+@dataclass(frozen=True)
+class Quality:
+    """One graph: what it became, how far it is from fp32, and how long both take on this CPU."""
+
+    graph: str
+    precision: str  # what it became: "fp32" where the gate refused
+    errors: dict[str, float] = field(default_factory=dict)  # output -> relative error over all cases
+    refused: dict[str, float] = field(default_factory=dict)  # errors of what the gate refused
+    kept: int = 0  # nodes that stay fp32
+    nodes: int = 0  # that compute in floating point
+    megabytes: tuple[float, float] = (0.0, 0.0)  # of the weights: before, after
+    milliseconds: tuple[float, float] = (0.0, 0.0)  # batch 1, one thread: before, after
+    note: str = ""
+
+
+def tolerance(precision: str, output: str) -> float:
+    """The relative error that an output may have."""
+    table = TOLERANCES[precision]
+    return table.get(output, table[""])
+
+
+def errors(bundle: Bundle, graph: str, path: Path, samples: Samples, batches: Sequence[int]) -> dict[str, float]:
+    """||a - b|| / ||b|| of every output over all cases, a from the graph at `path` and b from the bundle's."""
+    session, names = open_session(path), [tensor.name for tensor in bundle.graph(graph).outputs]
+    difference, length = np.zeros(len(names)), np.zeros(len(names))
+    for batch in batches:
+        feed = samples(graph, batch)
+        expected = samples.sessions.run(graph, **feed)
+        for index, (name, found) in enumerate(zip(names, session.run(names, feed), strict=True)):
+            wanted = expected[name].astype(np.float64)
+            difference[index] += np.square(found.astype(np.float64) - wanted).sum()
+            length[index] += np.square(wanted).sum()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = np.where(difference == 0, 0.0, np.sqrt(difference / length))
+    return {name: float(error) for name, error in zip(names, found, strict=True)}
+
+
+def passes(precision: str, found: Mapping[str, float]) -> bool:
+    """True if every output is within its tolerance; NaN is not."""
+    return all(error <= tolerance(precision, name) for name, error in found.items())
+
+
+def parity_of(quality: Quality, cases: int) -> ParityMeta:
+    """The entry of bundle.json: errors against the fp32 graph."""
+    limits = [tolerance(quality.precision, name) for name in quality.errors]
+    return ParityMeta(max(quality.errors.values()), max(limits), cases, quality.errors)
+
+
+def time_pair(before: Path, after: Path, feed: Arrays, repeats: int = 9) -> tuple[float, float]:
+    """Milliseconds of both graphs on the same inputs, in turns; medians."""
+    sessions = [open_session(path) for path in (before, after)]
+    times: tuple[list[float], list[float]] = ([], [])
+    for repeat in range(repeats + 2):
+        for session, found in zip(sessions, times, strict=True):
+            start = time.perf_counter()
+            session.run(None, feed)
+            if repeat >= 2:
+                found.append(1000 * (time.perf_counter() - start))
+    return median(times[0]), median(times[1])
+
+
+def open_session(path: Path) -> onnxruntime.InferenceSession:
+    """A CPU session with one thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def battery(bundle: Bundle, judge: Path, count: int, method: str = "global-directions") -> dict[str, float]:
+    """Success of each edit in percent, on `count` held-out pictures."""
+    from limner.export.battery import METHODS, Judging, Pictures, run_battery
+    from limner.runtime.inversion import InversionParameters
+    from limner.runtime.models import Models
+    from limner.runtime.presets import resolve_parameters
+
+    models = Models(bundle, threads=1)
+    parameters_class, make = METHODS[method]
+    pictures = Pictures(models, "test", resolve_parameters(bundle, "inversion", InversionParameters, {}))
+    run: Any = make(models, resolve_parameters(bundle, method, parameters_class, {}))
+    scores = run_battery(run, pictures, Judging(judge), count)
+    return {score.name: 100 * score.success / score.count for score in scores}
