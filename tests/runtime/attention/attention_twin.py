@@ -4,6 +4,7 @@ The controlled attention is the fused form, which materialises no map:
     A'V = SDPA(Q_s, K_s, T V) + SDPA(Q_b, K_b, diag(d) V), and a blend map is one more column of V.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,20 +15,20 @@ from numpy.typing import NDArray
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 WIDTH, CHANNELS = 32, 4
-BLEND_LAYERS = ("down_blocks.0.attentions.0", "up_blocks.1.attentions.0", "up_blocks.1.attentions.1")
+BLEND_LAYERS = ("down_blocks.0.attentions.0", "up_blocks.0.attentions.0", "up_blocks.0.attentions.1")
 
 
 def tiny_unet(seed: int = 0) -> UNet2DConditionModel:
-    """A random UNet of two levels whose attention is sharp enough to matter."""
+    """A random UNet of one level whose attention is sharp enough to matter."""
     torch.manual_seed(seed)
     unet = UNet2DConditionModel(
         sample_size=8,
         in_channels=CHANNELS,
         out_channels=CHANNELS,
-        block_out_channels=(16, 32),
+        block_out_channels=(16,),
         layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",),
         cross_attention_dim=WIDTH,
         attention_head_dim=2,  # how many heads, as Stable Diffusion 1.x has it
         norm_num_groups=8,
@@ -58,7 +59,9 @@ class Twin:
     """Runs "text_encoder", "unet" and the VAE (which doubles and halves) like a bundle's sessions."""
 
     def __init__(self, unet: UNet2DConditionModel, table: torch.Tensor) -> None:
-        self.unet = unet
+        self.unet = copy.deepcopy(unet)
+        names = [f"{name}.processor" for name, _ in attention_layers(unet)]
+        self.unet.set_attn_processor({name: Fused(self, name) for name in names})
         self.table = table
         self.control: dict[str, torch.Tensor] = {}
         self.maps: list[torch.Tensor] = []
@@ -82,10 +85,9 @@ class Twin:
         assert graph == "unet"
         self.control, self.maps = arrays, []
         self.calls.append(len(arrays["sample"]))
-        names = [f"{name}.processor" for name, _ in attention_layers(self.unet)]
-        self.unet.set_attn_processor({name: Fused(self, name) for name in names})
         output = self.unet(arrays["sample"], arrays["timestep"], arrays["encoder_hidden_states"]).sample
-        return {"noise_pred": output.numpy(), "blend_maps": torch.stack(self.maps).mean(0).numpy()}
+        found = {"noise_pred": output.numpy(), "blend_maps": torch.stack(self.maps).mean(0).numpy()}
+        return {name: found[name] for name in only or found}
 
 
 def attention_layers(unet: UNet2DConditionModel) -> list[tuple[str, Any]]:
