@@ -10,7 +10,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,8 +50,8 @@ class PrecisionConfig:
     batches: tuple[int, ...] = (1, 2, 4)  # of the comparison
     judge: Path | None = None  # folder of the judge: the battery runs before and after
     pictures_an_edit: int = 50
-    half: HalfConfig = HalfConfig()
-    int8: Int8Config = Int8Config()
+    half: HalfConfig = field(default_factory=HalfConfig)
+    int8: Int8Config = field(default_factory=Int8Config)
     seed: int = 11
 
     def __post_init__(self) -> None:
