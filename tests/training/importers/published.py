@@ -13,6 +13,7 @@ import math
 import pickle
 import sys
 import types
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -419,7 +420,9 @@ def write_openai_clip(path: Path, sizes: ClipSizes = ClipSizes(), seed: int = 0,
     state = clip_state(sizes, seed) if state is None else state
     half = {key: value if "ln_" in key or "embedding" in key or key == "logit_scale" else value.half()
             for key, value in state.items()}  # fmt: skip
-    torch.jit.save(torch.jit.trace(_tree(half), torch.zeros(1)), str(path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the format is as old as the files
+        torch.jit.save(torch.jit.trace(_tree(half), torch.zeros(1)), str(path))
     return half
 
 
