@@ -162,9 +162,10 @@ def test_the_command_writes_a_checkpoint_a_mapper(
     limner: Callable[..., Any],
 ) -> None:
     words = [w for s in settings(mapper_checkpoints, "trainer.max_steps=1") for w in ("--set", s)]
-    ran = limner("train", "mapper", "--prompt", "beard", "--prompt", "a Person, with red hair!", *words,
-                 "--set", "prompts=[{name: beard, text: a person with a beard, attribute: facial_hair, "
-                 "value: beard, levels: [medium], strength: 1.5}]", "--out", tmp_path / "run", "--save", tmp_path / "saved")  # fmt: skip
+    beard = "{name: beard, text: a person with a beard, attribute: facial_hair, value: beard, levels: [medium]"
+    words += ["--set", f"prompts=[{beard}, strength: 1.5}}]", "--set", "drawings=avataaars"]
+    words += ["--out", tmp_path / "run", "--save", tmp_path / "saved"]
+    ran = limner("train", "mapper", "--prompt", "beard", "--prompt", "a Person, with red hair!", *words)
     assert ran.code == 0, ran.err
     figures = json.loads(ran.out)
     assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == ["a-person-with-red-hair", "beard"]
