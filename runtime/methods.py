@@ -43,6 +43,7 @@ BUILT_IN = {
     "global-directions": "limner.runtime.global_directions:method",
     "latent-mapper": "limner.runtime.latent_mapper:method",
     "latent-optimization": "limner.runtime.latent_optimization:method",
+    "prompt-to-prompt": "limner.runtime.prompt_to_prompt:method",
     "sega": "limner.runtime.sega:method",
 }
 Family = Literal["stylegan2", "diffusion"]

@@ -5,8 +5,6 @@ it is the attention after the edit. Pictures are shown as bright as the attentio
 point of the word (Hertz et al. 2022, figure 4).
 """
 
-import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,7 +15,7 @@ from PIL import Image
 from limner.runtime.attention.words import Prompt
 from limner.runtime.sheets import Cell, SheetRow, make_sheet
 
-__all__ = ["AttentionMaps", "MapRecorder", "map_files", "shaded", "step_sheet", "word_columns", "word_sheet"]
+__all__ = ["AttentionMaps", "MapRecorder", "map_pictures", "shaded", "step_sheet", "word_columns", "word_sheet"]
 
 FloatArray = NDArray[np.float32]
 ImageU8 = NDArray[np.uint8]
@@ -110,22 +108,10 @@ def step_sheet(maps: AttentionMaps, picture: ImageU8, cell: int = 96, shown: int
     return make_sheet(rows, cell=cell)
 
 
-def map_files(source: AttentionMaps, edit: AttentionMaps, pictures: tuple[ImageU8, ImageU8]) -> dict[str, bytes]:
-    """The files of `--maps`: three sheets, and the numbers as source.npy, edit.npy [S,W,h_a,w_a] with words.json."""
-    from limner.runtime.images import png_bytes
-
-    about = {
-        name: {"prompt": maps.prompt, "words": list(maps.words), "timesteps": list(maps.timesteps)}
-        for name, maps in (("source", source), ("edit", edit))
+def map_pictures(source: AttentionMaps, edit: AttentionMaps, pictures: tuple[ImageU8, ImageU8]) -> dict[str, ImageU8]:
+    """Return the sheets of a source and one of its edits: all words, and the steps of both."""
+    return {
+        "maps-words": word_sheet([(source, pictures[0]), (edit, pictures[1])]),
+        "maps-source-steps": step_sheet(source, pictures[0]),
+        "maps-edit-steps": step_sheet(edit, pictures[1]),
     }
-    files = {
-        "words.png": png_bytes(word_sheet([(source, pictures[0]), (edit, pictures[1])])),
-        "source-steps.png": png_bytes(step_sheet(source, pictures[0])),
-        "edit-steps.png": png_bytes(step_sheet(edit, pictures[1])),
-        "words.json": json.dumps(about, indent=1, ensure_ascii=False).encode(),
-    }
-    for name, maps in (("source", source), ("edit", edit)):
-        buffer = io.BytesIO()
-        np.save(buffer, maps.steps, allow_pickle=False)
-        files[f"{name}.npy"] = buffer.getvalue()
-    return files

@@ -76,14 +76,14 @@ def _control(
         raise InputError("prompts.text", f"{target.text!r}, the source's own text, and no weights", allowed)
     weights = np.ones(tokens, dtype=np.float32)
     for word, weight in settings.weights.items():
-        weights[list(find_word(target, word, "parameters.weights"))] = weight
+        weights[list(find_word(target, word, "prompts.options.weights"))] = weight
     for word in settings.word_windows:
-        find_word(target, word, "parameters.word_windows")
+        find_word(target, word, "prompts.options.word_windows")
     alpha = cross_schedule(
         target,
         steps,
         read_window("parameters.cross_replace", settings.cross_replace),
-        {word: read_window("parameters.word_windows", window) for word, window in settings.word_windows.items()},
+        {word: read_window("prompts.options.word_windows", window) for word, window in settings.word_windows.items()},
         tokens,
     )
     alignment = align(kind, source, target, settings.compat, tokens=tokens)

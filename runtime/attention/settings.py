@@ -37,21 +37,21 @@ class ControlSettings:
     def __post_init__(self) -> None:
         for word, weight in self.weights.items():
             hint = "1 leaves the word as it is, the paper takes -2 to 2"
-            require_number(f"parameters.weights.{word}", weight, -MAX_WEIGHT, MAX_WEIGHT, hint)
+            require_number(f"prompts.options.weights.{word}", weight, -MAX_WEIGHT, MAX_WEIGHT, hint)
         read_window("parameters.cross_replace", self.cross_replace)
         read_window("parameters.self_replace", self.self_replace)
         for word, window in self.word_windows.items():
-            read_window(f"parameters.word_windows.{word}", window)
+            read_window(f"prompts.options.word_windows.{word}", window)
         for name in ("blend_start", "blend_threshold", "subtract_threshold"):
             require_number(f"parameters.{name}", getattr(self, name), 0.0, 1.0)
         if self.subtract and not self.blend:
-            raise InputError("parameters.subtract", list(self.subtract), "nothing without blend words")
+            raise InputError("prompts.options.subtract", list(self.subtract), "nothing without blend words")
 
 
 def pair_tokens(source: Prompt, target: Prompt, words: tuple[str, ...], name: str) -> tuple[list[int], list[int]]:
     """Return the tokens that the words are in the source and in the edit; InputError for a word in neither."""
     found: tuple[list[int], list[int]] = ([], [])
-    where = f"parameters.{name}"
+    where = f"prompts.options.{name}"
     for entry in words:
         left, colon, right = entry.partition(":")
         if colon and (left.strip() or right.strip()):

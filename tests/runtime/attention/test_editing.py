@@ -321,18 +321,22 @@ def _first_step() -> DDIMScheduler:
 def test_bad_input(bench: Bench) -> None:
     cases: list[tuple[Callable[[], Any], str, str]] = [
         (lambda: bench.runtime([(SOURCE, ControlSettings())]), "prompts.text", "no weights"),
-        (lambda: bench.runtime([(SWAPPED, ControlSettings(weights={"beard": 2.0}))]), "parameters.weights", "'beard'"),
+        (
+            lambda: bench.runtime([(SWAPPED, ControlSettings(weights={"beard": 2.0}))]),
+            "prompts.options.weights",
+            "'beard'",
+        ),
         (
             lambda: bench.runtime([(SWAPPED, ControlSettings(word_windows={"": 1.0}))]),
-            "parameters.word_windows",
+            "prompts.options.word_windows",
             "empty",
         ),
-        (lambda: bench.runtime([(SWAPPED, ControlSettings(blend=("beard",)))]), "parameters.blend", "'beard'"),
-        (lambda: bench.runtime([(SWAPPED, ControlSettings(blend=("hat:beard",)))]), "parameters.blend", "'beard'"),
-        (lambda: ControlSettings(subtract=("hat",)), "parameters.subtract", "without blend"),
+        (lambda: bench.runtime([(SWAPPED, ControlSettings(blend=("beard",)))]), "prompts.options.blend", "'beard'"),
+        (lambda: bench.runtime([(SWAPPED, ControlSettings(blend=("hat:beard",)))]), "prompts.options.blend", "'beard'"),
+        (lambda: ControlSettings(subtract=("hat",)), "prompts.options.subtract", "without blend"),
         (lambda: ControlSettings(self_replace=1.5), "parameters.self_replace", "from 0 to 1"),
-        (lambda: ControlSettings(word_windows={"hat": (0.6, 0.4)}), "parameters.word_windows.hat", "ascending"),
-        (lambda: ControlSettings(weights={"hat": float("nan")}), "parameters.weights.hat", "a number"),
+        (lambda: ControlSettings(word_windows={"hat": (0.6, 0.4)}), "prompts.options.word_windows.hat", "ascending"),
+        (lambda: ControlSettings(weights={"hat": float("nan")}), "prompts.options.weights.hat", "a number"),
         (lambda: bench.runtime([(REFINED, ControlSettings(kind="replace"))]), "prompts.text", "words to swap"),
         (
             lambda: bench.runtime([(SWAPPED, ControlSettings())], Guidance(1.0, bench.states("").numpy())),
