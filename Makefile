@@ -42,6 +42,10 @@ install-all: $(FULL) ## Install the runtime, training, export and development to
 train-avatars-%: $(FULL) ## Train one model: judge, identity, clip, stylegan2, encoder, relevance
 	$(BIN)/limner train $* --out runs/$* --save checkpoints/avatars/$* $(ARGS)
 
+.PHONY: train-avatars-mappers
+train-avatars-mappers: $(FULL) ## Train the latent mappers of the avatars in one run, for the generator as it is now
+	$(BIN)/limner train mapper --out runs/mappers --save checkpoints/avatars/edits/mappers $(ARGS)
+
 .PHONY: export
 export: $(FULL) ## Export checkpoints/avatars to the bundle of ONNX graphs, with its parity report
 	$(BIN)/limner export onnx $(ARGS)
@@ -51,7 +55,7 @@ bench: $(FULL) ## Time the runtime on this machine, beside torch eager
 	$(BIN)/python -m limner.export.bench $(ARGS)
 
 .PHONY: battery
-battery: $(FULL) ## Measure both methods on the battery of edits of held-out pictures
+battery: $(FULL) ## Measure the methods on the battery of edits of held-out pictures
 	$(BIN)/python -m limner.export.battery $(ARGS)
 
 # --- checking it ------------------------------------------------------------------------------------------
