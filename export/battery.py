@@ -38,10 +38,14 @@ from limner.runtime.global_directions import (
 )
 from limner.runtime.images import to_float, to_u8
 from limner.runtime.inversion import InversionParameters, invert
-from limner.runtime.latent_optimization import LatentOptimizationParameters, optimise
+from limner.runtime.latent_mapper import LatentMapperParameters, mapper_steps, render_steps
+from limner.runtime.latent_optimization import LatentOptimizationParameters, walk
+from limner.runtime.latent_optimization import render as render_latents
 from limner.runtime.models import Models
 from limner.runtime.presets import resolve_parameters
+from limner.runtime.recipe import PromptEdit
 from limner.runtime.templates import STYLECLIP_TEMPLATES
+from limner.runtime.timing import Timer
 from limner.training.avatars.attributes import AVATAAARS, Avatar, StyleSpec, sample_in_split
 from limner.training.avatars.render import render
 from limner.training.models.store import load_model
@@ -163,16 +167,35 @@ def latent_optimization(models: Models, parameters: LatentOptimizationParameters
     """The runtime's latent optimization on many pictures at once."""
 
     def run(edit: BatteryEdit, w_plus: FloatArray) -> FloatArray:
-        text = models.text_features(edit.text)
+        neutral = edit.neutral if parameters.objective == "direction" else None
         images = []
         for rows in np.array_split(w_plus, max(1, math.ceil(len(w_plus) / batch))):
-            source = models.synthesis(rows)
-            found = optimise(models.latent_gradient, rows, np.repeat(text[None], len(rows), 0),
-                             models.identity(source), source, parameters)  # fmt: skip
-            images.append(models.synthesis(np.stack([one.w_plus for one in found])))
+            prompts = [PromptEdit(edit.text, neutral)] * len(rows)
+            found = walk(models, rows, prompts, parameters, Timer())
+            images.append(render_latents(models, np.stack([one.w_plus for one in found]), parameters))
         return np.concatenate(images)
 
     return run
+
+
+def latent_mapper(models: Models, parameters: LatentMapperParameters) -> Method:
+    """The runtime's mapper of the edit's name on many pictures at once; `mapped` tells which edits have one."""
+
+    def run(edit: BatteryEdit, w_plus: FloatArray) -> FloatArray:
+        suggested = models.bundle.manifest.mappers[edit.name].strength
+        strength = suggested if parameters.strength is None else parameters.strength
+        images = []
+        for rows in np.array_split(w_plus, max(1, math.ceil(len(w_plus) / 25))):
+            steps = mapper_steps(models, [edit.name], rows)
+            images.append(render_steps(models, rows, steps, {edit.name: strength}))
+        return np.concatenate(images)
+
+    return run
+
+
+def mapped(models: Models, edits: Sequence[BatteryEdit]) -> list[BatteryEdit]:
+    """The edits that the bundle has a mapper for."""
+    return [edit for edit in edits if edit.name in models.bundle.manifest.mappers]
 
 
 class Judging:
@@ -224,18 +247,19 @@ def run_battery(method: Method, pictures: Pictures, judge: Judging, count: int,
 
 
 def table(scores_by_method: dict[str, list[Score]]) -> str:
-    """A Markdown table: success with its Wilson interval per edit and method."""
+    """A Markdown table: success with its Wilson interval per edit and method; a method may lack some edits."""
     methods = list(scores_by_method)
     lines = ["| edit | " + " | ".join(methods) + " |", "|---|" + "---|" * len(methods)]
-    for k, edit in enumerate(next(iter(scores_by_method.values()))):
-        lines.append(
-            f"| {edit.name} | " + " | ".join(_share(scores_by_method[m][k].success, edit.count) for m in methods) + " |"
-        )
+    found = {(method, score.name): score for method, rows in scores_by_method.items() for score in rows}
+    for name in dict.fromkeys(name for _, name in found):
+        scores = [found.get((method, name)) for method in methods]
+        lines.append(f"| {name} | " + " | ".join(_share(s.success, s.count) if s else "" for s in scores) + " |")
     totals = [(sum(s.success for s in rows), sum(s.count for s in rows)) for rows in scores_by_method.values()]
     lines.append("| **all** | " + " | ".join(f"**{_share(*t)}**" for t in totals) + " |")
-    for name in ("kept", "identity"):
-        means = [float(np.mean([getattr(s, name) for s in rows])) for rows in scores_by_method.values()]
-        lines.append(f"| mean {name} | " + " | ".join(f"{m:.3f}" for m in means) + " |")
+    kept = [float(np.mean([s.kept for s in rows])) for rows in scores_by_method.values()]
+    identity = [float(np.mean([s.identity for s in rows])) for rows in scores_by_method.values()]
+    lines.append("| off-target change, mean | " + " | ".join(f"{1 - mean:.3f}" for mean in kept) + " |")
+    lines.append("| identity cosine, mean | " + " | ".join(f"{mean:.3f}" for mean in identity) + " |")
     return "\n".join(lines)
 
 
@@ -247,6 +271,7 @@ def _share(success: int, count: int) -> str:
 METHODS: dict[str, tuple[type[Any], Callable[..., Method]]] = {
     "latent-optimization": (LatentOptimizationParameters, latent_optimization),
     "global-directions": (GlobalDirectionsParameters, global_directions),
+    "latent-mapper": (LatentMapperParameters, latent_mapper),
 }
 
 
@@ -259,6 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=50)
     parser.add_argument("--method", action="append", choices=list(METHODS))
     parser.add_argument("--edit", action="append", choices=[e.name for e in EDITS])
+    parser.add_argument("--mapped", action="store_true", help="only edits that the bundle has a mapper for")
     parser.add_argument("--set", action="append", default=[], help="key=value of the method's parameters")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--out")
@@ -270,12 +296,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     inversion = resolve_parameters(models.bundle, "inversion", InversionParameters, {})
     pictures = Pictures(models, given.split, inversion)
     edits = [e for e in EDITS if not given.edit or e.name in given.edit]
+    edits = mapped(models, edits) if given.mapped else edits
     results: dict[str, list[Score]] = {}
     for name in given.method or METHODS:
         parameters_class, make = METHODS[name]
         parameters = resolve_parameters(models.bundle, name, parameters_class, settings)
         log.info("%s on %s pictures: %s", name, given.split, parameters)
-        results[name] = run_battery(make(models, parameters), pictures, judge, given.count, edits)
+        chosen = mapped(models, edits) if name == "latent-mapper" else edits
+        if chosen:
+            results[name] = run_battery(make(models, parameters), pictures, judge, given.count, chosen)
     print(table(results))
     if given.out:
         folder = Path(given.out)

@@ -38,7 +38,9 @@ from limner.runtime.bundle_schema import (
 from limner.runtime.errors import InputError, LimnerError
 from limner.runtime.mapper_schema import MapperMeta
 from limner.runtime.schema import read_json
+from limner.runtime.spaces import SLOPE
 from limner.training.models.mapper import generator_digest
+from limner.training.models.stylegan2 import Generator
 
 RELEVANCE = "relevance.safetensors"
 RELEVANCE_TENSORS = ("relevance", "style_mean", "style_std")
@@ -167,11 +169,29 @@ def _write_extras(folder: Path, networks: Networks, extras: Extras) -> None:
     for name in ("vocab.json", "merges.txt"):
         shutil.copyfile(extras.tokenizer / name, folder / "tokenizer" / name)
     latent_avg = networks.generator.get_buffer("latent_avg").numpy().astype(np.float32)
-    save_file({"latent_avg": latent_avg}, folder / "constants.safetensors")
+    constants = {"latent_avg": latent_avg, "mapped_basis": mapped_basis(networks.generator)}
+    save_file(constants, folder / "constants.safetensors")
     if extras.relevance is not None:
         tensors = load_file(extras.relevance)
         kept: dict[str, NDArray[Any]] = {name: tensors[name] for name in RELEVANCE_TENSORS if name in tensors}
         save_file(kept, folder / RELEVANCE)
+
+
+@torch.no_grad()
+def mapped_basis(generator: Generator, samples: int = 50_000, seed: int = 0) -> NDArray[np.float32]:
+    """[D,D]: the principal axes of mapped samples before their last leaky ReLU, each times its standard deviation
+    (Zhu et al. 2020, section 3.2), the largest first."""
+    rng, size = torch.Generator().manual_seed(seed), generator.config.w_dim
+    total, square = torch.zeros(size, dtype=torch.float64), torch.zeros(size, size, dtype=torch.float64)
+    for start in range(0, samples, 5000):
+        z = torch.randn(min(5000, samples - start), generator.config.z_dim, generator=rng)
+        w = generator.mapping(z).double()
+        p = torch.where(w < 0, w / SLOPE, w)
+        total, square = total + p.sum(0), square + p.T @ p
+    mean = total / samples
+    values, axes = torch.linalg.eigh(square / samples - torch.outer(mean, mean))
+    found: NDArray[np.float32] = (axes * values.clamp_min(0).sqrt()).T.flip(0).float().numpy().copy()
+    return found
 
 
 def manifest(

@@ -34,7 +34,7 @@ Network = Callable[[Tensor], Tensor]
 class LatentLoss:
     """The four loss terms as a function of w_plus; the networks take images in [-1,1]."""
 
-    synthesis: Network  # w_plus [N,L,D] -> image [N,3,H,W]
+    synthesis: Network  # w_plus [N,L,D] -> image [N,3,H,W]; in S style channels [N,S] stand for w_plus throughout
     clip_image: Network  # image -> unit [N,C]
     identity: Network  # image -> unit [N,I]
 
@@ -49,7 +49,7 @@ class LatentLoss:
         """Return loss_clip, loss_l2, loss_identity, loss_pixel [N] and image [N,3,H,W]."""
         image = self.synthesis(w_plus)
         clip = 1.0 - (self.clip_image(image) * text_features).sum(1)
-        l2 = (w_plus - w_plus_source).square().sum((1, 2))
+        l2 = (w_plus - w_plus_source).square().sum(tuple(range(1, w_plus.dim())))
         identity = 1.0 - (self.identity(image) * identity_source).sum(1)
         pixel = (image - target_image).square().mean((1, 2, 3))
         return clip, l2, identity, pixel, image

@@ -92,6 +92,12 @@ class Sampler:
             identity_source = self.networks.identity(target_image)
         return w_plus, w_plus_source, text_features, identity_source, target_image, torch.tensor([1.0, 0.008, 0.1, 0.5])
 
+    def style_gradient(self, batch: int, rng: torch.Generator) -> Tensors:
+        """The same in S."""
+        w_plus, w_plus_source, *targets = self.latent_gradient(batch, rng)
+        with torch.no_grad():
+            return self.generator.affine(w_plus), self.generator.affine(w_plus_source), *targets
+
 
 def build_specs(networks: Networks) -> dict[str, GraphSpec]:
     """All graphs of a bundle by name."""
@@ -126,9 +132,9 @@ def build_specs(networks: Networks) -> dict[str, GraphSpec]:
         name: GraphSpec(name, (given,), (made,), _tuple(function), _tuple(reference), sample)
         for name, given, made, function, reference, sample in plain
     }
-    specs["latent_gradient"] = _gradient_spec(
-        networks, fast, clip_image, sampler, w_plus, text_features, identity, image
-    )
+    targets = (text_features, identity, image)
+    specs["latent_gradient"] = _gradient_spec(networks, fast, clip_image, sampler.latent_gradient, w_plus, *targets)
+    specs["style_gradient"] = _gradient_spec(networks, fast, clip_image, sampler.style_gradient, styles, *targets)
     for name, mapper in networks.mappers.items():
         latent, sample = (w_plus, sampler.w_plus) if mapper.config.space == "w_plus" else (styles, sampler.styles)
         made, function = TensorMeta("step", "float32", latent.shape), _tuple(mapper)
@@ -140,24 +146,29 @@ def _gradient_spec(
     networks: Networks,
     fast: FastSynthesis,
     clip_image: FastClipImage,
-    sampler: Sampler,
-    w_plus: TensorMeta,
+    sample: Sample,
+    latent: TensorMeta,  # w_plus, or style_channels
     text_features: TensorMeta,
     identity: TensorMeta,
     image: TensorMeta,
 ) -> GraphSpec:
-    shapes = [w_plus.shape, w_plus.shape, text_features.shape, identity.shape, image.shape, (4,)]
+    """The gradient graph in W+, "latent_gradient", or in S, "style_gradient"."""
+    in_styles = latent.name == "style_channels"
+    names = [latent.name, f"{latent.name}_source", *INPUTS[2:]]
+    shapes = [latent.shape, latent.shape, text_features.shape, identity.shape, image.shape, (4,)]
     outputs = [TensorMeta(f"loss_{term}", "float32", (BATCH,)) for term in ("clip", "l2", "identity", "pixel")]
-    outputs += [TensorMeta("gradient", "float32", w_plus.shape), image]
-    exported = LatentLoss(fast.from_w_plus, clip_image, networks.identity)
-    reference = LatentLoss(networks.generator.synthesis, networks.clip_image, networks.identity)
+    outputs += [TensorMeta("gradient", "float32", latent.shape), image]
+    generator = networks.generator
+    exported = LatentLoss(fast if in_styles else fast.from_w_plus, clip_image, networks.identity)
+    plain = generator.synthesis_from_styles if in_styles else generator.synthesis
+    reference = LatentLoss(plain, networks.clip_image, networks.identity)
     return GraphSpec(
-        name="latent_gradient",
-        inputs=tuple(TensorMeta(name, "float32", shape) for name, shape in zip(INPUTS, shapes, strict=True)),
+        name="style_gradient" if in_styles else "latent_gradient",
+        inputs=tuple(TensorMeta(name, "float32", shape) for name, shape in zip(names, shapes, strict=True)),
         outputs=tuple(outputs),
         function=exported.gradient,
         reference=reference.gradient_by_autograd,
-        sample=sampler.latent_gradient,
+        sample=sample,
         differentiates=True,
     )
 
@@ -168,7 +179,7 @@ def _tuple(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensors]:
 
 def export_graph(spec: GraphSpec, opset: int = OPSET) -> ir.Model:
     """The spec's function as a simplified ONNX model with a free batch axis. LimnerError if the batch got fixed."""
-    inputs = spec.sample(TRACE_BATCH, torch.Generator().manual_seed(0))
+    inputs = tuple(_example(tensor) for tensor in spec.inputs)
     batched = tuple(tensor.shape[0] == BATCH for tensor in spec.inputs)
     module = trace(spec.function, inputs, batched, spec.differentiates)
     batch = torch.export.Dim(BATCH)
@@ -190,6 +201,12 @@ def export_graph(spec: GraphSpec, opset: int = OPSET) -> ir.Model:
     model = simplify(program.model)
     check_interface(spec, model)
     return model
+
+
+def _example(tensor: TensorMeta) -> Tensor:
+    """Zeros of the right shape: tracing reads no values, and pictures would have to be made."""
+    sizes = [TRACE_BATCH if isinstance(size, str) else size for size in tensor.shape]
+    return torch.zeros(sizes, dtype=torch.int64 if tensor.dtype == "int64" else torch.float32)
 
 
 def check_interface(spec: GraphSpec, model: ir.Model) -> None:

@@ -1,6 +1,7 @@
 """Adam in numpy, with torch.optim.Adam's order of operations, so that both walk the same path."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from limner.runtime.errors import InputError
 
 FloatArray = NDArray[np.floating]
+Moments = Literal["element", "row"]
 
 
 @dataclass(frozen=True)
@@ -18,12 +20,14 @@ class AdamConfig:
     beta1: float = 0.9  # decay of the mean gradient
     beta2: float = 0.999  # decay of the mean squared gradient
     epsilon: float = 1e-8  # added to the root, after the bias correction
+    moments: Moments = "element"  # row: one mean square for all of a row, so that a step keeps the gradient's direction
 
 
 class Adam:
     """Adam (Kingma and Ba 2014, algorithm 1) on one array, for instance w_plus [N,L,D].
 
-    Every element has its own moments, so the rows of a batch do not influence each other.
+    Every element has its own moments, or every row one second moment; the rows of a batch do not influence each
+    other.
     """
 
     def __init__(self, config: AdamConfig | None = None) -> None:
@@ -55,7 +59,10 @@ class Adam:
             self._mean, self._square = np.zeros_like(values), np.zeros_like(values)
         self.steps += 1
         self._mean = self._mean + (gradient - self._mean) * (1 - config.beta1)  # torch: lerp
-        self._square = self._square * config.beta2 + gradient * gradient * (1 - config.beta2)
+        square = gradient * gradient
+        if config.moments == "row":
+            square = np.broadcast_to(square.mean(axis=tuple(range(1, square.ndim)), keepdims=True), square.shape)
+        self._square = self._square * config.beta2 + square * (1 - config.beta2)
         correction1 = 1 - config.beta1**self.steps
         correction2 = 1 - config.beta2**self.steps
         root = np.sqrt(self._square) / correction2**0.5 + config.epsilon

@@ -18,7 +18,8 @@ The format, schema version 1:
 - `generator.layers` are the synthesis layers in the order of style_channels; their channels add up to
   `generator.style_channels`, and `num_ws` is 2 * log2(size) - 2.
 - `family` is "stylegan2" (with `generator` and `constants`) or "diffusion" (with `diffusion`; `constants` null).
-- `constants` is a safetensors file with latent_avg [w_dim] float32.
+- `constants` is a safetensors file with latent_avg [w_dim] float32, and maybe mapped_basis [w_dim,w_dim]: the
+  principal axes of mapped samples in P, each as long as its standard deviation (`limner.runtime.spaces`).
 - `relevance`, if there, is a safetensors file with relevance [style_channels, clip.embedding], style_mean
   [style_channels] and style_std [style_channels].
 - A graph's `parity` records its error against the torch module; one above its own tolerance is refused.
@@ -113,6 +114,16 @@ class Bundle:
         """The mean w of the mapping network, float32 [w_dim]."""
         shapes: dict[str, tuple[int, ...]] = {"latent_avg": (self.generator.w_dim,)}
         return self._tensors(self.manifest.constants or "", shapes)["latent_avg"]
+
+    @cached_property
+    def mapped_basis(self) -> NDArray[np.float32]:
+        """The axes of P_N, float32 [w_dim,w_dim]; BundleError if the bundle was exported without them."""
+        size = self.generator.w_dim
+        try:
+            return self._tensors(self.manifest.constants or "", {"mapped_basis": (size, size)})["mapped_basis"]
+        except BundleError as reason:
+            given = f"no mapped_basis in the bundle {self.manifest.name!r}"
+            raise BundleError("parameters.space", given, "w_plus, w", "export the bundle again to have p_n") from reason
 
     @cached_property
     def relevance(self) -> dict[str, NDArray[np.float32]]:

@@ -1,22 +1,22 @@
-"""The descent in W+ that latent optimization and inversion share: schedule, Adam, early stop, kept
-trajectory.
+"""The descent that latent optimization and inversion share: schedule, Adam, early stop, kept trajectory.
 
-The gradient comes from one graph (bundle graph "latent_gradient"), whose rows are independent: a picture gets
-the same steps whether it is alone or in a batch.
+The gradient comes from one graph (bundle graph "latent_gradient", in S "style_gradient"), whose rows are
+independent: a picture gets the same steps whether it is alone or in a batch. What is walked in: `spaces`.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.adam import Adam
+from limner.runtime.adam import Adam, AdamConfig, Moments
 from limner.runtime.errors import GraphError
 from limner.runtime.images import to_u8
 from limner.runtime.methods import Progress
+from limner.runtime.spaces import Latents, Space
 from limner.runtime.trajectory import Trajectory
 
 __all__ = ["LOSSES", "Descent", "GradientGraph", "LossWeights", "Schedule", "Stopping", "Targets", "descend"]
@@ -26,7 +26,7 @@ LOSSES = ("loss_clip", "loss_l2", "loss_identity", "loss_pixel")
 
 
 class GradientGraph(Protocol):
-    """`Models.latent_gradient`, or its twin in a test."""
+    """`Models.latent_gradient`, or its twin in a test; in S the latents are style channels [N,S]."""
 
     def __call__(
         self,
@@ -91,7 +91,7 @@ class Stopping:
 class Targets:
     """What the loss compares with, one row a picture; shapes as in `Models.latent_gradient`."""
 
-    w_plus_source: FloatArray  # [N,L,D]
+    w_plus_source: FloatArray  # [N,L,D], or [N,S] in S
     text_features: FloatArray  # [N,C]
     identity_source: FloatArray  # [N,I]
     target_image: FloatArray  # [N,3,H,W]
@@ -105,7 +105,7 @@ class Targets:
 class Descent:
     """One picture's result: where it ended, after how many steps, the losses last seen, and the way there."""
 
-    w_plus: FloatArray  # [L,D]
+    w_plus: FloatArray  # [L,D], or style channels [S] in S
     steps: int
     stopped_early: bool
     losses: dict[str, float]
@@ -114,13 +114,13 @@ class Descent:
 
 def descend(
     gradient_graph: GradientGraph,
-    start: FloatArray,  # [N,L,D]
+    start: FloatArray,  # [N,L,D], or [N,S] in S
     targets: Targets,
     weights: LossWeights,
     schedule: Schedule,
     *,
-    layers: NDArray[np.bool_] | None = None,  # [L], the rows of w_plus that may move; None is all
-    tied: bool = False,  # one step for all rows of w_plus, the mean over them: a walk in W
+    space: Space = Latents(),  # what is walked in: W+ if not said
+    moments: Moments = "element",  # of Adam
     stopping: Stopping = Stopping(),
     keep_every: int = 0,  # keep a point and its image every so many steps; 0 keeps the two ends alone
     progress: Progress | None = None,
@@ -131,8 +131,10 @@ def descend(
     early gives its best one. Raises GraphError, with what to change, when the walk diverges.
     """
     state = _State(start, schedule, stopping, keep_every)
-    adam = Adam()
+    adam = Adam(AdamConfig(moments=moments))
+    v = space.displacement(state.start)
     weight_array = weights.array()
+    graph_weights = replace(weights, l2=0.0).array() if space.measures else weight_array
     for step in range(schedule.steps):
         rows = np.flatnonzero(state.active)
         if rows.size == 0:
@@ -141,23 +143,28 @@ def descend(
         only = [*LOSSES, "gradient", "image"] if keep and keep_every > 0 else [*LOSSES, "gradient"]
         try:
             found = gradient_graph(
-                w_plus=state.w_plus[rows], **targets.rows(rows), loss_weights=weight_array, only=only
+                w_plus=state.w_plus[rows], **targets.rows(rows), loss_weights=graph_weights, only=only
             )
         except GraphError as reason:
             advice = "lower parameters.learning_rate or the loss weights"
             raise GraphError(f"step {step} of {schedule.steps} failed: {reason}; {advice}") from reason
+        gradient = np.zeros_like(v)
+        gradient[rows] = space.pull(state.start[rows], v[rows], found["gradient"])
+        if space.measures:
+            found = found | {"loss_l2": np.square(v[rows]).reshape(len(rows), -1).sum(axis=1)}
+            gradient[rows] += np.float32(2 * weights.l2) * v[rows]
         state.record(step, rows, found, weight_array, keep)
-        gradient = np.zeros_like(state.w_plus)
-        gradient[rows] = found["gradient"]
-        if layers is not None:
-            gradient[:, ~layers] = 0.0
-        if tied:
-            gradient[:] = gradient.mean(axis=1, keepdims=True)
-        moved = adam.step(state.w_plus, gradient, schedule.rate(step)).astype(np.float32)
-        state.w_plus = np.where(state.active[:, None, None], moved, state.w_plus)
+        moved = adam.step(v, gradient, schedule.rate(step)).astype(np.float32)
+        v = np.where(_wide(state.active, v), moved, v)
+        state.w_plus = np.where(_wide(state.active, state.w_plus), space.point(state.start, v), state.w_plus)
         if progress is not None:
             progress(step + 1, schedule.steps, {name: float(found[name].mean()) for name in LOSSES})
     return state.results()
+
+
+def _wide(flags: NDArray[np.bool_], like: FloatArray) -> NDArray[np.bool_]:
+    """[N] with as many axes as `like` [N,...]."""
+    return flags.reshape(-1, *[1] * (like.ndim - 1))
 
 
 class _State:
@@ -165,7 +172,8 @@ class _State:
 
     def __init__(self, start: FloatArray, schedule: Schedule, stopping: Stopping, keep_every: int) -> None:
         count = len(start)
-        self.w_plus: FloatArray = start.astype(np.float32)  # a copy
+        self.start: FloatArray = start.astype(np.float32)
+        self.w_plus: FloatArray = self.start.copy()
         self.active = np.ones(count, dtype=bool)
         self.schedule = schedule
         self.stopping = stopping

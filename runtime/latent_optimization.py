@@ -5,6 +5,12 @@ torch.
 
 Adam on w in W+, noise fixed. The gradient is the bundle's graph "latent_gradient". The defaults are those of
 the published optimization/run_optimization.py; a bundle may bring its own (`defaults` in bundle.json).
+
+Beyond the published: other spaces to walk in (`spaces`), and the objective "direction", whose target is not the text's
+own features but the source picture's, moved from the neutral text towards the text (the direction of Gal et al. 2021,
+StyleGAN-NADA, eq. 1, as a point): what the text does not speak of then stays where the picture has it.
+
+    goal = unit(CLIP(G(w0)) + scale unit(CLIP(text) - CLIP(neutral)))       texts by the 79 templates
 """
 
 from collections.abc import Sequence
@@ -14,17 +20,21 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from limner.runtime.adam import Moments
 from limner.runtime.checks import require_int, require_number
 from limner.runtime.descent import Descent, GradientGraph, LossWeights, Schedule, Stopping, Targets, descend
-from limner.runtime.errors import InputError
+from limner.runtime.errors import BundleError, InputError
+from limner.runtime.global_directions import editable_channels, templated_features, text_direction
 from limner.runtime.methods import Method, Outcome, Progress
-from limner.runtime.models import Models
-from limner.runtime.presets import resolve_parameters
-from limner.runtime.recipe import Recipe
+from limner.runtime.models import Models, unit
+from limner.runtime.presets import derive_neutral, neutral_texts, resolve_parameters
+from limner.runtime.recipe import PromptEdit, Recipe
 from limner.runtime.schema import to_dict
+from limner.runtime.spaces import Latents, Space, SpaceName, Styles, Whitened
+from limner.runtime.templates import STYLECLIP_TEMPLATES
 from limner.runtime.timing import Timer
 
-__all__ = ["LatentOptimizationParameters", "layer_mask", "method", "optimise"]
+__all__ = ["LatentOptimizationParameters", "goal_features", "layer_mask", "method", "optimise", "render", "walk"]
 
 NAME = "latent-optimization"
 FloatArray = NDArray[np.float32]
@@ -42,9 +52,12 @@ class LatentOptimizationParameters:
     ramp_up: float = 0.05  # part of the steps in which the rate rises from 0
     ramp_down: float = 0.25  # part of the steps in which it falls to 0
     clip_weight: float = 1.0
-    l2_weight: float = 0.008  # on the sum over all of w_plus
+    l2_weight: float = 0.008  # on the sum over all of w_plus, in P_N and S over standard deviations
     identity_weight: float = 0.0
-    space: Literal["w_plus", "w"] = "w_plus"  # published: every layer its own way; w: all layers the same
+    space: SpaceName = "w_plus"  # published: every layer its own way; w, p_n: all layers the same; p_n_plus; s
+    moments: Moments = "element"  # Adam's second moment: per number, or one per picture ("row")
+    objective: Literal["text", "direction"] = "text"  # published: text
+    direction_scale: float = 0.5  # of the objective "direction": how far the goal lies from the picture
     layers: tuple[LayerGroup, ...] = ("coarse", "medium", "fine")  # w rows 0-3, 4-7, 8 and up
     patience: int = 0  # stop after so many steps without improvement; 0 never stops
     min_improvement: float = 1e-3  # of the loss, to count as one
@@ -61,8 +74,10 @@ class LatentOptimizationParameters:
         for name in ("patience", "keep_every"):
             require_int(f"parameters.{name}", getattr(self, name), 0, 10_000)
         require_number("parameters.strength", self.strength, 0.0, MAX_STRENGTH)
-        if self.space == "w" and len(self.layers) < len(LAYER_GROUPS):
-            raise InputError("parameters.layers", list(self.layers), "all of coarse, medium, fine with space w")
+        require_number("parameters.direction_scale", self.direction_scale, 1e-3, 100.0)
+        if self.space in ("w", "p_n") and len(self.layers) < len(LAYER_GROUPS):
+            given = list(self.layers)
+            raise InputError("parameters.layers", given, f"all of coarse, medium, fine with space {self.space}")
         unknown = set(self.layers) - set(LAYER_GROUPS)
         if unknown or not self.layers or len(set(self.layers)) != len(self.layers):
             raise InputError("parameters.layers", list(self.layers), "one or more of coarse, medium, fine, each once")
@@ -95,27 +110,91 @@ def layer_mask(layers: Sequence[str], num_ws: int) -> NDArray[np.bool_]:
 
 def optimise(
     gradient_graph: GradientGraph,
-    w_plus: FloatArray,  # [N,L,D] the sources
-    text_features: FloatArray,  # [N,C] unit, one text a picture
+    w_plus: FloatArray,  # [N,L,D] the sources; style channels [N,S] in S
+    text_features: FloatArray,  # [N,C] unit, one goal a picture
     identity_source: FloatArray,  # [N,I] unit, of the sources' pictures
     image_source: FloatArray,  # [N,3,H,W]; its pixels count nothing here, but the graph takes them
     parameters: LatentOptimizationParameters,
     progress: Progress | None = None,
+    space: Space | None = None,  # None: W+ or W, which need nothing of a bundle
 ) -> list[Descent]:
-    """Edit N pictures at once, each towards its own text; one result a row, the same as if it ran alone."""
+    """Edit N pictures at once, each towards its own goal; one result a row, the same as if it ran alone."""
     targets = Targets(w_plus, text_features, identity_source, image_source)
+    if space is None:
+        space = Latents(layer_mask(parameters.layers, w_plus.shape[1]), parameters.space == "w")
     return descend(
         gradient_graph,
         w_plus,
         targets,
         parameters.weights,
         parameters.schedule,
-        layers=layer_mask(parameters.layers, w_plus.shape[1]),
-        tied=parameters.space == "w",
+        space=space,
+        moments=parameters.moments,
         stopping=Stopping(parameters.patience, parameters.min_improvement),
         keep_every=parameters.keep_every,
         progress=progress,
     )
+
+
+def space_of(models: Models, parameters: LatentOptimizationParameters) -> Space:
+    """The space of the parameters, with what it needs of the bundle; BundleError where the bundle lacks that."""
+    bundle, name = models.bundle, parameters.space
+    mask = layer_mask(parameters.layers, bundle.generator.num_ws)
+    if name == "s":
+        if "style_gradient" not in bundle.manifest.graphs:
+            given = f"no graph 'style_gradient' in the bundle {bundle.manifest.name!r}"
+            raise BundleError("parameters.space", given, "w_plus, w", "export the bundle again to have s")
+        rows = np.repeat([layer.w_index for layer in bundle.generator.layers],
+                         [layer.channels for layer in bundle.generator.layers])  # fmt: skip
+        moving = editable_channels(bundle) & mask[rows]
+        return Styles(np.where(moving, bundle.relevance["style_std"], 0).astype(np.float32))
+    if name in ("p_n", "p_n_plus"):
+        return Whitened(bundle.mapped_basis, mask, name == "p_n")
+    return Latents(mask, name == "w")
+
+
+def goal_features(
+    models: Models,
+    image: FloatArray,  # [N,3,H,W] of the sources
+    prompts: Sequence[PromptEdit],  # one a picture, with its neutral text where the objective is "direction"
+    parameters: LatentOptimizationParameters,
+) -> FloatArray:
+    """Return what each picture's CLIP features are to become, unit [N,C]."""
+    if parameters.objective == "text":
+        return np.stack([models.text_features(prompt.text) for prompt in prompts])
+    directions = []
+    for prompt in prompts:
+        target = templated_features(models, prompt.text, STYLECLIP_TEMPLATES, "prompts.text")
+        neutral = templated_features(models, prompt.neutral or "", STYLECLIP_TEMPLATES, "prompts.neutral")
+        directions.append(text_direction(target, neutral))
+    return unit(models.clip_image(image) + np.float32(parameters.direction_scale) * np.stack(directions))
+
+
+def walk(
+    models: Models,
+    w_plus: FloatArray,  # [N,L,D]
+    prompts: Sequence[PromptEdit],
+    parameters: LatentOptimizationParameters,
+    timer: Timer,
+    progress: Progress | None = None,
+) -> list[Descent]:
+    """Edit N pictures, each by its own prompt; the results lie in W+, or in S where the space is "s"."""
+    space = space_of(models, parameters)
+    with timer.stage("source"):
+        image = models.synthesis(w_plus)
+        identity = models.identity(image)
+    with timer.stage("text"):
+        goals = goal_features(models, image, prompts, parameters)
+    with timer.stage("optimise"):
+        in_styles = parameters.space == "s"
+        graph = models.style_gradient if in_styles else models.latent_gradient
+        start = models.affine(w_plus) if in_styles else w_plus
+        return optimise(graph, start, goals, identity, image, parameters, progress, space)
+
+
+def render(models: Models, latents: FloatArray, parameters: LatentOptimizationParameters) -> FloatArray:
+    """Pictures [N,3,H,W] of what `walk` found, [N,L,D] or [N,S]."""
+    return models.synthesis_from_styles(latents) if parameters.space == "s" else models.synthesis(latents)
 
 
 def check(recipe: Recipe) -> None:
@@ -124,10 +203,8 @@ def check(recipe: Recipe) -> None:
         hint = "put them into one text, or use global-directions"
         raise InputError("prompts", f"{len(recipe.prompts)} texts", f"one text with {NAME}", hint)
     prompt = recipe.prompts[0]
-    for name in ("neutral", "beta"):
-        if getattr(prompt, name) is not None:
-            hint = "only global-directions has it"
-            raise InputError(f"prompts.{name}", repr(getattr(prompt, name)), f"nothing with {NAME}", hint)
+    if prompt.beta is not None:
+        raise InputError("prompts.beta", repr(prompt.beta), f"nothing with {NAME}", "only global-directions has it")
     if prompt.strength is not None:
         require_number("prompts.strength", prompt.strength, 0.0, MAX_STRENGTH, "1 is the whole way to the text")
 
@@ -138,28 +215,34 @@ def run(
     """Run recipes of equal parameters on the sources w_plus [N,L,D]."""
     given = recipes[0].parameters
     parameters = resolve_parameters(models.bundle, NAME, LatentOptimizationParameters, given)
-    with timer.stage("text"):
-        text_features = np.stack([models.text_features(recipe.prompts[0].text) for recipe in recipes])  # [N,C]
-    with timer.stage("source"):
-        image = models.synthesis(w_plus)
-        identity = models.identity(image)
-    with timer.stage("optimise"):
-        found = optimise(models.latent_gradient, w_plus, text_features, identity, image, parameters, progress)
-    return [_outcome(models, one, recipe, parameters) for one, recipe in zip(found, recipes, strict=True)]
+    prompts = [_resolve(models, recipe.prompts[0], parameters) for recipe in recipes]
+    found = walk(models, w_plus, prompts, parameters, timer, progress)
+    rows = zip(found, recipes, prompts, strict=True)
+    return [_outcome(models, one, replace(recipe, prompts=(prompt,)), parameters) for one, recipe, prompt in rows]
+
+
+def _resolve(models: Models, prompt: PromptEdit, parameters: LatentOptimizationParameters) -> PromptEdit:
+    """Fill in strength and, where the objective compares with it, the neutral text."""
+    strength = parameters.strength if prompt.strength is None else prompt.strength
+    if parameters.objective == "text":
+        if prompt.neutral is not None:
+            hint = 'with parameters.objective "direction" there is one'
+            raise InputError("prompts.neutral", repr(prompt.neutral), f"nothing with {NAME} towards a text", hint)
+        return replace(prompt, strength=strength)
+    neutral = derive_neutral(prompt.text, neutral_texts(models.bundle)) if prompt.neutral is None else prompt.neutral
+    return replace(prompt, strength=strength, neutral=neutral)
 
 
 def _outcome(models: Models, found: Descent, recipe: Recipe, parameters: LatentOptimizationParameters) -> Outcome:
-    prompt = recipe.prompts[0]
-    strength = parameters.strength if prompt.strength is None else prompt.strength
     settings: dict[str, Any] = to_dict(parameters)
-    resolved = replace(recipe, prompts=(replace(prompt, strength=strength),), parameters=settings)
+    resolved = replace(recipe, parameters=settings)
 
-    def render(changed: Recipe) -> FloatArray:
+    def draw(changed: Recipe) -> FloatArray:
         strength = changed.prompts[0].strength
-        return models.synthesis(found.trajectory.at(1.0 if strength is None else strength))
+        return render(models, found.trajectory.at(1.0 if strength is None else strength), parameters)
 
     scores = found.losses | {"steps": float(found.steps)}
-    return Outcome(resolved, render, scores, found.trajectory)
+    return Outcome(resolved, draw, scores, found.trajectory)
 
 
 method = Method(

@@ -103,6 +103,18 @@ class Models:
             loss_weights=loss_weights,
         )
 
+    def style_gradient(
+        self,
+        *,
+        w_plus: FloatArray,  # style channels [N,S], as are the sources; the rest as in `latent_gradient`
+        w_plus_source: FloatArray,
+        only: Sequence[str] | None = None,
+        **targets: FloatArray,
+    ) -> dict[str, FloatArray]:
+        """`latent_gradient` in S: a descent names its latents alike in every space."""
+        latents = {"style_channels": w_plus, "style_channels_source": w_plus_source}
+        return self.sessions.run("style_gradient", only=only, **latents, **targets)
+
     def cached(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return what `make()` gave for `key` before, or call it; arrays become read-only."""
         with self._lock:

@@ -17,7 +17,7 @@ class Trajectory:
     """
 
     steps: tuple[int, ...]  # how many updates each point has behind it, rising, the first 0
-    w_plus: NDArray[np.float32]  # [T,L,D]
+    w_plus: NDArray[np.float32]  # [T,L,D]; style channels [T,S] of a descent in S
     losses: tuple[dict[str, float], ...] = ()  # loss terms at each point but the result, T-1 of them
     images: tuple[NDArray[np.uint8] | None, ...] = ()  # T of them, or none at all
 
@@ -30,7 +30,7 @@ class Trajectory:
         """
         if len(self.steps) < 2:
             return 0, 0.0
-        hops = np.linalg.norm(np.diff(self.w_plus.astype(np.float64), axis=0), axis=(1, 2))  # [T-1]
+        hops = np.linalg.norm(np.diff(self.w_plus.astype(np.float64), axis=0).reshape(len(self.steps) - 1, -1), axis=1)
         lengths = np.concatenate([[0.0], np.cumsum(hops)])
         goal = min(max(strength, 0.0), 1.0) * lengths[-1]
         i = min(max(int(np.searchsorted(lengths, goal, side="right")) - 1, 0), len(hops) - 1)
