@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.attention.aligners import Compat
+from limner.runtime.attention.aligners import Compat, Kind
 from limner.runtime.attention.editing import Edited, Guidance, edit_latents
 from limner.runtime.attention.maps import map_pictures
 from limner.runtime.attention.plan import Plan, plan_edits
@@ -209,7 +209,7 @@ def _settings(parameters: PromptToPromptParameters, options: EditOptions) -> Con
     )
 
 
-def _resolved(recipe: Recipe, kind: str) -> PromptEdit:
+def _resolved(recipe: Recipe, kind: Kind) -> PromptEdit:
     prompt = recipe.prompts[0]
     options = from_dict(EditOptions, prompt.options, "prompts.options")
     strength = 1.0 if prompt.strength is None else prompt.strength

@@ -24,7 +24,7 @@ from limner.runtime.schema import from_dict, parse_json, read_json, to_dict
 __all__ = ["PromptEdit", "Recipe", "Source", "plain_text"]
 
 RECIPE_VERSION = 1
-MAX_WORDS = 60  # a CLIP text holds 77 tokens; the tokenizer counts them exactly
+MAX_WORDS = 120  # a CLIP text holds 77 tokens; the tokenizer counts them and names what falls off
 MAX_CHARACTERS = 600
 SOURCE_KINDS = ("image", "seed", "w_plus", "prompt")
 FAMILY_SOURCES = {"stylegan2": ("image", "seed", "w_plus"), "diffusion": ("image", "prompt")}

@@ -170,7 +170,8 @@ def _spread(transfer: FloatArray, left: Sequence[int], right: Sequence[int]) -> 
 
 
 def _has_source(transfer: FloatArray) -> FloatArray:
-    return (transfer.sum(axis=0) > 0).astype(np.float32)
+    matched: FloatArray = (transfer.sum(axis=0) > 0).astype(np.float32)
+    return matched
 
 
 def _common(left: Sequence[int], right: Sequence[int]) -> list[tuple[int, int]]:

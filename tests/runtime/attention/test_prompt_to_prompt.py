@@ -159,7 +159,7 @@ def test_recipes_that_are_refused(changes: dict[str, Any], field: str, words: st
         ("a person with blue hair", {"weights": {"beard": 2.0}}, "prompts.options.weights", "'beard', which is not in"),
         ("a person with blue hair", {"blend": ["hat"]}, "prompts.options.blend", "'hat'"),
         ("a person", {"kind": "replace"}, "prompts.text", "of 2 words; allowed: 5 words"),
-        ("squirrel " * 8 + "red hat and a beard", {}, "prompts.text", "these words fall off: 'a beard'"),
+        ("squirrel " * 10 + "a red hat and a blue beard", {}, "prompts.text", "these words fall off: 'blue beard'"),
     ],
 )
 def test_texts_that_are_refused(

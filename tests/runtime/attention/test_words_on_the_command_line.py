@@ -1,0 +1,46 @@
+"""--word and --blend: from the command line to the options of an edit."""
+
+from typing import Any
+
+import pytest
+
+from limner.runtime.cli.words import word_options
+from limner.runtime.errors import InputError
+from limner.runtime.prompt_to_prompt import EditOptions
+from limner.runtime.schema import from_dict
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        (["red=2"], {"weights": {"red": 2.0}}),
+        (["red=-1.5", "hat = 5e-1"], {"weights": {"red": -1.5, "hat": 0.5}}),
+        (["red hair:weight=+3"], {"weights": {"red hair": 3.0}}),
+        (["hair#2:weight=2, window=0.1-0.6"], {"weights": {"hair#2": 2.0}, "word_windows": {"hair#2": [0.1, 0.6]}}),
+        (["hat:window=0.4"], {"word_windows": {"hat": 0.4}}),
+        ([], {}),
+    ],
+)
+def test_words(words: list[str], options: dict[str, Any]) -> None:
+    found = word_options(words, None, None, None)
+    assert found == options
+    from_dict(EditOptions, found, "prompts.options")
+
+
+@pytest.mark.parametrize(
+    "word", ["red", "=2", "red=much", "red:weight", "red:weight=x", "red:weight=1,weight=2", "red:size=2"]
+)
+def test_words_that_are_refused(word: str) -> None:
+    with pytest.raises(InputError) as caught:
+        word_options([word], None, None, None)
+    assert caught.value.field == "word" and "red=2" in caught.value.allowed
+
+
+def test_word_twice() -> None:
+    with pytest.raises(InputError, match="'red' twice"):
+        word_options(["red=2", "red:weight=3"], None, None, None)
+
+
+def test_blend_and_kind() -> None:
+    found = word_options(None, ["cat:dog", "hat"], ["tree"], "refine")
+    assert found == {"blend": ["cat:dog", "hat"], "subtract": ["tree"], "kind": "refine"}
