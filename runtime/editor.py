@@ -20,7 +20,7 @@ from limner.runtime.edit import Edit
 from limner.runtime.errors import GraphError, InputError, LimnerError
 from limner.runtime.images import to_u8
 from limner.runtime.inversion import Inversion, InversionParameters
-from limner.runtime.methods import Method, Outcome, Progress, Runner, find_method, method_names, needed_graphs
+from limner.runtime.methods import Method, Outcome, Progress, Runner, find_method, needed_graphs, require_family
 from limner.runtime.models import Models
 from limner.runtime.recipe import MAX_SEED, Recipe
 from limner.runtime.schema import to_dict
@@ -179,7 +179,7 @@ class Editor:
     ) -> list[Edit]:
         """Run recipes of one method with equal parameters."""
         method = find_method(recipes[0].method)
-        self._check_family(method)
+        require_family(method, self.bundle)
         timer = Timer()
         begin = time.perf_counter()
         for recipe in recipes:
@@ -275,14 +275,6 @@ class Editor:
             given = f"a recipe made with the bundle {recipe.bundle[:12]}..."
             allowed = f"{self.bundle.digest[:12]}..., the bundle {self.bundle.manifest.name!r} loaded here"
             raise InputError("bundle", given, allowed, "leave `bundle` out to run it on this one all the same")
-
-    def _check_family(self, method: Method) -> None:
-        family = self.bundle.manifest.family
-        if method.family != family:
-            fitting = [name for name in method_names() if find_method(name).family == family]
-            given = f"{method.name!r}, a method for bundles of the family {method.family!r}"
-            allowed = f"{', '.join(fitting)} on the bundle {self.bundle.manifest.name!r}"
-            raise InputError("method", given, allowed, "or name another bundle")
 
     def _scores(self, reconstruction: FloatArray, outcome: Outcome, image: FloatArray) -> dict[str, float]:
         """Cosines of picture and texts before and after, identity, and pixel change."""

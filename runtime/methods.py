@@ -36,6 +36,7 @@ __all__ = [
     "find_method",
     "method_names",
     "needed_graphs",
+    "require_family",
 ]
 
 GROUP = "limner.methods"
@@ -134,6 +135,16 @@ def find_method(name: object) -> Method:
 def needed_graphs(method: Method, bundle: "Bundle", recipe: "Recipe") -> tuple[str, ...]:
     """Return the graphs that a recipe runs on a bundle; InputError for what the bundle does not have."""
     return (*method.graphs, *(method.graphs_of(bundle, recipe) if method.graphs_of is not None else ()))
+
+
+def require_family(method: Method, bundle: "Bundle") -> None:
+    """InputError naming the methods that fit, unless `method` runs on bundles of this bundle's family."""
+    family = bundle.manifest.family
+    if method.family != family:
+        fitting = ", ".join(name for name in method_names() if find_method(name).family == family)
+        given = f"{method.name!r}, a method for bundles of the family {method.family!r}"
+        allowed = f"{fitting} on the bundle {bundle.manifest.name!r}"
+        raise InputError("method", given, allowed, "or name another bundle")
 
 
 @cache

@@ -26,7 +26,7 @@ from limner.runtime.errors import InputError
 from limner.runtime.files import sha256_bytes
 from limner.runtime.images import read_png_text, write_png_atomically
 from limner.runtime.methods import Progress
-from limner.runtime.recipe import Recipe, Source
+from limner.runtime.recipe import Recipe
 
 __all__ = ["Replay", "metadata", "read_recipe", "replay", "write_edit"]
 
@@ -82,10 +82,9 @@ def replay(
     texts = read_png_text(path)
     recipe = _recipe_of(texts, path, "picture")
     if source is not None:
-        if recipe.source.kind == "seed":
+        if recipe.source.kind in ("seed", "prompt"):
             raise InputError("source", repr(str(source)), "nothing, since the picture was made from a seed")
-        moved = Source(recipe.source.kind, path=str(source), sha256=recipe.source.sha256)
-        recipe = replace(recipe, source=moved)
+        recipe = replace(recipe, source=replace(recipe.source, path=str(source)))
     edit = editor.edit(recipe, progress, given=given)
     expected = texts.get(PIXELS_KEY)
     return Replay(edit, None if expected is None else expected == _pixels_hash(edit.image))

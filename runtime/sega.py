@@ -29,7 +29,7 @@ from limner.runtime.recipe import PromptEdit, Recipe, plain_text
 from limner.runtime.schema import from_dict, to_dict
 from limner.runtime.timing import Timer
 
-__all__ = ["ConceptOptions", "SegaParameters", "method"]
+__all__ = ["ConceptOptions", "SegaParameters", "edited_latents", "method"]
 
 FloatArray = NDArray[np.float32]
 DEFAULT_SCALE = 5.0
@@ -114,7 +114,7 @@ def run(
         with timer.stage("inversion"):
             prepared = _inverted(networks, starts, recipes, progress)
     with timer.stage("sampling"):
-        latents, masks = _edited(networks, starts, recipes, prepared, progress)
+        latents, masks = edited_latents(networks, starts, recipes, prepared, progress)
     with timer.stage("decode"):
         images = networks.decode(latents)
         clean = [start.clean for start in starts if start.clean is not None]
@@ -133,7 +133,7 @@ def run(
     ]
 
 
-def _edited(
+def edited_latents(
     networks: DiffusionNetworks,
     starts: Sequence[DiffusionStart],
     recipes: Sequence[Recipe],
@@ -222,7 +222,7 @@ def _outcome(
         if changed == recipe:
             return image
         maps = None if prepared is None else [prepared]
-        latents, _ = _edited(networks, [start], [changed], maps, None)
+        latents, _ = edited_latents(networks, [start], [changed], maps, None)
         return networks.decode(latents)
 
     height, width = image.shape[-2:]

@@ -6,6 +6,7 @@ from pathlib import Path
 __all__ = ["checkpoints_folder", "demo_file", "shipped_bundle"]
 
 FAMILY = "avatars"
+BUNDLES = {"stylegan2": "bundle", "diffusion": "diffusion_bundle"}
 
 
 def checkpoints_folder() -> Path:
@@ -13,9 +14,9 @@ def checkpoints_folder() -> Path:
     return Path(str(files("limner.checkpoints")))
 
 
-def shipped_bundle() -> Path:
-    """Return the folder of the bundle that is used when none is named; it need not exist."""
-    return checkpoints_folder() / FAMILY / "bundle"
+def shipped_bundle(family: str = "stylegan2") -> Path:
+    """Return the folder of the bundle of that family that is used when none is named; it need not exist."""
+    return checkpoints_folder() / FAMILY / BUNDLES[family]
 
 
 def demo_file() -> Path:

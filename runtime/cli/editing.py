@@ -13,10 +13,12 @@ from limner.runtime.cli.options import (
     ProviderOption,
     SheetOption,
     ThreadsOption,
+    check_folder,
     check_output,
     open_bundle,
     open_editor,
 )
+from limner.runtime.errors import InputError
 
 if TYPE_CHECKING:
     from limner.runtime.edit import Edit
@@ -50,6 +52,30 @@ def edit(
         list[str] | None,
         typer.Option("--mapper", help="Name of a latent mapper of the bundle; may be repeated."),
     ] = None,
+    concept: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--concept",
+            help="+WORDS or -WORDS, and :scale=7,threshold=0.95,warmup=5,cooldown=40,weight=2; may be repeated.",
+        ),
+    ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", help="What prompt-to-prompt makes of the source's prompt; may be repeated."),
+    ] = None,
+    source_prompt: Annotated[
+        str | None,
+        typer.Option("--source-prompt", help="What a diffusion model makes from a seed, or what the picture shows."),
+    ] = None,
+    inversion: Annotated[
+        list[str] | None,
+        typer.Option("--inversion", help="A setting of a picture's inversion, NAME=VALUE; may be repeated."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the draws of an edit-friendly inversion.")] = 0,
+    maps: Annotated[
+        Path | None,
+        typer.Option("--maps", help="Folder for the pictures beside the edit: attention maps, masks."),
+    ] = None,
     neutral: Annotated[
         list[str] | None,
         typer.Option("--neutral", help="What a text is compared with; derived if not given."),
@@ -79,23 +105,26 @@ def edit(
 ) -> None:
     """Edit a picture by words."""
     from limner.runtime.cli.recipes import choose_method, make_recipe, make_source, suggested_output
+    from limner.runtime.methods import find_method
 
-    start = make_source(source, truncation)
-    method = choose_method(method, mapper)
-    words = [*(texts or ()), *(mapper or ())]
-    recipe = make_recipe(start, words, method, neutral, strength, beta, parameter, refine)
+    start = make_source(source, truncation, source_prompt)
+    method = choose_method(method, mapper, concept, prompt)
+    words = [*(texts or ()), *(mapper or ()), *(concept or ()), *(prompt or ())]
+    recipe = make_recipe(start, words, method, neutral, strength, beta, parameter, refine, inversion, seed)
+    family = find_method(method).family
     target = output if output is not None else suggested_output(start)
     check_output(target, "output", source=start.path)
     check_output(sheet, "sheet", source=start.path)
+    check_folder(maps, "maps")
     if dry_run:
         from limner.runtime.cli.recipes import plan
 
-        print_json(plan(recipe, open_bundle(bundle), provider) | {"output": str(target)})
+        print_json(plan(recipe, open_bundle(bundle, family), provider) | {"output": str(target)})
         return
-    editor = open_editor(bundle, provider, threads)
+    editor = open_editor(bundle, provider, threads, family)
     with steps(method) as progress:
         result = editor.edit(recipe, progress)
-    _deliver(result, target, sheet, as_json)
+    _deliver(result, target, sheet, as_json, maps=maps)
 
 
 def invert(
@@ -140,18 +169,44 @@ def sample(
     seed: Annotated[int, typer.Option("--seed", help="The first seed.")] = 0,
     count: Annotated[int, typer.Option("--count", "-n", help="How many seeds; several give a grid.")] = 1,
     truncation: Annotated[float, typer.Option("--truncation", help="0 (the mean) to 1 (no truncation).")] = 0.7,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", help="What a diffusion model shall show; several give a row each."),
+    ] = None,
+    negative: Annotated[str, typer.Option("--negative-prompt", help="What it shall not show.")] = "",
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A parameter of the sampling, NAME=VALUE: steps, guidance_scale, sampler, ..."),
+    ] = None,
     bundle: BundleOption = None,
     provider: ProviderOption = "cpu",
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make pictures from seeds."""
+    """Make pictures from seeds, and from words with --prompt."""
     from limner.runtime.checks import require_int
+    from limner.runtime.cli.recipes import parse_settings
     from limner.runtime.cli.sheets import grid
     from limner.runtime.images import write_png_atomically
 
     check_output(output, "output")
     require_int("count", count, 1, MAX_SAMPLES)
+    settings = parse_settings(parameter or ())
+    if prompt:
+        require_int("count", count * len(prompt), 1, MAX_SAMPLES)
+        editor = open_editor(bundle, provider, threads, "diffusion")
+        texts = [text for text in prompt for _ in range(count)]
+        seeds = [seed + index for index in range(count)] * len(prompt)
+        with steps("sample") as progress:
+            drawn = editor.generate(texts, seeds, settings, negative=negative, progress=progress)
+        write_png_atomically(output, grid([one.image for one in drawn], count if len(prompt) > 1 else 8))
+        timing = drawn[0].timing
+        _report({}, timing)
+        data = {"output": str(output), "prompts": prompt, "seeds": seeds[:count], "parameters": drawn[0].parameters}
+        _print(data | {"timing_ms": timing, "bundle": editor.bundle.digest, "provider": provider}, as_json)
+        return
+    if settings or negative:
+        raise InputError("prompt", "nothing", "--prompt TEXT beside --set and --negative-prompt")
     editor = open_editor(bundle, provider, threads)
     made = [editor.sample(seed + index, truncation) for index in range(count)]
     write_png_atomically(output, grid([one.image for one in made]))
@@ -178,13 +233,16 @@ def replay(
     The recipe comes from a PNG that limner wrote, or from a .json file. Exit code 1 if the pixels are not
     those of the PNG.
     """
+    from limner.runtime.methods import find_method
+    from limner.runtime.provenance import read_recipe
     from limner.runtime.provenance import replay as replay_png
     from limner.runtime.recipe import Recipe
 
     check_output(output, "output", source=_text(source))
     check_output(sheet, "sheet", source=_text(source))
     recipe = Recipe.from_file(file) if file.suffix.lower() == ".json" else None
-    editor = open_editor(bundle, provider, threads)
+    method = (read_recipe(file) if recipe is None else recipe).method
+    editor = open_editor(bundle, provider, threads, find_method(method).family)
     same: bool | None = None
     with steps("replay") as progress:
         if recipe is None:
@@ -211,9 +269,10 @@ def _deliver(
     sheet: Path | None,
     as_json: bool,
     extra: dict[str, Any] | None = None,
+    maps: Path | None = None,
 ) -> None:
     """Write the files of an edit, all drawn before the first is written, and print where they are."""
-    from limner.runtime.cli.sheets import edit_sheet
+    from limner.runtime.cli.sheets import edit_sheet, write_pictures
     from limner.runtime.images import write_png_atomically
     from limner.runtime.provenance import write_edit
 
@@ -222,8 +281,10 @@ def _deliver(
         write_edit(output, result)
     if sheet is not None and drawn is not None:
         write_png_atomically(sheet, drawn, field="sheet")
+    written = write_pictures(maps, result.pictures) if maps is not None else []
     _report(result.scores, result.timing)
     data = {"output": _text(output), "sheet": _text(sheet), "recipe": result.recipe.to_dict()}
+    data |= {"maps": [str(path) for path in written]} if maps is not None else {}
     data |= {"scores": result.scores, "timing_ms": result.timing, "provider": result.provider}
     _print(data | (extra or {}), as_json)
 

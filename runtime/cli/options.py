@@ -18,6 +18,7 @@ __all__ = [
     "ProviderOption",
     "SheetOption",
     "ThreadsOption",
+    "check_folder",
     "check_output",
     "open_bundle",
     "open_editor",
@@ -37,20 +38,20 @@ SheetOption = Annotated[Path | None, typer.Option("--sheet", help="Also write a 
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check everything, print what would run, run nothing.")]
 
 
-def open_bundle(path: Path | None) -> "Bundle":
-    """Load and verify the bundle at `path`, or the shipped one."""
+def open_bundle(path: Path | None, family: str = "stylegan2") -> "Bundle":
+    """Load and verify the bundle at `path`, or the shipped one of that family."""
     from limner.runtime.bundle import load_bundle
     from limner.runtime.shipped import shipped_bundle
 
-    return load_bundle(shipped_bundle() if path is None else path)
+    return load_bundle(shipped_bundle(family) if path is None else path)
 
 
-def open_editor(path: Path | None, provider: str, threads: int | None) -> "Editor":
-    """Return an Editor on the bundle at `path`, or the shipped one, and say on stderr what it runs on."""
+def open_editor(path: Path | None, provider: str, threads: int | None, family: str = "stylegan2") -> "Editor":
+    """Return an Editor on the bundle at `path`, or the shipped one of that family, and say what it runs on."""
     from limner.runtime.cli.console import note
     from limner.runtime.editor import Editor
 
-    editor = Editor(open_bundle(path), provider, threads)
+    editor = Editor(open_bundle(path, family), provider, threads)
     bundle = editor.bundle
     note(f"bundle {bundle.manifest.name} {bundle.digest[:12]}, provider {editor.provider}")
     return editor
@@ -68,3 +69,13 @@ def check_output(path: Path | None, field: str, suffix: str = ".png", source: st
         raise InputError(field, f"a path in the missing folder {str(path.parent)!r}", "a path in an existing folder")
     if source is not None and path.exists() and Path(source).exists() and path.samefile(source):
         raise InputError(field, f"{str(path)!r}, which is the source itself", "another path")
+
+
+def check_folder(path: Path | None, field: str) -> None:
+    """Refuse, before any work, a folder that is a file or whose parent is missing."""
+    if path is None:
+        return
+    if path.exists() and not path.is_dir():
+        raise InputError(field, f"the file {str(path)!r}", "a folder, which may be new")
+    if not path.parent.is_dir():
+        raise InputError(field, f"a path in the missing folder {str(path.parent)!r}", "a path in an existing folder")

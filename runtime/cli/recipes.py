@@ -7,34 +7,54 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from limner.runtime.bundle import Bundle
+from limner.runtime.cli.concepts import parse_concepts
 from limner.runtime.errors import InputError
-from limner.runtime.methods import find_method, needed_graphs
+from limner.runtime.methods import find_method, needed_graphs, require_family
 from limner.runtime.recipe import PromptEdit, Recipe, Source
 
 __all__ = ["choose_method", "make_recipe", "make_source", "plan", "suggested_output", "with_source"]
 
 SEED = "seed:"
 USUAL_METHOD, MAPPER_METHOD = "global-directions", "latent-mapper"
+CONCEPT_METHOD, PROMPT_METHOD = "sega", "prompt-to-prompt"
 T = TypeVar("T")
 
 
-def make_source(text: str, truncation: float = 0.7) -> Source:
-    """Return the source that SOURCE means: seed:NUMBER, latents in a .npy file, or a picture file."""
+def make_source(text: str, truncation: float = 0.7, prompt: str | None = None) -> Source:
+    """Return the source that SOURCE means: seed:NUMBER, latents in a .npy file, or a picture file.
+
+    With a prompt the seed is that of a diffusion model, and a picture is one that the prompt describes.
+    """
     if text.startswith(SEED):
         number = text[len(SEED) :]
         if not number.isascii() or not number.isdigit():
             raise InputError("source", repr(text), f"{SEED} and a whole number, as in {SEED}7")
-        return Source.from_seed(int(number), truncation)
+        return Source.from_seed(int(number), truncation) if prompt is None else Source.from_prompt(prompt, int(number))
     if text.lower().endswith(".npy"):
-        return Source.from_w_plus(text)
-    return Source.from_image(text)
+        return Source("w_plus", path=text, prompt=prompt)
+    return Source.from_image(text, prompt)
 
 
-def choose_method(method: str | None, mappers: Sequence[str] | None) -> str:
-    """Return the method that was asked for, or the usual one; InputError for mappers with another."""
-    if mappers and method not in (None, MAPPER_METHOD):
-        raise InputError("mapper", f"{mappers[0]!r} with the method {method!r}", f"mappers with {MAPPER_METHOD} alone")
-    return method or (MAPPER_METHOD if mappers else USUAL_METHOD)
+def choose_method(
+    method: str | None,
+    mappers: Sequence[str] | None,
+    concepts: Sequence[str] | None = None,
+    prompts: Sequence[str] | None = None,
+) -> str:
+    """Return the method that was asked for or that the words imply; InputError for words of another method."""
+    implied = None
+    for field, words, owner in (
+        ("mapper", mappers, MAPPER_METHOD),
+        ("concept", concepts, CONCEPT_METHOD),
+        ("prompt", prompts, PROMPT_METHOD),
+    ):
+        if not words:
+            continue
+        if (method or implied) not in (None, owner):
+            given = f"{words[0]!r} with the method {method or implied!r}"
+            raise InputError(field, given, f"--{field} with {owner} alone")
+        implied = owner
+    return method or implied or USUAL_METHOD
 
 
 def make_recipe(
@@ -46,11 +66,16 @@ def make_recipe(
     beta: Sequence[float] | None,
     parameters: Sequence[str] | None,
     refine: int | None,
+    inversion: Sequence[str] | None = None,
+    seed: int = 0,
 ) -> Recipe:
-    """Return the recipe; neutral, strength and beta hold one value for all texts, or one a text."""
+    """Return the recipe; neutral, strength and beta hold one value for all texts, or one a text.
+
+    The texts of `sega` are concepts with a sign and options of their own.
+    """
     count = len(texts)
     if not count:
-        raise InputError("TEXT", "nothing", "one text or more, or --mapper NAME")
+        raise InputError("TEXT", "nothing", "one text or more, --mapper NAME, --concept +WORDS or --prompt TEXT")
     columns = zip(
         texts,
         _each("neutral", neutral, count),
@@ -59,19 +84,26 @@ def make_recipe(
         strict=True,
     )
     prompts = tuple(PromptEdit(*column) for column in columns)
-    inversion = {} if refine is None else {"refine_steps": refine}
-    return Recipe(method, source, prompts, parse_settings(parameters or ()), inversion)
+    if method == CONCEPT_METHOD:
+        for name, values in (("neutral", neutral), ("beta", beta)):
+            if values:
+                raise InputError(name, repr(values[0]), f"nothing with the method {method!r}")
+        prompts = parse_concepts(texts, _each("strength", strength, count))
+    settings = parse_settings(inversion or (), "inversion")
+    if refine is not None:
+        settings["refine_steps"] = refine
+    return Recipe(method, source, prompts, parse_settings(parameters or ()), settings, seed)
 
 
-def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+def parse_settings(settings: Sequence[str], option: str = "set") -> dict[str, Any]:
     """["steps=40", "x=fine"] -> {"steps": 40, "x": "fine"}: values are JSON, or else texts."""
     result: dict[str, Any] = {}
     for setting in settings:
         name, sign, value = setting.partition("=")
         if not sign or not name.strip():
-            raise InputError("set", repr(setting), "NAME=VALUE, as in steps=40")
+            raise InputError(option, repr(setting), "NAME=VALUE, as in steps=40")
         if name in result:
-            raise InputError("set", f"{name!r} twice", "each parameter once")
+            raise InputError(option, f"{name!r} twice", "each parameter once")
         try:
             result[name.strip()] = json.loads(value)
         except ValueError:
@@ -89,7 +121,7 @@ def with_source(recipe: Recipe, path: Path | None) -> Recipe:
     """Return the recipe with its source file at `path`; InputError if it starts from a seed."""
     if path is None:
         return recipe
-    if recipe.source.kind == "seed":
+    if recipe.source.kind in ("seed", "prompt"):
         raise InputError("source", repr(str(path)), "nothing, since the recipe starts from a seed")
     return replace(recipe, source=replace(recipe.source, path=str(path)))
 
@@ -101,6 +133,7 @@ def plan(recipe: Recipe, bundle: Bundle, provider: str) -> dict[str, Any]:
 
     check_provider(provider)
     method = find_method(recipe.method)
+    require_family(method, bundle)
     graphs = needed_graphs(method, bundle, recipe)
     for graph in graphs:
         bundle.graph(graph)

@@ -1,27 +1,59 @@
 """What the verbs draw and pack: sheets of one edit or inversion, a grid of samples, .npy bytes."""
 
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from limner.runtime.edit import Edit
+from limner.runtime.images import write_png_atomically
 from limner.runtime.inversion import Inversion
+from limner.runtime.methods import find_method
+from limner.runtime.recipe import PromptEdit
 from limner.runtime.sheets import Cell, SheetRow, make_sheet
 
-__all__ = ["array_bytes", "edit_sheet", "grid", "inversion_sheet"]
+__all__ = ["array_bytes", "edit_sheet", "grid", "inversion_sheet", "write_pictures"]
 
 ImageU8 = NDArray[np.uint8]
 
 
 def edit_sheet(edit: Edit) -> ImageU8:
-    """Draw source | reconstruction | half the strength | the edit; uint8 [H,W,3]."""
-    words = " + ".join(prompt.text for prompt in edit.recipe.prompts)
-    cells = [Cell(edit.at(0.5).image, "half the strength"), Cell(edit.image, words)]
+    """Draw source | reconstruction | half the strength | the edit; uint8 [H,W,3].
+
+    Half the strength is left out where it would be a whole run of a diffusion model.
+    """
+    diffusion = find_method(edit.recipe.method).family == "diffusion"
+    words = " + ".join(_shown(prompt, edit.recipe.method) for prompt in edit.recipe.prompts)
+    cells = [Cell(edit.image, words)]
+    if not diffusion:
+        cells.insert(0, Cell(edit.at(0.5).image, "half the strength"))
     if edit.recipe.source.kind == "image":
-        cells.insert(0, Cell(edit.reconstruction, "as the generator makes it"))
+        cells.insert(
+            0, Cell(edit.reconstruction, "as the model makes it" if diffusion else "as the generator makes it")
+        )
     return make_sheet([SheetRow(Cell(edit.source, "source"), tuple(cells), edit.recipe.method)])
+
+
+def _shown(prompt: PromptEdit, method: str) -> str:
+    """The text; a concept that is taken away has a minus."""
+    away = method == "sega" and prompt.strength is not None and prompt.strength < 0
+    return f"- {prompt.text}" if away else prompt.text
+
+
+def write_pictures(folder: Path, pictures: Mapping[str, ImageU8]) -> list[Path]:
+    """Write each picture as <folder>/<name>.png, making the folder; return the paths."""
+    folder.mkdir(exist_ok=True)
+    used: dict[str, int] = {}
+    paths = []
+    for name, picture in pictures.items():
+        stem = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "picture"
+        used[stem] = used.get(stem, 0) + 1
+        stem = stem if used[stem] == 1 else f"{stem}-{used[stem]}"
+        paths.append(write_png_atomically(folder / f"{stem}.png", picture, field="maps"))
+    return paths
 
 
 def inversion_sheet(found: Inversion, name: str) -> ImageU8:
