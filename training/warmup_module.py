@@ -1,10 +1,11 @@
 """Warm start of the StyleGAN2 synthesis network: from known options to pixels.
 
-Each avatar's options are a code [N, code_size] (one-hot blocks and the pose). A linear embedding turns it
+Each avatar's options are a code [N, code_size] (one-hot blocks and the pose). A fixed linear embedding E turns it
 into w, and synthesis is trained to draw the picture: it learns every part of the drawing before the
-adversarial stage begins. Three habits make the latent space one that edits well:
+adversarial stage begins. What is trained of the affine layers is the response R = A E^T of each style channel to
+each choice, so that Adam scales rare and small choices (a mouth) by their own gradients; A follows. Three habits make the latent space one that edits well:
 
-* w_plus jitter: each layer's w is disturbed a little, so that pictures are stable around their latents;
+* jitter: each layer's code is disturbed a little, so that pictures are stable around their latents;
 * code blending: a little of another avatar's code is mixed in, so that off-target leaks are absorbed;
 * sparse styles: the response of style channels to each choice is soft-thresholded now and then, so that a
   style channel answers to few attributes (and to_rgb styles, which global directions never edit, to fewer).
@@ -34,14 +35,14 @@ class WarmupConfig:
     learning_rate: float = 3e-3
     final_learning_rate: float = 2e-4  # cosine decay over the last stage
     ema: float = 0.999
-    jitter: float = 0.1  # standard deviation of the w_plus noise
+    jitter: float = 0.1  # standard deviation of the noise on codes
     blend: float = 0.2  # largest share of another code
     blend_probability: float = 0.25
     shrink: float = 1.5e-3  # soft threshold on the styles' responses, see `shrink_styles`; 0 for none
     shrink_every: int = 10  # steps
     to_rgb_shrink: float = 5.0  # times as strong for to_rgb styles
     gradient_weight: float = 1.0  # weight of the L1 of picture gradients
-    freeze_embedding: bool = False  # keep the random embedding; encoders may then learn it in parallel
+    response_rate: float = 2e-3  # learning rate of the styles' responses to choices
     focus_box: tuple[float, float, float, float] = (0.28, 0.26, 0.72, 0.72)  # left, top, right, bottom: the face
     focus_weight: float = 3.0  # times as much as the rest that pixels inside the box count
     edge_weight: float = 4.0  # how much more edges of the target count in the L1
@@ -100,11 +101,18 @@ class WarmupModule(pl.LightningModule):
     """Losses and logging of the warm start. `generator` and `embedding` are trained; EMA copies are kept."""
 
     def __init__(self, generator: Generator, embedding: CodeEmbedding, config: WarmupConfig,
-                 compile_synthesis: bool = False, bf16: bool = True) -> None:  # fmt: skip
+                 compile_synthesis: bool = False, bf16: bool = True, learn_responses: bool = True) -> None:  # fmt: skip
         super().__init__()
         self.generator, self.embedding, self.config = generator, embedding, config
-        embedding.requires_grad_(not config.freeze_embedding)
+        embedding.requires_grad_(False)
         self.overdrive = Overdrive(embedding.style, config.overdrive)
+        book = embedding.weight.detach()
+        self.register_buffer("inverse", torch.linalg.pinv(book.double()).float(), persistent=False)  # [w_dim, K]
+        self.responses = nn.ParameterList()  # R [C, K] of each layer; none where the affine weights themselves learn
+        for layer in generator.layers if learn_responses else ():
+            affine = generator.get_submodule(layer.name).conv.modulation
+            self.responses.append(nn.Parameter(affine.weight.detach() @ book.T * affine.scale))
+            affine.weight.requires_grad_(False)  # follows the responses
         generator.compute_dtype = torch.bfloat16 if bf16 else torch.float32
         self.ema = torch.optim.swa_utils.AveragedModel(
             nn.ModuleList([generator, embedding]),
@@ -151,11 +159,11 @@ class WarmupModule(pl.LightningModule):
         mixed = code.lerp(code[torch.randperm(len(code))], share)
         mixed[:, -len(POSE_NAMES) :] = code[:, -len(POSE_NAMES) :]  # a pose is not absorbed
         codes, rgb_codes = self.overdrive(mixed, generator.num_ws)
-        noise = config.jitter * torch.randn(len(code), generator.num_ws, generator.config.w_dim)
-        styles = generator.affine(self.embedding(codes) + noise)
+        noise = config.jitter * torch.randn(codes.shape)
+        styles = self.affine(codes + noise)
         if self.config.overdrive.probability == 0:
             return styles
-        rgb_styles = generator.affine(self.embedding(rgb_codes) + noise)
+        rgb_styles = self.affine(rgb_codes + noise)
         is_rgb = torch.cat([torch.full((s.channels,), s.kind == "to_rgb") for s in generator.layers])
         return torch.where(is_rgb, rgb_styles, styles)
 
@@ -163,18 +171,30 @@ class WarmupModule(pl.LightningModule):
     def shrink_styles(self, amount: float) -> None:
         """Proximal step of an L1 penalty on the styles' response to every choice: soft-thresholding by `amount`.
 
-        The responses of a layer are R = A E^T, with its affine weights A [C, w_dim] and the embedding E, centred
-        within each option; A changes by (soft(R) - R) pinv(E^T). Adam would drown the same penalty as a loss.
+        The responses of a layer, centred within each option, are R [C, K]; Adam would drown the same penalty as a
+        loss. The mean over an option's choices belongs to the bias.
         """
-        blocks = self.embedding.weight.split(self.embedding.sizes)
-        centred = torch.cat([*[b - b.mean(0) for b in blocks[:-1]], blocks[-1]])  # [K, w_dim]
-        back = torch.linalg.pinv(centred.T)  # [K, w_dim]
-        for layer in self.generator.layers:
-            affine = self.generator.conv(layer).modulation
-            response = affine.weight @ centred.T * affine.scale  # [C, K]
+        for layer, response in zip(self.generator.layers, self.responses, strict=True):
             limit = amount * (self.config.to_rgb_shrink if layer.kind == "to_rgb" else 1.0)
-            excess = response.clamp(-limit, limit)  # response - soft(response)
-            affine.weight.sub_(excess @ back / affine.scale)
+            blocks = response.split(self.embedding.sizes, 1)
+            centred = torch.cat([*[b - b.mean(1, keepdim=True) for b in blocks[:-1]], blocks[-1]], 1)
+            response.sub_(centred.clamp(-limit, limit))
+
+    @torch.no_grad()
+    def write_affine(self) -> None:
+        """The affine weights A [C, w_dim] that give the responses R = A E^T [C, K]: A = R pinv(E)^T."""
+        for layer, response in zip(self.generator.layers, self.responses, strict=True):
+            affine = self.generator.get_submodule(layer.name).conv.modulation
+            affine.weight.copy_(response @ self.inverse.T / affine.scale)
+
+    def affine(self, codes: Tensor) -> Tensor:
+        """Style channels [N, S] of codes per layer [N, L, K], by the responses where there are any."""
+        if not len(self.responses):
+            return self.generator.affine(self.embedding(codes))
+        rows, generator = codes.unbind(1), self.generator
+        parts = [F.linear(rows[layer.w_index], response, generator.get_submodule(layer.name).conv.modulation.bias)
+                 for layer, response in zip(generator.layers, self.responses, strict=True)]  # fmt: skip
+        return torch.cat(parts, 1)
 
     def full_drawing_loss(self, batch: dict[str, Tensor]) -> Tensor:
         """The drawing loss at full size, for stages that hold on to the warm start."""
@@ -199,6 +219,7 @@ class WarmupModule(pl.LightningModule):
     def on_train_batch_end(self, *_: object) -> None:
         if self.config.shrink and self.global_step % self.config.shrink_every == 0:
             self.shrink_styles(self.config.shrink)
+        self.write_affine()
         self.ema.update_parameters(nn.ModuleList([self.generator, self.embedding]))
 
     def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
@@ -217,7 +238,10 @@ class WarmupModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(
-            [*self.generator.parameters(), *self.embedding.parameters()],
+            [
+                {"params": [p for p in self.generator.parameters() if p.requires_grad]},
+                {"params": list(self.responses), "lr": self.config.response_rate},
+            ],
             self.config.learning_rate,
             betas=(0.9, 0.99),
         )

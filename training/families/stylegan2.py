@@ -83,7 +83,7 @@ def build(run: Run, cache: Path) -> tuple[pl.LightningModule, pl.LightningDataMo
         return MappingModule(generator, embedding, coupling, run.mapping, run.trainer.max_steps), Ticks(
             run.trainer.max_steps
         )
-    warmup = WarmupModule(generator, embedding, run.warmup, run.compile, bf16)
+    warmup = WarmupModule(generator, embedding, run.warmup, run.compile, bf16, run.stage == "warmup")
     if run.stage == "warmup":
         return warmup, data
     discriminator = Discriminator(run.model)
