@@ -50,6 +50,14 @@ train-avatars-mappers: $(FULL) ## Train the latent mappers of the avatars in one
 export: $(FULL) ## Export checkpoints/avatars to the bundle of ONNX graphs, with its parity report
 	$(BIN)/limner export onnx $(ARGS)
 
+.PHONY: engines
+engines: $(FULL) ## Compile every graph for three GPU generations, without a GPU; the tables go to ENGINES.md
+	$(BIN)/python -m limner.export.tensorrt.report $(ARGS)
+
+.PHONY: engines-scale
+engines-scale: $(FULL) ## The same for a generator at 1024 pixels and a UNet of Stable Diffusion's size (hours, 16 GB)
+	$(BIN)/python -m limner.export.tensorrt.scale $(ARGS)
+
 .PHONY: bench
 bench: $(FULL) ## Time the runtime on this machine, beside torch eager
 	$(BIN)/python -m limner.export.bench $(ARGS)
@@ -115,5 +123,5 @@ $(RUNTIME): pyproject.toml constraints/runtime.txt | $(BIN)/python
 	@touch $@
 
 $(FULL): pyproject.toml constraints/train.txt | $(BIN)/python
-	$(INSTALL) --editable '.[cpu,train,export,dev]' --constraint constraints/train.txt
+	$(INSTALL) --editable '.[cpu,train,export,tensorrt-rtx,dev]' --constraint constraints/train.txt
 	@touch $(RUNTIME) $@

@@ -13,7 +13,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 OLDEST_PYTHON, PYTHONS = (3, 10), range(10, 15)
-SETS = {"runtime.txt": {"cpu"}, "train.txt": {"cpu", "train", "export", "dev"}}
+SETS = {"runtime.txt": {"cpu"}, "train.txt": {"cpu", "train", "export", "tensorrt-rtx", "dev"}}
 HERE = Path(__file__).parent
 
 

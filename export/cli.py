@@ -1,4 +1,4 @@
-"""`limner export onnx`: checkpoints in, bundle out; `limner export tensorrt`: its graphs in, engines out."""
+"""`limner export onnx`: checkpoints in, bundle out. `precision` and `tensorrt`: what is made of a bundle."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from limner.export.precision_cli import precision
 from limner.export.tensorrt.cli import tensorrt
 
 app = typer.Typer(
@@ -36,6 +37,9 @@ def onnx(
     preprocess: Annotated[str, typer.Option(help="CLIP's input: correct or published.")] = "correct",
     opset: Annotated[int, typer.Option(help="ONNX operator set.")] = 20,
     tolerance: Annotated[float, typer.Option("--tolerance", "--atol", help="Largest relative error allowed.")] = 1e-4,
+    batches: Annotated[
+        str, typer.Option(help="Batch sizes of the comparison; 1 spares memory at 1024 px.")
+    ] = "1,2,3,5",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, print the plan, write nothing.")
@@ -55,7 +59,10 @@ def onnx(
             raise InputError(field, repr(value), " or ".join(allowed))
     folder = checkpoints_folder() / "avatars" if checkpoints is None else checkpoints
     target = folder / "bundle" if out is None else out
-    config = ExportConfig(name, opset, weights_storage, preprocess, tolerance)  # type: ignore[arg-type]
+    if not all(part.strip().isdecimal() for part in batches.split(",")):
+        raise InputError("batches", repr(batches), "numbers with commas between, as 1,2")
+    sizes = tuple(int(part) for part in batches.split(","))
+    config = ExportConfig(name, opset, weights_storage, preprocess, tolerance, sizes)  # type: ignore[arg-type]
     if dry_run:
         check_target(target)
         extras, networks = find_extras(folder), load_networks(folder, config.preprocess)
@@ -68,6 +75,7 @@ def onnx(
 
 
 app.command("tensorrt")(tensorrt)
+app.command("precision")(precision)
 
 
 def _plan(target: Path, config: Any, extras: Any, networks: Any) -> dict[str, Any]:

@@ -50,6 +50,7 @@ class PrecisionConfig:
     batches: tuple[int, ...] = (1, 2, 4)  # of the comparison
     judge: Path | None = None  # folder of the judge: the battery runs before and after
     pictures_an_edit: int = 50
+    drop: tuple[str, ...] = ()  # graphs that are left out: a small device may not need gradients
     half: HalfConfig = field(default_factory=HalfConfig)
     int8: Int8Config = field(default_factory=Int8Config)
     seed: int = 11
@@ -70,6 +71,8 @@ def convert(
     bundle = load_bundle(source)
     if bundle.manifest.precision != "fp32":
         raise InputError("bundle", f"{bundle.manifest.name!r} in {bundle.manifest.precision}", "a bundle in fp32")
+    for name in config.drop:
+        bundle.graph(name)
     check_target(out)
     out = out.absolute()
     beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
@@ -94,6 +97,8 @@ def _convert_graphs(
 ) -> list[Quality]:
     weights, report = WeightFile(folder, "fp16"), []
     for name in bundle.manifest.graphs:
+        if name in config.drop:
+            continue
         before = weights.size
         samples = Samples(bundle, config.seed, pictures)
         quality = (_half if config.precision == "fp16" else _int8)(bundle, name, weights, folder, config, samples)

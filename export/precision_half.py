@@ -13,7 +13,7 @@ inside the graph and the gradient is lowered by it, which changes no fp32 number
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,14 +65,24 @@ def write_half(bundle: Bundle, graph: str, path: Path, config: HalfConfig = Half
 
 def half_model(bundle: Bundle, graph: str, config: HalfConfig = HalfConfig()) -> tuple[ir.Model, Half]:
     """The fp16 form of one graph in memory."""
-    meta = bundle.graph(graph)
-    model = settled(bundle.file(meta.file))
+
+    def measure(model: ir.Model) -> Ranges:
+        return measure_ranges(bundle, graph, model, config.batch, config.seed)
+
+    return half_graph(bundle.file(bundle.graph(graph).file), graph, config, measure if config.measure else None)
+
+
+def half_graph(
+    path: Path, graph: str, config: HalfConfig = HalfConfig(), measure: Callable[[ir.Model], Ranges] | None = None
+) -> tuple[ir.Model, Half]:
+    """The same of an ONNX file; `measure` runs the graph on samples, without it operators and constants decide."""
+    model = settled(path)
     if graph == "latent_gradient":
         _scale_gradient(model)
     if graph in WHOLE_FP32 or graph in config.keep_fp32:
         names = tuple(node.name or "" for node in model.graph)
         return model, Half(len(names), names)
-    ranges = measure_ranges(bundle, graph, model, config.batch, config.seed) if config.measure else None
+    ranges = None if measure is None else measure(model)
     kept = {node for node in model.graph if _stays(node, ranges, config.keep_fp32)}
     typist = Typist(model, kept)
     typist.rewrite()
@@ -121,25 +131,13 @@ def _scale_gradient(model: ir.Model) -> None:
     for node, index in readers:
         node.replace_input_with(index, up.outputs[0])
     graph.insert_before(graph[0], up)
-    raised = ir.Value(name="gradient_raised", shape=gradient.shape, type=gradient.type)
-    producer = gradient.producer()
-    if producer is None:
-        raise LimnerError("the graph 'latent_gradient' gives no gradient")
-    producer.resize_outputs(len(producer.outputs))
-    _rename_output(model, producer, gradient, raised)
-
-
-def _rename_output(model: ir.Model, producer: ir.Node, old: ir.Value, raised: ir.Value) -> None:
-    """Put `old / S` in the place of the graph's output `old`."""
-    graph = model.graph
-    index = next(i for i, value in enumerate(graph.outputs) if value is old)
-    name = old.name
-    old.name = raised.name
-    factor = _scalar(graph, "gradient_unscale", 1.0 / GRADIENT_SCALE)
-    down = ir.node("Mul", [old, factor], name="lower_gradient")
-    down.outputs[0].name, down.outputs[0].shape, down.outputs[0].type = name, old.shape, old.type
+    index = next(i for i, value in enumerate(graph.outputs) if value is gradient)
+    gradient.name = "gradient_raised"
+    down = ir.node("Mul", [gradient, _scalar(graph, "gradient_unscale", 1.0 / GRADIENT_SCALE)], name="lower_gradient")
+    lowered = down.outputs[0]
+    lowered.name, lowered.shape, lowered.type = "gradient", gradient.shape, gradient.type
     graph.append(down)
-    graph.outputs[index] = down.outputs[0]
+    graph.outputs[index] = lowered
 
 
 def _scalar(graph: ir.Graph, name: str, number: float) -> ir.Value:

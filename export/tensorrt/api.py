@@ -24,6 +24,9 @@ class ApiBuilder:
         self.trt = trt
         self.version = str(trt.__version__)
 
+    def check_refit(self) -> None:
+        """Raise InputError where engines whose weights can be replaced cannot be built."""
+
     def build(self, request: Request, progress: Progress | None = None) -> bytes:
         logger = _collecting_logger(self.trt)
         logger.errors.clear()
@@ -76,6 +79,16 @@ class RtxBuilder(ApiBuilder):
     """TensorRT for RTX: ahead of time, for several GPUs, with none at hand. It has no timing cache (1.2 and later)."""
 
     name: Builder = "tensorrt-rtx"
+
+    def __init__(self, trt: Any, driver: Driver) -> None:
+        super().__init__(trt)
+        self.driver = driver
+
+    def check_refit(self) -> None:
+        """Its compiler starts the GPU for engines whose weights can be replaced, and fails where there is none."""
+        if not self.driver.gpus:
+            given = f"an engine to refit, by {self.name} where {self.driver.reason}"
+            raise InputError("refit", given, "a machine with an NVIDIA GPU, or no --refit")
 
     def targets(self) -> tuple[str, ...]:
         """The GPU architectures that this version builds for."""

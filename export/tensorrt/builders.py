@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, Protocol
 from limner.export.tensorrt.profiles import Profile
 from limner.runtime.engines.driver import Driver, probe_driver
 from limner.runtime.engines.schema import Builder, EnginePrecision
+from limner.runtime.engines.selection import package_version
 from limner.runtime.errors import InputError, LimnerError
 
 MODULES: dict[Builder, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
@@ -74,13 +74,16 @@ class EngineBuilder(Protocol):
     def resolve_targets(self, asked: Sequence[str]) -> tuple[str, ...]:
         """The targets that one engine is built for; InputError naming one that this builder cannot do."""
 
+    def check_refit(self) -> None:
+        """Raise InputError where engines whose weights can be replaced cannot be built."""
+
     def build(self, request: Request, progress: Progress | None = None) -> bytes:
         """Build an engine; RefusedError naming the nodes that stand in the way."""
 
 
 def installed() -> tuple[Builder, ...]:
     """The builders whose packages are there, without importing them."""
-    return tuple(name for name, module in MODULES.items() if importlib.util.find_spec(module) is not None)
+    return tuple(name for name, module in MODULES.items() if package_version(module) is not None)
 
 
 def find_builder(name: str | None = None, driver: Driver | None = None) -> EngineBuilder:
@@ -107,7 +110,7 @@ def find_builder(name: str | None = None, driver: Driver | None = None) -> Engin
     if name == "tensorrt":
         driver.require("tensorrt")
         return ServerBuilder(_import(MODULES["tensorrt"]), driver)
-    return RtxBuilder(_import(MODULES["tensorrt-rtx"]))
+    return RtxBuilder(_import(MODULES["tensorrt-rtx"]), driver)
 
 
 def _import(module: str) -> Any:

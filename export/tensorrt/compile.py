@@ -74,8 +74,13 @@ def plan(bundle: Bundle, builder: EngineBuilder, config: EngineConfig) -> list[P
     for name in config.graphs:
         if name not in graphs:
             raise InputError("graph", repr(name), ", ".join(sorted(graphs)), nearest(name, graphs))
+    kept = bundle.manifest.precision
+    if kept not in ("fp32", config.precision):
+        raise InputError("precision", f"{config.precision} of a bundle in {kept}", "a bundle in fp32", "name that one")
     wanted = config.graphs or tuple(graphs)
     targets = builder.resolve_targets(config.targets)
+    if config.refit:
+        builder.check_refit()
     check_asked({name: graphs[name] for name in wanted}, config.shapes)
     label = f"{config.precision}.{'-'.join(targets)}"
     return [
@@ -162,7 +167,7 @@ def _compile(
     timing = config.cache / f"timing-{builder.version}-{'-'.join(meta.targets)}.cache" if config.cache else None
     with tempfile.TemporaryDirectory(prefix="limner-engine-") as scratch:
         path, kept = bundle.file(graph.file), Half()
-        if meta.precision == "fp16":
+        if meta.precision == "fp16" and bundle.manifest.precision == "fp32":
             half = Path(scratch) / f"{meta.graph}.onnx"
             kept = write_half(bundle, meta.graph, half, config.half)
             path = half if builder.strongly_typed else path

@@ -33,12 +33,13 @@ class Here:
 def this_machine(driver: Driver | None = None) -> Here:
     """Look at the driver and at the installed packages; TensorRT is not imported."""
     driver = probe_driver() if driver is None else driver
-    found = {name: _version(module) for name, module in RUNTIMES.items()}
+    found = {name: package_version(module) for name, module in RUNTIMES.items()}
     versions = {name: text for name, text in found.items() if text is not None}
     return Here(driver.gpus[0].target if driver.gpus else None, versions, driver.reason)
 
 
-def _version(module: str) -> str | None:
+def package_version(module: str) -> str | None:
+    """The version of an installed package, without importing it; None where it is not installed."""
     try:
         return version(module) if importlib.util.find_spec(module) is not None else None
     except PackageNotFoundError:

@@ -1,0 +1,170 @@
+"""`make engines`: compile every graph of a bundle, and say which back ends ran what on this machine.
+
+Writes ENGINES.md and ENGINES.json: sizes, build seconds and refused nodes, then back ends by graphs. A cell says "ran"
+only if the graph ran here a moment ago.
+
+    python -m limner.export.tensorrt.report --bundle checkpoints/avatars/bundle --target sm86,sm89,sm120
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from limner.export.precision_samples import Samples
+from limner.export.tensorrt.builders import find_builder
+from limner.export.tensorrt.compile import Built, EngineConfig, compile_bundle, copy_bundle
+from limner.export.tensorrt.profiles import parse_shapes
+from limner.runtime.bundle import Bundle, load_bundle
+from limner.runtime.engines.backends import backends
+from limner.runtime.engines.caches import cache_folder
+from limner.runtime.engines.driver import probe_driver
+from limner.runtime.errors import LimnerError
+from limner.runtime.sessions import Sessions
+from limner.runtime.shipped import checkpoints_folder
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+TARGETS = ("sm86", "sm89", "sm120")
+SIGNS = "ran: on this machine; compiled: for the targets, and not run; -: see the reasons below the table"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `make engines` found."""
+
+    machine: str
+    builder: str
+    targets: tuple[str, ...]
+    built: dict[str, list[Built]]  # "avatars, fp16" -> its graphs
+    matrix: dict[str, dict[str, str]]  # graph -> back end -> "ran", "compiled" or "-"
+    reasons: dict[str, str]  # back end -> why it did not run
+
+    @property
+    def refused(self) -> int:
+        """How many graphs were refused."""
+        return sum(bool(one.refused) for rows in self.built.values() for one in rows)
+
+
+def say(line: str) -> None:
+    """Progress goes to stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def run_graphs(bundle: Bundle, provider: str) -> dict[str, str]:
+    """Run every graph once on a back end; graph -> "ran", or what went wrong."""
+    samples, sessions = Samples(bundle), Sessions(bundle, provider, threads=1)
+    found = {}
+    for name in bundle.manifest.graphs:
+        feed = samples(name, 1)
+        try:
+            sessions.run(name, **feed)
+            found[name] = "ran"
+        except LimnerError as error:
+            found[name] = f"failed: {error}"
+    sessions.close()
+    return found
+
+
+def survey_backends(bundle: Bundle, compiled: Sequence[Built]) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+    """Back ends by graphs, and the reasons of those that do not run here."""
+    matrix: dict[str, dict[str, str]] = {name: {} for name in bundle.manifest.graphs}
+    reasons = {}
+    for backend in backends():
+        if backend.usable:
+            ran = run_graphs(bundle, backend.name)
+        else:
+            reasons[backend.name] = backend.reason
+            ran = dict.fromkeys(matrix, "-")
+        for name, state in ran.items():
+            matrix[name][backend.name] = state
+    for one in compiled:
+        if not one.refused and matrix.get(one.graph, {}).get("engine") == "-":
+            matrix[one.graph]["engine"] = "compiled"
+    return matrix, reasons
+
+
+def as_markdown(report: Report) -> str:
+    """ENGINES.md."""
+    lines = ["# Engines", ""]
+    lines += [f"`make engines` with {report.builder} for {', '.join(report.targets)}. {report.machine}", ""]
+    for title, rows in report.built.items():
+        lines += [f"## {title}", "", "| graph | MB | build, s | refused nodes |", "| --- | --- | --- | --- |"]
+        for one in rows:
+            refused = "none" if not one.refused else "; ".join(one.refused)
+            seconds = one.meta.seconds if one.meta is not None else one.seconds
+            took = f"{seconds:.1f}" if seconds else one.source
+            lines.append(f"| {one.graph} | {one.megabytes:.1f} | {took} | {refused} |")
+        lines.append(f"| **all** | {sum(one.megabytes for one in rows):.1f} | | |")
+        lines.append("")
+    names = list(next(iter(report.matrix.values()), {}))
+    lines += ["## Back ends by graphs", "", SIGNS + ".", "", f"| graph | {' | '.join(names)} |"]
+    lines.append("| --- " * (len(names) + 1) + "|")
+    for graph, row in report.matrix.items():
+        lines.append(f"| {graph} | {' | '.join(row[name] for name in names)} |")
+    lines += ["", *(f"- `{name}` did not run: {reason}." for name, reason in report.reasons.items())]
+    return "\n".join(lines) + "\n"
+
+
+def about_machine() -> str:
+    """One sentence on GPUs."""
+    gpus = probe_driver().gpus
+    if gpus:
+        return f"The GPU at hand: {gpus[0].name} ({gpus[0].target})."
+    return "No GPU was at hand: engines were compiled and never run, and no figure here comes from a GPU."
+
+
+@app.command()
+def main(
+    bundle: Annotated[list[Path] | None, typer.Option(help="Bundles; the shipped ones if not given.")] = None,
+    target: Annotated[list[str] | None, typer.Option(help="GPU architectures.")] = None,
+    precision: Annotated[list[str] | None, typer.Option(help="fp16, fp32; both if not given.")] = None,
+    shapes: Annotated[list[str] | None, typer.Option(help="DIMENSION=SMALLEST:BEST:LARGEST.")] = None,
+    graph: Annotated[list[str] | None, typer.Option(help="Graphs; all if not given.")] = None,
+    builder: Annotated[str | None, typer.Option(help="tensorrt or tensorrt-rtx.")] = None,
+    work: Annotated[Path, typer.Option(help="Where copies of the bundles with their engines go.")] = Path(
+        "out/engines"
+    ),
+    out: Annotated[Path, typer.Option(help="Where ENGINES.md and ENGINES.json go.")] = Path(),
+) -> None:
+    """Compile, survey, write the tables. Exit code 1 if a graph was refused."""
+    folders = bundle or [path.parent for path in sorted(checkpoints_folder().glob("*/*bundle/bundle.json"))]
+    targets = tuple(name for names in target or TARGETS for name in names.split(","))
+    chosen = find_builder(builder)
+    built: dict[str, list[Built]] = {}
+    matrix: dict[str, dict[str, str]] = {}
+    reasons: dict[str, str] = {}
+    for folder in (work, out):
+        folder.mkdir(parents=True, exist_ok=True)
+    for folder in folders:
+        loaded = load_bundle(folder)
+        copy = copy_bundle(loaded.root, work / loaded.manifest.name)
+        for kind in precision or ("fp16", "fp32"):
+            config = EngineConfig(
+                targets,
+                kind,  # type: ignore[arg-type]
+                parse_shapes(shapes or ()),
+                tuple(graph or ()),
+                builder,
+                cache=cache_folder() / "engines",
+            )
+            built[f"{loaded.manifest.name}, {kind}"] = compile_bundle(copy, config, say, stop_at_refusal=False)
+        rows, reasons = survey_backends(loaded, [one for found in built.values() for one in found])
+        matrix |= {f"{name}": row for name, row in rows.items()}
+    about = f"{chosen.name} {chosen.version}"
+    report = Report(about_machine(), about, chosen.resolve_targets(targets), built, matrix, reasons)
+    text = as_markdown(report)
+    (out / "ENGINES.md").write_text(text, encoding="utf-8")
+    (out / "ENGINES.json").write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
+    print(text)
+    if report.refused:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    app()
