@@ -61,7 +61,25 @@ def edit(
     ] = None,
     prompt: Annotated[
         list[str] | None,
-        typer.Option("--prompt", help="What prompt-to-prompt makes of the source's prompt; may be repeated."),
+        typer.Option("--prompt", help="What prompt-to-prompt makes of the source's prompt."),
+    ] = None,
+    word: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--word", help="WORD=WEIGHT or WORD:weight=2,window=0.1-0.6, a word of --prompt; may be repeated."
+        ),
+    ] = None,
+    blend: Annotated[
+        list[str] | None,
+        typer.Option("--blend", help="WORD, or SOURCE:TARGET, that may change the picture; may be repeated."),
+    ] = None,
+    subtract: Annotated[
+        list[str] | None,
+        typer.Option("--subtract", help="WORD, or SOURCE:TARGET, that --blend leaves alone; may be repeated."),
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option("--kind", help="replace, refine or reweight; what the two prompts are if not given."),
     ] = None,
     source_prompt: Annotated[
         str | None,
@@ -105,12 +123,16 @@ def edit(
 ) -> None:
     """Edit a picture by words."""
     from limner.runtime.cli.recipes import choose_method, make_recipe, make_source, suggested_output
+    from limner.runtime.cli.words import with_words, word_options
     from limner.runtime.methods import find_method
 
     start = make_source(source, truncation, source_prompt)
+    if word and source_prompt is not None and not (texts or mapper or concept or prompt):
+        prompt = [source_prompt]  # re-weighted
     method = choose_method(method, mapper, concept, prompt)
     words = [*(texts or ()), *(mapper or ()), *(concept or ()), *(prompt or ())]
     recipe = make_recipe(start, words, method, neutral, strength, beta, parameter, refine, inversion, seed)
+    recipe = with_words(recipe, word_options(word, blend, subtract, kind), draws_maps=maps is not None)
     family = find_method(method).family
     target = output if output is not None else suggested_output(start)
     check_output(target, "output", source=start.path)

@@ -8,11 +8,16 @@
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 from limner.runtime.errors import InputError
+from limner.runtime.methods import find_method
+from limner.runtime.recipe import Recipe
 
-__all__ = ["word_options"]
+__all__ = ["with_words", "word_options"]
+
+METHOD = "prompt-to-prompt"
 
 SHORT = re.compile(r"(.+)=\s*([-+.0-9eE]+)")
 LONG = re.compile(r"(.+?):\s*([a-z_]+\s*=.*)")
@@ -35,6 +40,22 @@ def word_options(
             options[name][word] = value
     options |= {"blend": list(blend or ()), "subtract": list(subtract or ()), "kind": kind}
     return {name: value for name, value in options.items() if value}
+
+
+def with_words(recipe: Recipe, options: dict[str, Any], draws_maps: bool) -> Recipe:
+    """Return the recipe with the options on its text, and with attention maps drawn if the method has any.
+
+    Raises InputError for options with another method.
+    """
+    parameters = {f.name for f in fields(find_method(recipe.method).parameters)}
+    if draws_maps and "maps" in parameters:
+        recipe = replace(recipe, parameters={"maps": True} | recipe.parameters)
+    if not options:
+        return recipe
+    if recipe.method != METHOD:
+        option = {"weights": "word", "word_windows": "word"}.get(next(iter(options)), next(iter(options)))
+        raise InputError(option, f"--{option} with the method {recipe.method!r}", f"--{option} with {METHOD} alone")
+    return replace(recipe, prompts=tuple(replace(prompt, options=options) for prompt in recipe.prompts))
 
 
 def _word(given: str) -> list[tuple[str, str, Any]]:

@@ -1,5 +1,6 @@
 """--word and --blend: from the command line to the options of an edit."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -44,3 +45,31 @@ def test_word_twice() -> None:
 def test_blend_and_kind() -> None:
     found = word_options(None, ["cat:dog", "hat"], ["tree"], "refine")
     assert found == {"blend": ["cat:dog", "hat"], "subtract": ["tree"], "kind": "refine"}
+
+
+SEED = ("edit", "seed:7", "--source-prompt", "a person with red hair")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--prompt", "a person with blue hair", "--set", "guidance_scale=1"), "parameters.guidance_scale: got 1 "),
+        (("--prompt", "a person with blue hair", "--set", "cross_replace=1.5"), "parameters.cross_replace: got 1.5"),
+        (("--prompt", "a person with blue hair", "--word", "blue:window=0.5-0.2"), "word_windows.blue: got (0.5, 0.2)"),
+        (("--prompt", "a person with blue hair", "--word", "blue"), "word: got 'blue'; allowed: WORD=WEIGHT"),
+        (("--prompt", "a person with blue hair", "--kind", "swap"), "prompts.options.kind: got 'swap'"),
+        (("--prompt", "a person with blue hair", "--set", "steps=0"), "parameters.steps: got 0"),
+        (("--word", "red=2", "--subtract", "hair"), "prompts.options.subtract: got ['hair']"),
+        (("--concept", "+hat", "--blend", "hair"), "blend: got --blend with the method 'sega'"),
+        (("--concept", "+hat", "--word", "hat=2"), "word: got --word with"),
+    ],
+)
+def test_bad_input_is_one_sentence(limner: Callable[..., Any], arguments: tuple[str, ...], words: str) -> None:
+    ran = limner(*SEED, *arguments)
+    assert ran.code == 2 and ran.out == ""
+    assert words in ran.err and ran.err.count("\n") == 1
+
+
+def test_picture_needs_its_prompt(limner: Callable[..., Any]) -> None:
+    ran = limner("edit", "photo.png", "-m", "prompt-to-prompt", "--prompt", "a person with a hat")
+    assert ran.code == 2 and "source.prompt: got nothing" in ran.err and "--source-prompt" in ran.err
