@@ -519,3 +519,28 @@ def style_layers(generator: GeneratorSizes) -> tuple[list[int], list[int]]:
         convs += [n_in, n_out]
         layers += [n_in, n_out, n_out]
     return convs, layers
+
+
+# --- a whole set ----------------------------------------------------------------------------------------
+
+SMALL_SIZES = (GeneratorSizes(), IdentitySizes(), EncoderSizes(), ClipSizes())
+FULL_SIZES = (FULL_GENERATOR, FULL_IDENTITY, FULL_ENCODER, FULL_CLIP)
+FILES = ("stylegan2-ffhq-config-f.pt", "ViT-B-32.pt", "model_ir_se50.pth", "e4e_ffhq_encode.pt", "afro.pt", "fs3.npy")
+
+
+def write_set(folder: Path, full: bool = False) -> None:
+    """FILES, with the tokenizer's and the directions' files beside them, for one generator."""
+    generator, identity, encoder, clip = FULL_SIZES if full else SMALL_SIZES
+    stylegan2, vit, irse, e4e, afro, _ = (folder / name for name in FILES)
+    decoder = write_rosinality(stylegan2, generator, zipped=False)
+    decoder.pop("latent_avg")
+    write_openai_clip(vit, clip)
+    write_bpe(folder / "bpe_simple_vocab_16e6.txt.gz", clip.vocabulary)
+    write_identity(irse, identity)
+    write_e4e(e4e, encoder, generator, decoder=decoder)
+    write_mapper(afro, levels=LEVELS[:2], generator=generator, decoder=decoder)
+    write_directions(folder, generator, clip.embedding)
+
+
+if __name__ == "__main__":
+    write_set(Path(sys.argv[1]), full=True)
