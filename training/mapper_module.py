@@ -28,7 +28,7 @@ from limner.training.models.mapper import LatentMapper
 from limner.training.models.stylegan2 import Generator
 from limner.training.ranger import Ranger
 from limner.training.runner import OptimizerConfig, adamw
-from limner.training.sampling import Batch
+from limner.training.sampling import Batch, step_generator
 
 SHOWN = 6  # held-out latents on a grid
 Features = Callable[[Tensor], Tensor]  # image [N,3,H,W] in [-1,1] -> unit features [N,C]
@@ -43,7 +43,12 @@ class MapperTraining:
     latent: float = 0.8
     direction: float = 0.0
     keep: float = 0.0
+    truncation: float = 1.0  # training latents are truncated at random, by a factor between this and 1
     preprocess: Literal["correct", "published"] = "correct"  # of CLIP's input; "published" is StyleCLIP's own
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.truncation <= 1:
+            raise ValueError(f"truncation is {self.truncation}; allowed: 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,10 @@ class MapperModule(pl.LightningModule):
         optimizer: MapperOptimizer,
         max_steps: int,
         held_out: Tensor,  # [N,L,D] latents for the figures after the training
+        seed: int = 0,
     ) -> None:
         super().__init__()
+        self.seed = seed
         self.network, self.targets, self.held_out = network, targets, held_out
         self.generator, self.clip_image, self.identity, self.judge = generator, clip_image, identity, judge
         for frozen in self._frozen():
@@ -155,8 +162,21 @@ class MapperModule(pl.LightningModule):
         found = {"image": image, "clip": self.clip_image(image).float()}
         return found if self.identity is None else found | {"identity": self.identity(image).float()}
 
+    def truncated(self, w_plus: Tensor) -> Tensor:
+        """Training latents, each drawn towards the mean by a factor of its own.
+
+        Small text-image models tell little between two attributes, and much where one turns into the other. Latents
+        near the mean are close to that for every attribute, so that there is a gradient to follow.
+        """
+        if self.config.truncation == 1:
+            return w_plus
+        draw = self.global_step * self.trainer.world_size + self.global_rank
+        share = torch.rand(len(w_plus), 1, 1, generator=step_generator(self.seed, draw)).to(w_plus)
+        psi = 1 - share * (1 - self.config.truncation)
+        return self.generator.latent_avg + psi * (w_plus - self.generator.latent_avg)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        w_plus = batch["w_plus"]
+        w_plus = self.truncated(batch["w_plus"])
         source = self.source(w_plus)
         total = w_plus.new_zeros(())
         for name in self.targets:

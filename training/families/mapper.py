@@ -93,6 +93,8 @@ def with_prompts(run: Run, texts: Sequence[str]) -> Run:
             chosen.append(known[given])
             continue
         try:
+            if equals and not name.strip():
+                raise ValueError("there is no name before the equals sign")
             chosen.append(Prompt(text.strip(), name.strip()) if equals else Prompt(given))
         except ValueError as reason:
             raise InputError("prompt", repr(given), "a text, or NAME=TEXT", str(reason)) from reason
@@ -116,7 +118,7 @@ def build(run: Run, cache: Path) -> tuple[MapperModule, StepData]:
         nn.ModuleList([fresh_mapper(run, prompt, generator, digest) for prompt in run.prompts]),
         make_targets(run, clip, judge), generator,
         ClipImageTower(clip, generator.config.size, run.training.preprocess), identity, judge, run.training,
-        run.optimizer, run.trainer.max_steps, held_out,
+        run.optimizer, run.trainer.max_steps, held_out, run.trainer.seed,
     )  # fmt: skip
     data = StepData(lambda: LatentPool(train), lambda: LatentPool(held_out), run.trainer.batch_size,
                     run.trainer.seed, run.trainer.validation_limit, run.trainer.workers)  # fmt: skip
@@ -126,11 +128,15 @@ def build(run: Run, cache: Path) -> tuple[MapperModule, StepData]:
 def fresh_mapper(run: Run, prompt: Prompt, generator: Generator, digest: str) -> LatentMapper:
     """A mapper whose first weights depend on the seed and its name alone, not on the others of the run."""
     levels, styles = prompt.levels or run.model.levels, run.model.kind == "styles"
-    config = MapperConfig(
-        run.model.kind, generator.num_ws, generator.config.w_dim, "coarse" in levels, "medium" in levels,
-        "fine" in levels, tuple(layer.channels for layer in generator.layers) if styles else (),
-        run.model.pixel_norm, run.model.scale, prompt.text, digest, prompt.strength,
-    )  # fmt: skip
+    try:
+        config = MapperConfig(
+            run.model.kind, generator.num_ws, generator.config.w_dim, "coarse" in levels, "medium" in levels,
+            "fine" in levels, tuple(layer.channels for layer in generator.layers) if styles else (),
+            run.model.pixel_norm, run.model.scale, prompt.text, digest, prompt.strength,
+        )  # fmt: skip
+    except ValueError as reason:
+        where = f"prompts.{prompt.label}.levels"
+        raise InputError(where, ", ".join(levels) or "none", "levels that the generator has", str(reason)) from reason
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.trainer.seed * 2**32 + zlib.crc32(prompt.label.encode()))
         return build_mapper(config)

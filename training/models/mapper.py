@@ -53,7 +53,7 @@ class MapperConfig:
 
     def __post_init__(self) -> None:
         if self.kind == "levels" and not self.levels:
-            raise ValueError("coarse, medium and fine are all switched off")
+            raise ValueError(f"coarse, medium and fine are all switched off, or have none of {self.num_ws} rows")
         if (self.kind == "styles") != bool(self.styles):
             raise ValueError(f"styles {list(self.styles)} with kind {self.kind!r}")
         if min(self.num_ws, self.w_dim, *self.styles) < 1 or not 0 < self.scale <= 10:
@@ -61,8 +61,8 @@ class MapperConfig:
 
     @property
     def levels(self) -> tuple[str, ...]:
-        """The levels that are switched on."""
-        return tuple(name for name in LEVELS if getattr(self, name))
+        """The levels that are switched on and have rows: a small generator has no fine ones."""
+        return tuple(name for name, (first, _) in LEVELS.items() if getattr(self, name) and first < self.num_ws)
 
     @property
     def editable(self) -> tuple[int, ...]:
@@ -143,9 +143,8 @@ class LevelsMapper(LatentMapper):
         parts = []
         for level, (first, last) in LEVELS.items():
             rows = x[:, first:last]
-            if rows.shape[1]:  # a small generator has no fine rows
-                on = level in self.config.levels
-                parts.append(self.get_submodule(NAMES[level])(rows) if on else torch.zeros_like(rows))
+            on = level in self.config.levels
+            parts.append(self.get_submodule(NAMES[level])(rows) if on else torch.zeros_like(rows))
         return torch.cat(parts, 1)
 
 
