@@ -76,6 +76,10 @@ test: $(FULL) ## Run the fast tests
 test-all: $(FULL) ## Run every test, those that train and build included
 	$(BIN)/python -m pytest $(ARGS)
 
+.PHONY: full-scale
+full-scale: $(FULL) ## Published files of real size, random inside, to edits at 1024 px; some 14 GB of memory
+	$(BIN)/python -m pytest -q -s tests/test_full_scale.py -k full $(ARGS)
+
 .PHONY: check
 check: lint types wheel ## Format, lint, types, import directions and a smoke test of the wheel
 

@@ -543,4 +543,4 @@ def write_set(folder: Path, full: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    write_set(Path(sys.argv[1]), full=True)
+    write_set(Path(sys.argv[1]), full=sys.argv[2:] != ["small"])
