@@ -1,9 +1,10 @@
 """Warm start of the StyleGAN2 synthesis network: from known options to pixels.
 
 Each avatar's options are a code [N, code_size] (one-hot blocks and the pose). A fixed linear embedding E turns it
-into w, and synthesis is trained to draw the picture: it learns every part of the drawing before the
-adversarial stage begins. What is trained of the affine layers is the response R = A E^T of each style channel to
-each choice, so that Adam scales rare and small choices (a mouth) by their own gradients; A follows. Three habits make the latent space one that edits well:
+into w, and synthesis is trained to draw the picture: it learns every part of the drawing before the adversarial
+stage begins. What is trained of the affine layers is the response R = A E^T of each style channel to each choice,
+so that Adam scales rare and small choices (a mouth) by their own gradients; A follows. Three habits make the
+latent space one that edits well:
 
 * jitter: each layer's code is disturbed a little, so that pictures are stable around their latents;
 * code blending: a little of another avatar's code is mixed in, so that off-target leaks are absorbed;
