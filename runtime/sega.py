@@ -33,7 +33,7 @@ __all__ = ["ConceptOptions", "SegaParameters", "edited_latents", "method"]
 
 FloatArray = NDArray[np.float32]
 DEFAULT_SCALE = 5.0
-DEFAULT_WARMUP = 10  # of the published guidance; the masked one has none
+MOST_WARMUP = 10  # of the published guidance, for its 50 steps; the masked one has none
 SOURCE_GUIDANCE = 3.5  # of a picture's prompt, as in LEDITS++
 MAX_CONCEPTS = 64
 
@@ -43,7 +43,7 @@ class ConceptOptions:
     """What a concept may set beside its scale; the published defaults."""
 
     threshold: float = 0.9  # 0 to 1, the part of the latent's pixels that the concept leaves alone
-    warmup: int | None = None  # steps before it is added; None is 10 for the published guidance, 0 for the masked one
+    warmup: int | None = None  # steps before it is added; None is a fifth of them up to the published 10, 0 if masked
     cooldown: int | None = None  # the step that it stops at; None is never
     weight: float = 1.0  # against the other concepts; 0 and less is no influence
 
@@ -248,7 +248,8 @@ def _filled(recipe: Recipe) -> Recipe:
     for prompt in recipe.prompts:
         options = from_dict(ConceptOptions, prompt.options, "prompts.options")
         if options.warmup is None:
-            options = replace(options, warmup=DEFAULT_WARMUP if parameters.guidance == "semantic" else 0)
+            warmup = min(MOST_WARMUP, parameters.steps // 5) if parameters.guidance == "semantic" else 0
+            options = replace(options, warmup=warmup)
         prompts.append(replace(prompt, strength=_scale(prompt), options=to_dict(options)))
     inversion = recipe.inversion
     if picture:

@@ -76,19 +76,15 @@ def make_recipe(
     count = len(texts)
     if not count:
         raise InputError("TEXT", "nothing", "one text or more, --mapper NAME, --concept +WORDS or --prompt TEXT")
-    columns = zip(
-        texts,
-        _each("neutral", neutral, count),
-        _each("strength", strength, count),
-        _each("beta", beta, count),
-        strict=True,
-    )
-    prompts = tuple(PromptEdit(*column) for column in columns)
+    strengths = _each("strength", strength, count)
     if method == CONCEPT_METHOD:
         for name, values in (("neutral", neutral), ("beta", beta)):
             if values:
                 raise InputError(name, repr(values[0]), f"nothing with the method {method!r}")
-        prompts = parse_concepts(texts, _each("strength", strength, count))
+        prompts = parse_concepts(texts, strengths)
+    else:
+        columns = (texts, _each("neutral", neutral, count), strengths, _each("beta", beta, count))
+        prompts = tuple(PromptEdit(*column) for column in zip(*columns, strict=True))
     settings = parse_settings(inversion or (), "inversion")
     if refine is not None:
         settings["refine_steps"] = refine

@@ -1,0 +1,203 @@
+"""Recipes on a diffusion bundle through the Editor and the command line; bad input ends in one sentence."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from toy_diffusion import build_toy_diffusion_bundle
+
+from limner.runtime import Editor, InputError, PromptEdit, Recipe, Source
+from limner.runtime.bundle import Bundle
+from limner.runtime.cli.concepts import parse_concept
+from limner.runtime.errors import BundleError
+from limner.runtime.provenance import read_recipe, replay, write_edit
+
+Run = Callable[..., Any]
+PROMPTED = ("edit", "seed:7", "--source-prompt", "a cat")
+SETTINGS = ("--set", "steps=6", "--set", "guidance_scale=3")
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    defaults = {"sega": {"steps": 8, "guidance_scale": 4.0}, "sampling": {"steps": 5}}
+    return build_toy_diffusion_bundle(tmp_path_factory.mktemp("toy-diffusion") / "bundle", defaults)
+
+
+@pytest.fixture
+def editor(bundle: Bundle) -> Editor:
+    return Editor(bundle)
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LIMNER_BUNDLE", str(bundle.root))
+    monkeypatch.chdir(tmp_path)
+
+
+def sega(source: Source, *prompts: PromptEdit, **parameters: Any) -> Recipe:
+    return Recipe("sega", source, prompts or (PromptEdit("red", options={"warmup": 2}),), parameters)
+
+
+# --- the editor -------------------------------------------------------------------------------------------
+
+
+def test_an_edit_of_a_prompt(editor: Editor, bundle: Bundle) -> None:
+    edit = editor.edit(sega(Source.from_prompt("a cat", 3)))
+    assert edit.image.shape == (32, 32, 3) and edit.image.dtype == np.uint8
+    np.testing.assert_array_equal(edit.source, edit.reconstruction)
+    assert (edit.image != edit.source).any()
+    assert edit.recipe.parameters["steps"] == 8 and edit.recipe.parameters["guidance_scale"] == 4.0
+    assert edit.recipe.parameters["sampler"] == "ddim" and edit.recipe.bundle == bundle.digest
+    plain = editor.generate(["a cat"], [3], {"steps": 8, "guidance_scale": 4.0, "sampler": "ddim"})[0]
+    np.testing.assert_array_equal(edit.source, plain.image)
+    assert set(edit.timing) >= {"load", "source", "sampling", "decode", "plain picture", "total"}
+    assert edit.scores["pixel"] > 0.0
+    np.testing.assert_array_equal(edit.at(0.0).image, edit.source)
+    assert 0.0 < mean_change(edit.at(0.5).image, edit.source) < mean_change(edit.image, edit.source)
+    again = editor.edit(edit.recipe)
+    np.testing.assert_array_equal(again.image, edit.image)
+    assert "plain picture" not in again.timing  # remembered
+
+
+def test_an_edit_of_a_picture(editor: Editor) -> None:
+    picture = np.random.RandomState(0).randint(0, 256, (32, 40, 3), dtype=np.uint8)
+    recipe = sega(Source("image", prompt="a cat"), PromptEdit("red"), PromptEdit("big", strength=-4.0))
+    edit = editor.edit(recipe, given=picture)
+    np.testing.assert_array_equal(edit.source, picture)
+    assert edit.recipe.source.sha256 is not None
+    assert edit.recipe.inversion == {"kind": "edit-friendly", "skip": 0.15, "guidance_scale": 3.5}
+    assert set(edit.pictures) == {"mask-red", "mask-big"}
+    assert mean_change(edit.at(0.0).image, edit.reconstruction) < 0.01  # the inversion gives the picture back
+    assert mean_change(edit.image, edit.reconstruction) > 0.01
+
+
+def test_a_batch_equals_its_parts(editor: Editor) -> None:
+    recipes = [
+        sega(Source.from_prompt("a cat", 1)),
+        sega(Source.from_prompt("b dog", 2), PromptEdit("big"), PromptEdit("red"), steps=12),
+        sega(Source.from_prompt("c", 1), PromptEdit("q", strength=-9.0, options={"warmup": 0})),
+    ]
+    for one, recipe in zip(editor.edit_batch(recipes), recipes, strict=True):
+        assert mean_change(one.image, editor.edit(recipe).image) < 0.02
+
+
+def test_replays_from_a_png(editor: Editor, tmp_path: Path) -> None:
+    write_edit(tmp_path / "a.png", editor.edit(sega(Source.from_prompt("a cat", 5))))
+    assert read_recipe(tmp_path / "a.png").source.prompt == "a cat"
+    assert replay(tmp_path / "a.png", editor).same_pixels is True
+
+
+def test_a_bundle_of_the_other_family_is_named(editor: Editor, toy_folder: Path) -> None:
+    with pytest.raises(InputError, match="'global-directions', a method for bundles of the family 'stylegan2'"):
+        editor.edit(Recipe("global-directions", Source.from_seed(1), (PromptEdit("a beard"),)))
+    with pytest.raises(InputError, match="'sega', a method for bundles of the family 'diffusion'"):
+        Editor(toy_folder).edit(sega(Source.from_prompt("a cat", 1)))
+    with pytest.raises(BundleError, match="family 'stylegan2'"):
+        Editor(toy_folder).generate(["a"], [0])
+    with pytest.raises(BundleError, match="family 'diffusion'"):
+        editor.sample(0)
+
+
+def mean_change(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.abs(one.astype(np.float64) - other).mean())
+
+
+# --- the command line -------------------------------------------------------------------------------------
+
+
+def test_concepts_on_the_command_line(limner: Run, tmp_path: Path) -> None:
+    concepts = ("--concept", "+red:warmup=1,weight=2", "--concept", "-big hat:scale=3,warmup=0")
+    ran = limner(*PROMPTED, *concepts, *SETTINGS, "-o", "a.png", "--sheet", "s.png", "--json")
+    assert ran.code == 0, ran.err
+    recipe = json.loads(ran.out)["recipe"]
+    assert recipe["method"] == "sega" and recipe["source"]["prompt"] == "a cat" and recipe["source"]["seed"] == 7
+    red, big = recipe["prompts"]
+    assert (red["text"], red["strength"], red["options"]["warmup"], red["options"]["weight"]) == ("red", 5.0, 1, 2)
+    assert (big["text"], big["strength"]) == ("big hat", -3)
+    assert Image.open(tmp_path / "a.png").size == (32, 32)
+    assert Image.open(tmp_path / "s.png").width > 2 * 64
+    again = limner("replay", "a.png", "-o", "b.png")
+    assert again.code == 0 and "the same pixels" in again.err
+
+
+def test_a_picture_on_the_command_line(limner: Run, portrait: Path, tmp_path: Path) -> None:
+    options = (*SETTINGS[:2], "--inversion", "skip=0.3", "--maps", "maps", "--json")
+    ran = limner("edit", portrait, "--method", "sega", "--concept", "+red", *options)
+    assert ran.code == 0, ran.err
+    data = json.loads(ran.out)
+    assert data["recipe"]["inversion"]["skip"] == 0.3
+    assert data["maps"] == ["maps/mask-red.png"]
+    assert Image.open(tmp_path / "maps" / "mask-red.png").size == (32, 32)
+
+
+def test_samples_from_words(limner: Run, tmp_path: Path) -> None:
+    words = ("--prompt", "a cat", "--prompt", "b dog", "--set", "sampler=euler")
+    ran = limner("sample", *words, "--seed", 3, "-n", 3, "--json")
+    assert ran.code == 0, ran.err
+    data = json.loads(ran.out)
+    assert data["seeds"] == [3, 4, 5] and data["parameters"]["steps"] == 5
+    assert Image.open(tmp_path / "sample.png").size == (3 * 32, 2 * 32)
+
+
+def test_dry_run_checks_and_runs_nothing(limner: Run, portrait: Path, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    ran = limner("edit", portrait, "--concept", "-red", "--dry-run")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["graphs"] == ["text_encoder", "unet", "vae_decoder"]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "arguments"),
+    [
+        (["parameters.steps", "got 0"], (*PROMPTED, "--concept", "+red", "--set", "steps=0")),
+        (["guidance_scale", "more than 1"], (*PROMPTED, "--concept", "+red", "--set", "guidance_scale=1")),
+        (["'red' both added and taken away"], (*PROMPTED, "--concept", "+red", "--concept", "-red")),
+        (["'red' twice"], (*PROMPTED, "--concept", "red", "--concept", "+ red")),
+        (["height", "multiples of 8; 32 is near"], (*PROMPTED, "--concept", "+red", "--set", "height=30")),
+        (["threshold", "0 to 1"], (*PROMPTED, "--concept", "+red:threshold=2")),
+        (["prompts.options.colour", "unknown key"], (*PROMPTED, "--concept", "+red:colour=2")),
+        (["concept", "a sign and words"], (*PROMPTED, "--concept", "+")),
+        (["the sign says where to"], (*PROMPTED, "--concept", "+red:scale=-2")),
+        (["would never be added"], (*PROMPTED, "--concept", "+red:warmup=8")),
+        (["these words fall off", "y z"], (*PROMPTED[:3], " ".join(["b"] * 75) + " y z", "--concept", "+red")),
+        (["source.kind", "'seed'", "'image' or 'prompt'"], ("edit", "seed:7", "--concept", "+red")),
+        (["concept", "sega alone"], ("edit", "seed:7", "--concept", "+red", "--mapper", "beard")),
+        (["source.prompt"], ("edit", "x.npy", "--concept", "+red", "--source-prompt", "a")),
+        (["neutral"], (*PROMPTED, "--concept", "+red", "--neutral", "a")),
+        (["inversion.kind", "'edit-friendly'"], ("edit", "a.png", "--concept", "+red", "--inversion", "kind=direct")),
+        (["no file"], ("edit", "a.png", "--concept", "+red")),
+        (["sampler", "did you mean 'euler'"], (*PROMPTED, "--concept", "+red", "--set", "sampler=eulr")),
+        (["maps", "missing folder"], (*PROMPTED, "--concept", "+red", "--maps", "no/maps")),
+        (["prompt", "--prompt TEXT"], ("sample", "--set", "steps=3")),
+        (["parameters.steps", "got 0"], ("sample", "--prompt", "a", "--set", "steps=0")),
+        (["method", "family 'stylegan2'"], ("edit", "seed:7", "a beard")),
+    ],
+)
+def test_refuses(limner: Run, tmp_path: Path, words: list[str], arguments: tuple[object, ...]) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    ran = limner(*arguments)
+    assert ran.code == 2, ran
+    lines = [line for line in ran.err.splitlines() if not line.startswith("bundle toy-diffusion ")]
+    assert len(lines) == 1 and lines[0].startswith("error: "), ran.err
+    for word in words:
+        assert word in lines[0]
+    assert ran.out == "" and sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("+glasses", PromptEdit("glasses", strength=5.0)),
+        ("-a red hat", PromptEdit("a red hat", strength=-5.0)),
+        ("beard:scale=7, threshold=0.9", PromptEdit("beard", strength=7, options={"threshold": 0.9})),
+        ("+time: noon", PromptEdit("time: noon", strength=5.0)),
+        ("-x:cooldown=null", PromptEdit("x", strength=-5.0, options={"cooldown": None})),
+    ],
+)
+def test_parses_concepts(given: str, expected: PromptEdit) -> None:
+    assert parse_concept(given) == expected
