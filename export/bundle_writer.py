@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +19,7 @@ from limner.export import parity
 from limner.export.cards import read_licences
 from limner.export.graphs import OPSET, GraphSpec, build_specs, export_graph
 from limner.export.networks import FOLDERS, MAPPERS, Networks, load_networks
+from limner.export.partial_folder import folder_beside, put_in_place
 from limner.export.weights import WEIGHTS, Storage, WeightFile
 from limner.runtime.bundle import Bundle, load_bundle, write_manifest
 from limner.runtime.bundle_schema import (
@@ -123,8 +123,7 @@ def write_bundle(
     """Write the bundle `out`, all of it or nothing. Raises LimnerError when a graph is not on par with torch."""
     check_target(out)
     out = out.absolute()
-    beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
-    try:
+    with folder_beside(out) as beside:
         if config.weights_storage == "fp16":
             with torch.no_grad():
                 networks.round_to_fp16()
@@ -135,8 +134,6 @@ def write_bundle(
         write_manifest(beside, manifest(networks, specs, reports, extras, config))
         _open_to_readers(beside)
         _replace(beside, out)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return load_bundle(out)
 
 
@@ -276,13 +273,4 @@ def _open_to_readers(folder: Path) -> None:
 
 def _replace(beside: Path, out: Path) -> None:
     """Put the finished folder in the place of the old one, which is kept until then."""
-    old = beside.with_name(beside.name + ".old")
-    if out.exists():
-        out.rename(old)
-    try:
-        beside.rename(out)
-    except OSError:
-        if old.exists():
-            old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+    put_in_place(beside, out)
