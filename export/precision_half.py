@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -35,6 +36,7 @@ WHOLE_FP32 = frozenset({"vae_encoder", "vae_decoder"})  # known to leave fp16's 
 LARGEST, SMALLEST = 2.0**13, 2.0**-11
 FOLD_LIMIT = 1 << 28  # elements: weights are folded in fp32 before they are rounded
 GRADIENT_SCALE = 2.0**10
+CLAMP = 2.0**14  # before demodulation, which divides by about the root of the summed squares of a layer's weights
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ def half_graph(
     kept = {node for node in model.graph if _stays(node, ranges, config.keep_fp32)}
     typist = Typist(model, kept)
     typist.rewrite()
+    _clamp(model)
     return model, Half(typist.floating, tuple(sorted(node.name or "" for node in kept)), typist.casts)
 
 
@@ -120,6 +123,24 @@ def _stays(node: ir.Node, ranges: Ranges | None, names: Sequence[str]) -> bool:
     return any(r is not None and not r <= LARGEST for r in seen) or (out is not None and 0 < out < SMALLEST)
 
 
+def _clamp(model: ir.Model) -> None:
+    """Clip what comes out of leaky ReLUs in fp16, so that one overflow does not spread (stylegan2-ada: conv_clamp)."""
+    graph = model.graph
+    nodes = [n for n in graph if n.op_type == "LeakyRelu" and n.outputs[0].dtype == ir.DataType.FLOAT16]
+    if not nodes:
+        return
+    limits = [_scalar(graph, f"clamp_{name}", sign * CLAMP, np.float16) for name, sign in (("low", -1), ("high", 1))]
+    for node in nodes:
+        value = node.outputs[0]
+        if value.is_graph_output():
+            continue
+        clip = ir.node("Clip", [value, *limits], name=f"{node.name}_clamp")
+        clip.outputs[0].name, clip.outputs[0].shape, clip.outputs[0].type = f"{value.name}_c", value.shape, value.type
+        value.replace_all_uses_with(clip.outputs[0])
+        clip.replace_input_with(0, value)
+        graph.insert_after(node, clip)
+
+
 def _scale_gradient(model: ir.Model) -> None:
     """loss_weights -> S loss_weights before anything reads them, and gradient -> gradient / S behind everything."""
     graph = model.graph
@@ -140,8 +161,8 @@ def _scale_gradient(model: ir.Model) -> None:
     graph.outputs[index] = lowered
 
 
-def _scalar(graph: ir.Graph, name: str, number: float) -> ir.Value:
-    tensor = ir.tensor(np.array(number, np.float32), name=name)
-    value = ir.Value(name=name, shape=ir.Shape([]), type=ir.TensorType(ir.DataType.FLOAT), const_value=tensor)
+def _scalar(graph: ir.Graph, name: str, number: float, kind: type[np.floating[Any]] = np.float32) -> ir.Value:
+    tensor = ir.tensor(np.array(number, kind), name=name)
+    value = ir.Value(name=name, shape=ir.Shape([]), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.initializers[name] = value
     return value

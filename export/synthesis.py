@@ -7,6 +7,8 @@ Against `Generator.synthesis_from_styles`, which is the reference in the tests:
 - demodulation d > 0 and the gain sqrt(2) commute with the leaky ReLU, a(d u + c) = d a(u + c / d), and move into
   the next layer's style, a vector: one pass over the feature maps less, and one less in the gradient;
 - both passes of the FIR filter are one 4 x 4 depthwise convolution that crops as well;
+- a layer's style is divided by its largest magnitude m, which demodulation takes out again (stylegan2-ada's way in
+  fp16): numbers stay of one size however large the styles. m cancels, so it is a constant to the gradient;
 - to-RGB modulates its 3 x C matrix instead of the feature maps: one matrix product;
 - the skip picture is enlarged by two fixed matrices.
 """
@@ -18,6 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limner.training.models.stylegan2 import SQRT2, Generator, ModulatedConv2d, StyledConv, ToRGB, fir_kernel
+
+SMALLEST_STYLE = 1e-4  # below it nothing is divided: 1e-8 / m^2 is 1 there
 
 
 class FastSynthesis(nn.Module):
@@ -69,6 +73,8 @@ class FastSynthesis(nn.Module):
         """Modulate, convolve, add, leaky ReLU; return x [N,O,H',W'] and the gain [N,O] that it lacks."""
         conv: ModulatedConv2d = layer.conv
         weight = conv.weight[0] * conv.scale  # [O,I,k,k]
+        largest = style.detach().abs().amax(1, keepdim=True).clamp_min(SMALLEST_STYLE)  # [N,1]
+        style = style / largest
         x = x * (style * gain)[:, :, None, None]
         if conv.upsample:
             x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)  # [N,O,2H+1,2W+1]
@@ -76,7 +82,7 @@ class FastSynthesis(nn.Module):
             x = F.conv2d(x, self.get_buffer("fir").expand(channels, 1, 4, 4), padding=1, groups=channels)
         else:
             x = F.conv2d(x, weight, padding=conv.kernel // 2)
-        energy = F.linear(style.square(), weight.square().sum((2, 3))) + 1e-8  # [N,O]
+        energy = F.linear(style.square(), weight.square().sum((2, 3))) + 1e-8 / largest.square()  # [N,O]
         x = F.leaky_relu(x + constant * torch.sqrt(energy)[:, :, None, None], 0.2)
         return x, torch.rsqrt(energy) * SQRT2
 

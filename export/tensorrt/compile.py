@@ -145,17 +145,26 @@ def _build_one(
         return Built(meta.graph, there.seconds, size, "bundle", meta=there)
     cached = None if config.cache is None else config.cache / f"{_key(meta, config)}.engine"
     if cached is not None and cached.is_file():
-        data, seconds, source = cached.read_bytes(), 0.0, "cache"
+        data, seconds, source = cached.read_bytes(), _seconds(cached), "cache"
     else:
         start = time.perf_counter()
         data, source = _compile(bundle, builder, config, meta, progress), "built"
         seconds = time.perf_counter() - start
         if cached is not None:
             cached.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(cached.with_suffix(".json"), json.dumps({"seconds": seconds}).encode(), "cache")
             write_atomically(cached, data, "cache")
     meta = replace(meta, seconds=round(seconds, 1))
     record(bundle.root, meta, data)
     return Built(meta.graph, seconds, len(data) / 1e6, source, meta=meta)
+
+
+def _seconds(cached: Path) -> float:
+    """How long the build of a cached engine took; 0 if nobody wrote it down."""
+    try:
+        return float(json.loads(cached.with_suffix(".json").read_bytes())["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
 
 
 def _compile(

@@ -9,6 +9,7 @@ only if the graph ran here a moment ago.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -112,11 +113,14 @@ def as_markdown(report: Report) -> str:
 
 
 def about_machine() -> str:
-    """One sentence on GPUs."""
+    """Two sentences: the GPU, and what the build seconds were taken on."""
     gpus = probe_driver().gpus
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    load = f" with a load average of {os.getloadavg()[0]:.0f}" if hasattr(os, "getloadavg") else ""
+    about = f"Builds had {cores} core{'s' * (cores != 1)}{load}."
     if gpus:
-        return f"The GPU at hand: {gpus[0].name} ({gpus[0].target})."
-    return "No GPU was at hand: engines were compiled and never run, and no figure here comes from a GPU."
+        return f"The GPU at hand: {gpus[0].name} ({gpus[0].target}). {about}"
+    return f"No GPU was at hand: engines were compiled and never run, and no figure here comes from a GPU. {about}"
 
 
 @app.command()
