@@ -89,7 +89,7 @@ def test_an_overflow_does_not_spread(exported: Path, tmp_path: Path) -> None:
 
 
 def test_the_gradient_does_not_see_the_division() -> None:
-    """d picture / d styles against autograd through the generator as it was trained, in float64."""
+    """d picture / d styles against autograd through the generator as it was trained, whose pictures are fp32."""
     networks = tiny_networks()
     generator = networks.generator.double()
     generator.compute_dtype = torch.float64
@@ -100,4 +100,4 @@ def test_the_gradient_does_not_see_the_division() -> None:
         picture = function(point)
         weight = torch.linspace(-1, 1, picture.numel(), dtype=torch.float64).view_as(picture)
         pulls.append(torch.autograd.grad((picture * weight).sum(), point)[0])
-    torch.testing.assert_close(pulls[0], pulls[1], rtol=1e-9, atol=1e-12)
+    assert float((pulls[0] - pulls[1]).norm() / pulls[1].norm()) < 1e-6
