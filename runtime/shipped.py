@@ -3,7 +3,7 @@
 from importlib.resources import files
 from pathlib import Path
 
-__all__ = ["checkpoints_folder", "demo_file", "shipped_bundle"]
+__all__ = ["BUNDLES", "checkpoints_folder", "demo_file", "shipped_bundle"]
 
 FAMILY = "avatars"
 BUNDLES = {"stylegan2": "bundle", "diffusion": "diffusion_bundle"}

@@ -65,6 +65,7 @@ def _lines(what: str) -> "Progress":
         nonlocal last
         if step == total or time.monotonic() - last >= LOG_EVERY_S:
             last = time.monotonic()
-            note(f"{what}: step {step} of {total}, {format_numbers(losses)}")
+            shown = f", {format_numbers(losses)}" if losses else ""
+            note(f"{what}: step {step} of {total}{shown}")
 
     return update

@@ -1,17 +1,9 @@
 """The verb that shows what Limner does: `limner demo` edits shipped held-out pictures and writes one sheet.
 
-The edits are listed in checkpoints/avatars/demo.json, paths relative to that file:
-
-    {"title": "...",
-     "rows": [{"picture": "pictures/0001.png", "label": "global directions", "method": "global-directions",
-               "edits": [{"text": "a person with a beard", "caption": "beard", "neutral": "a person",
-                          "strength": 6.0, "beta": 0.1, "parameters": {}}]}]}
-
-Of a row, picture, method and edits are needed; of an edit, text. The bundle's defaults fill in the rest.
+What it edits is listed in checkpoints/avatars/demo.json; the format is in `demo_list`.
 """
 
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,74 +18,16 @@ from limner.runtime.cli.options import (
     ThreadsOption,
     check_output,
     open_bundle,
-    open_editor,
 )
-from limner.runtime.errors import InputError
 
 if TYPE_CHECKING:
+    from limner.runtime.bundle import Bundle
+    from limner.runtime.cli.demo_list import Demo
     from limner.runtime.edit import Edit
-    from limner.runtime.recipe import Recipe
 
-__all__ = ["Demo", "DemoEdit", "DemoRow", "demo", "read_demo"]
+__all__ = ["demo"]
 
 OUTPUT = Path("out/demo.png")
-
-
-@dataclass(frozen=True)
-class DemoEdit:
-    """One edit of a row's picture; `caption` is `text` if empty."""
-
-    text: str
-    caption: str = ""
-    neutral: str | None = None
-    strength: float | None = None
-    beta: float | None = None
-    parameters: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class DemoRow:
-    """One picture and its edits by one method."""
-
-    picture: str
-    method: str
-    edits: tuple[DemoEdit, ...]
-    label: str = ""
-    inversion: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Demo:
-    """The whole list."""
-
-    rows: tuple[DemoRow, ...]
-    title: str = ""
-
-    def recipes(self, folder: Path) -> list["Recipe"]:
-        """Return one recipe per edit, row by row; InputError names what one of them does not allow."""
-        from limner.runtime.recipe import PromptEdit, Recipe, Source
-
-        return [
-            Recipe(
-                row.method,
-                Source.from_image(folder / row.picture),
-                (PromptEdit(edit.text, edit.neutral, edit.strength, edit.beta),),
-                edit.parameters,
-                row.inversion,
-            )
-            for row in self.rows
-            for edit in row.edits
-        ]
-
-
-def read_demo(path: Path) -> Demo:
-    """Read a list of edits; InputError names an unknown key or a wrong type."""
-    from limner.runtime.schema import from_dict, read_json
-
-    found = from_dict(Demo, read_json(path, "edits"), "")
-    if not found.rows or not all(row.edits for row in found.rows):
-        raise InputError("rows", "a list or a row without edits", "rows of one edit or more")
-    return found
 
 
 def demo(
@@ -106,7 +40,10 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Edit held-out portraits and write one sheet."""
+    from limner.runtime.cli.demo_list import read_demo
+    from limner.runtime.editor import Editor
     from limner.runtime.images import write_png_atomically
+    from limner.runtime.methods import find_method
     from limner.runtime.shipped import demo_file
 
     begin = time.perf_counter()
@@ -116,36 +53,52 @@ def demo(
     if dry_run:
         from limner.runtime.cli.recipes import plan as check_plan
 
-        loaded = open_bundle(bundle)
-        checked = [check_plan(recipe, loaded, provider) for recipe in recipes]
+        loaded = _bundles(plan, bundle)
+        checked = [check_plan(recipe, loaded[find_method(recipe.method).family], provider) for recipe in recipes]
         print_json({"edits": [entry["recipe"] for entry in checked], "output": str(output)})
         return
     if output == OUTPUT:
         OUTPUT.parent.mkdir(exist_ok=True)
     check_output(output, "output")
-    editor = open_editor(bundle, provider, threads)
-    note(f"{len(recipes)} edits of {len({row.picture for row in plan.rows})} pictures")
-    with steps("demo") as progress:
-        results = editor.edit_batch(recipes, progress)
-    write_png_atomically(output, _sheet(plan, results))
+    note(f"{len(recipes)} edits of {len({row.source(path.parent) for row in plan.rows})} pictures")
+    results: dict[int, Edit] = {}
+    for family, loaded_bundle in _bundles(plan, bundle).items():
+        note(f"bundle {loaded_bundle.manifest.name} {loaded_bundle.digest[:12]}, provider {provider}")
+        rows = [row for row, recipe in enumerate(recipes) if find_method(recipe.method).family == family]
+        with steps("demo") as progress:
+            found = Editor(loaded_bundle, provider, threads).edit_batch([recipes[row] for row in rows], progress)
+        results |= dict(zip(rows, found, strict=True))
+    done = [results[row] for row in range(len(recipes))]
+    write_png_atomically(output, _sheet(plan, done))
     seconds = time.perf_counter() - begin
-    note(f"{len(results)} edits in {seconds:.1f} s")
+    note(f"{len(done)} edits in {seconds:.1f} s")
     if as_json:
-        print_json({"output": str(output), "seconds": seconds, "edits": [_entry(one) for one in results]})
+        print_json({"output": str(output), "seconds": seconds, "edits": [_entry(one) for one in done]})
     else:
         print(output)
 
 
-def _sheet(plan: Demo, results: list["Edit"]) -> Any:
+def _bundles(plan: "Demo", path: Path | None) -> "dict[str, Bundle]":
+    """Return a bundle for each family of the list: the one at `path` for its own family, else the shipped ones."""
+    given = None if path is None else open_bundle(path)
+    families = dict.fromkeys(row.family for row in plan.rows)
+    return {
+        family: given if given is not None and given.manifest.family == family else open_bundle(None, family)
+        for family in families
+    }
+
+
+def _sheet(plan: "Demo", results: list["Edit"]) -> Any:
     from limner.runtime.sheets import Cell, SheetRow, make_sheet
 
     remaining = iter(results)
     rows = []
     for row in plan.rows:
         done = [next(remaining) for _ in row.edits]
-        cells = [Cell(done[0].reconstruction, "inverted")]
+        cells = [Cell(done[0].reconstruction, "inverted")] if row.picture else []
         cells += [Cell(one.image, edit.caption or edit.text) for one, edit in zip(done, row.edits, strict=True)]
-        rows.append(SheetRow(Cell(done[0].source, "held-out picture"), tuple(cells), row.label or row.method))
+        first = Cell(done[0].source, "held-out picture" if row.picture else row.prompt or "")
+        rows.append(SheetRow(first, tuple(cells), row.label or row.method))
     return make_sheet(rows, plan.title)
 
 

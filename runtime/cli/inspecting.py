@@ -24,22 +24,26 @@ def models(context: typer.Context, bundle: BundleOption = None, as_json: JsonOpt
     if context.invoked_subcommand is not None:
         return
     from limner.runtime.cli.inventory import bundle_entry, checkpoint_entries
-    from limner.runtime.shipped import checkpoints_folder, shipped_bundle
+    from limner.runtime.shipped import BUNDLES, checkpoints_folder, shipped_bundle
 
     checkpoints = checkpoint_entries(checkpoints_folder())
-    missing = bundle is None and not shipped_bundle().is_dir()
-    entry = None if missing else bundle_entry(open_bundle(bundle))
+    paths = [bundle] if bundle is not None else [path for path in map(shipped_bundle, BUNDLES) if path.is_dir()]
+    entries = [bundle_entry(open_bundle(path)) for path in paths]
     if as_json:
-        print_json({"checkpoints": checkpoints, "bundle": entry})
+        print_json({"checkpoints": checkpoints, "bundle": entries[0] if entries else None, "bundles": entries})
         return
     print(f"checkpoints in {checkpoints_folder()}")
     for item in checkpoints:
         print(f"  {item['name']:<32} {item['family']:<12} {item['megabytes']:>8.2f} MB  {item['sha256'][:12]}")
     if not checkpoints:
         print("  none")
-    if entry is None:
+    if not entries:
         print("bundle: none is shipped; `limner export onnx` makes one")
-        return
+    for entry in entries:
+        _print_bundle(entry)
+
+
+def _print_bundle(entry: dict[str, Any]) -> None:
     print(f"bundle {entry['name']} {entry['digest'][:12]} in {entry['path']}")
     for graph in entry["graphs"]:
         error = "not measured" if graph["max_rel_error"] is None else f"error {graph['max_rel_error']:.1e}"
@@ -55,6 +59,8 @@ def check(bundle: BundleOption = None, as_json: JsonOption = False) -> int:
     Prints machine, versions, execution providers and conflicts between onnxruntime wheels; verifies the
     bundle. Exit code 1 if there is a problem.
     """
+    from limner.runtime.shipped import shipped_bundle
+
     report: dict[str, Any] = {"limner": package_version("limner"), "machine": _machine()}
     names = (*PACKAGES, *OPTIONAL_PACKAGES)
     report["packages"] = {name: package_version(name) for name in names}
@@ -62,6 +68,8 @@ def check(bundle: BundleOption = None, as_json: JsonOption = False) -> int:
     report["onnxruntime"] = _onnxruntime(problems)
     report["backends"] = _backends()
     report["bundle"] = _bundle(bundle, problems)
+    if bundle is None and shipped_bundle("diffusion").is_dir():
+        report["diffusion_bundle"] = _bundle(shipped_bundle("diffusion"), problems)
     report["problems"] = problems
     if as_json:
         print_json(report)
@@ -179,6 +187,9 @@ def _print_report(report: dict[str, Any]) -> None:
     }
     if bundle is not None:
         rows["bundle"] = f"{bundle['name']} {bundle['digest'][:12]}, {bundle['files']} files verified"
+    if report.get("diffusion_bundle") is not None:
+        found = report["diffusion_bundle"]
+        rows["diffusion"] = f"{found['name']} {found['digest'][:12]}, {found['files']} files verified"
     for name, value in rows.items():
         print(f"{name:<14} {value}")
     for backend in report["backends"]:

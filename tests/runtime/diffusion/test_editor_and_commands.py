@@ -151,6 +151,22 @@ def test_dry_run_checks_and_runs_nothing(limner: Run, portrait: Path, tmp_path: 
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_demo_draws_prompts_and_pictures(limner: Run, portrait: Path, tmp_path: Path) -> None:
+    edits: list[dict[str, Any]] = [{"text": "red", "strength": -6.0, "options": {"warmup": 1}, "caption": "less red"}]
+    edits.append({"text": "big", "more": [{"text": "red", "strength": 3.0}]})
+    rows = [{"prompt": "a cat", "seed": 4, "method": "sega", "edits": edits}]
+    rows.append({"picture": portrait.name, "method": "sega", "edits": edits[1:]})
+    (tmp_path / "demo.json").write_text(json.dumps({"rows": rows}))
+    ran = limner("demo", "--edits", "demo.json", "--json")
+    assert ran.code == 0, ran.err
+    recipes = [edit["recipe"] for edit in json.loads(ran.out)["edits"]]
+    assert [recipe["source"]["kind"] for recipe in recipes] == ["prompt", "prompt", "image"]
+    assert [len(recipe["prompts"]) for recipe in recipes] == [1, 2, 2]
+    assert Image.open(tmp_path / "out" / "demo.png").width > 2 * 64
+    ran = limner("models", "--json")
+    assert json.loads(ran.out)["bundles"][0]["size"] == 32
+
+
 @pytest.mark.parametrize(
     ("words", "arguments"),
     [
