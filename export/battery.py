@@ -28,6 +28,7 @@ import torch
 from numpy.typing import NDArray
 
 from limner.runtime.bundle import load_bundle
+from limner.runtime.errors import InputError
 from limner.runtime.global_directions import (
     GlobalDirectionsParameters,
     channel_direction,
@@ -48,6 +49,7 @@ from limner.runtime.templates import STYLECLIP_TEMPLATES
 from limner.runtime.timing import Timer
 from limner.training.avatars.attributes import AVATAAARS, Avatar, StyleSpec, sample_in_split
 from limner.training.avatars.render import render
+from limner.training.models.judge import Judge
 from limner.training.models.store import load_model
 
 log = logging.getLogger("limner")
@@ -201,17 +203,15 @@ def mapped(models: Models, edits: Sequence[BatteryEdit]) -> list[BatteryEdit]:
 class Judging:
     """The judge's words for pictures [N,3,H,W]."""
 
-    def __init__(self, folder: str | Path, style: StyleSpec = AVATAAARS) -> None:
-        self.network = load_model(folder).eval()
-        self.style = style
+    def __init__(self, folder: str | Path) -> None:
+        network = load_model(folder).eval()
+        if not isinstance(network, Judge):
+            raise InputError("judge", f"{folder}, which holds no judge", "the folder of an attribute judge")
+        self.network = network
 
-    @torch.no_grad()
     def __call__(self, image: FloatArray) -> list[dict[str, str]]:
         pixels = to_float(np.stack([to_u8(i[None])[0] for i in image]))  # what a file would hold
-        logits = self.network(torch.from_numpy(pixels))
-        picks = {name: logits[name].argmax(1).tolist() for name, _ in self.style.attributes}
-        values = {name: self.style.attribute_values(name) for name in picks}
-        return [{name: values[name][picks[name][i]] for name in picks} for i in range(len(image))]
+        return self.network.words(self.network.read(torch.from_numpy(pixels)))
 
 
 def others_kept(edit: BatteryEdit, before: dict[str, str], after: dict[str, str]) -> float:

@@ -21,6 +21,16 @@ HELP = {
     "diffusion": "The latent diffusion model; needs a finished autoencoder and CLIP.",
 }
 
+ConfigOption = Annotated[Path | None, typer.Option(help="YAML of the run; the family's own if not given.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="key=value over the YAML.")]
+OutOption = Annotated[Path | None, typer.Option(help="Run folder: checkpoint, logs, grids.")]
+SaveOption = Annotated[Path | None, typer.Option(help="Folder of the finished model; OUT/model.")]
+CacheOption = Annotated[Path | None, typer.Option(help="Folder of the rendered pictures.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on from OUT/last.ckpt.")]
+StepsOption = Annotated[int | None, typer.Option(help="Instead of the YAML's trainer.max_steps.")]
+FastOption = Annotated[bool, typer.Option("--fast-dev-run", help="One step, nothing written.")]
+DryOption = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and stop.")]
+
 app = typer.Typer(
     help="Train base models. Each command reads its own YAML, writes checkpoints and logs, and can go on later.",
     add_completion=False,
@@ -40,15 +50,15 @@ def _verb(family: str) -> Callable[..., None]:
     """The command of one family."""
 
     def train(
-        config: Annotated[Path | None, typer.Option(help="YAML of the run; the family's own if not given.")] = None,
-        settings: Annotated[list[str] | None, typer.Option("--set", help="key=value over the YAML.")] = None,
-        out: Annotated[Path | None, typer.Option(help="Run folder: checkpoint, logs, grids.")] = None,
-        save: Annotated[Path | None, typer.Option(help="Folder of the finished model; OUT/model.")] = None,
-        cache: Annotated[Path | None, typer.Option(help="Folder of the rendered pictures.")] = None,
-        resume: Annotated[bool, typer.Option("--resume", help="Go on from OUT/last.ckpt.")] = False,
-        max_steps: Annotated[int | None, typer.Option(help="Instead of the YAML's trainer.max_steps.")] = None,
-        fast_dev_run: Annotated[bool, typer.Option("--fast-dev-run", help="One step, nothing written.")] = False,
-        dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and stop.")] = False,
+        config: ConfigOption = None,
+        settings: SetOption = None,
+        out: OutOption = None,
+        save: SaveOption = None,
+        cache: CacheOption = None,
+        resume: ResumeOption = False,
+        max_steps: StepsOption = None,
+        fast_dev_run: FastOption = False,
+        dry_run: DryOption = False,
     ) -> None:
         overrides = [*(settings or []), *([f"trainer.max_steps={max_steps}"] if max_steps is not None else [])]
         run = resolve(family, config, overrides)
@@ -59,7 +69,7 @@ def _verb(family: str) -> Callable[..., None]:
         figures = run_family(
             family, run, folder, save or folder / "model", cache or default_cache(), resume, fast_dev_run
         )
-        print(json.dumps(figures, indent=2))
+        _print(figures)
 
     train.__doc__ = HELP[family]
     return train
@@ -69,20 +79,54 @@ for _name in HELP:
     app.command(_name)(_verb(_name))
 
 
+@app.command("stylegan2-stages")
+def stylegan2_stages(
+    stages: Annotated[
+        list[str] | None, typer.Option("--stage", help="Only this stage; may be repeated. All if not given.")
+    ] = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    out: Annotated[Path, typer.Option(help="Run folder, with a folder for each stage.")] = Path("runs/stylegan2"),
+    save: SaveOption = None,
+    cache: CacheOption = None,
+    start: Annotated[str, typer.Option(help="Model folder that the first stage goes on from.")] = "",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Pass over stages that are finished, go on with the one begun.")
+    ] = False,
+    dry_run: DryOption = False,
+) -> None:
+    """StyleGAN2, all stages in a row."""
+    from limner.training.config import read_yaml
+    from limner.training.stages import plan, read_stages, run_stages
+
+    chosen = read_stages(read_yaml(CONFIGS / "stylegan2_stages.yaml"), stages)
+    target = save or out / "model"
+    planned = plan(chosen, lambda own: resolve("stylegan2", config, own), out, target, settings or [], start)
+    if dry_run:
+        for _, run, _, _ in planned:
+            _show(run)
+        return
+    pictures = cache or default_cache()
+    figures = run_stages(
+        planned, lambda run, folder, model, on: run_family("stylegan2", run, folder, model, pictures, on), resume
+    )
+    print(json.dumps(figures, indent=2))
+
+
 @app.command("mapper")
 def mapper(
     prompt: Annotated[
         list[str] | None,
         typer.Option("--prompt", help="A text, NAME=TEXT, or the name of one in the YAML; may be repeated."),
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML of the run; the family's own if not given.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value over the YAML.")] = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
     out: Annotated[Path, typer.Option(help="Run folder: checkpoint, logs, grids.")] = Path("runs/mapper"),
     save: Annotated[Path | None, typer.Option(help="Folder of one folder a mapper; OUT/model.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from OUT/last.ckpt.")] = False,
-    max_steps: Annotated[int | None, typer.Option(help="Instead of the YAML's trainer.max_steps.")] = None,
-    fast_dev_run: Annotated[bool, typer.Option("--fast-dev-run", help="One step, nothing written.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and stop.")] = False,
+    resume: ResumeOption = False,
+    max_steps: StepsOption = None,
+    fast_dev_run: FastOption = False,
+    dry_run: DryOption = False,
 ) -> None:
     """Latent mappers, one a text, for a finished generator."""
     overrides = [*(settings or []), *([f"trainer.max_steps={max_steps}"] if max_steps is not None else [])]
@@ -94,19 +138,15 @@ def mapper(
     if dry_run:
         _show(run)
         return
-    print(
-        json.dumps(
-            run_family("mapper", run, out, save or out / "model", default_cache(), resume, fast_dev_run), indent=2
-        )
-    )
+    _print(run_family("mapper", run, out, save or out / "model", default_cache(), resume, fast_dev_run))
 
 
 @app.command("relevance")
 def relevance(
-    config: Annotated[Path | None, typer.Option(help="YAML of the run; the job's own if not given.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value over the YAML.")] = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
     out: Annotated[Path, typer.Option(help="Folder of relevance.safetensors.")] = Path("runs/relevance"),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and stop.")] = False,
+    dry_run: DryOption = False,
 ) -> None:
     """What each style channel means to CLIP, for global directions."""
     run = resolve("relevance", config, settings)
@@ -118,6 +158,12 @@ def relevance(
 
     quiet()
     print(json.dumps(job.predict(run, out), indent=2))
+
+
+def _print(figures: dict[str, Any]) -> None:
+    """Figures as JSON; of several processes the first one alone prints."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(json.dumps(figures, indent=2))
 
 
 def _show(run: Any) -> None:

@@ -69,10 +69,11 @@ def test_losses_against_the_formulas_in_float64(mapper_checkpoints: Path, tmp_pa
     parts: list[Any] = [module.generator, module.clip_image, module.identity, module.mapper("beard")]
     generator, clip, identity, mapper = (copy.deepcopy(part).double() for part in parts)
     identity._resizes, w = {k: r.double() for k, r in identity._resizes.items()}, w.double()
+    generator.compute_dtype = torch.float64
     latent = generator.affine(w) if kind == "styles" else w
     step = mapper(latent)
     draw = generator.synthesis_from_styles if kind == "styles" else generator.synthesis
-    x, made = generator.synthesis(w), draw(latent + step)
+    x, made = generator.synthesis(w).double(), draw(latent + step).double()  # to-RGB gives fp32
     target = module.targets["beard"]
     text, neutral = target.text.double(), target.neutral.double()
     f0, f1 = clip(x), clip(made)
