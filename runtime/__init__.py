@@ -9,7 +9,7 @@ Reading order:
 5. `recipe`, `edit`, `editor`: an edit as data, its result, and what turns one into the other
 6. `sources`, `models`, `presets`, `methods`: where a picture comes from, what a method works with
 7. `descent`, `trajectory`, `adam`: the walk down a loss in W+
-8. `inversion`, `latent_optimization`, `global_directions`: the methods
+8. `inversion`, `latent_optimization`, `global_directions`, `latent_mapper` (with `mapper_schema`): the methods
 9. `provenance`: the recipe in a PNG, and its replay
 
 Names below are imported when first used, so that `import limner.runtime` stays fast.

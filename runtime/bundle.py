@@ -22,6 +22,8 @@ The format, schema version 1:
   principal axes of mapped samples in P, each as long as its standard deviation (`limner.runtime.spaces`).
 - `relevance`, if there, is a safetensors file with relevance [style_channels, clip.embedding], style_mean
   [style_channels] and style_std [style_channels].
+- `mappers` names the latent mappers: NAME is the graph "mapper_NAME", from `w_plus` or `style_channels` to a `step` of
+  the same shape. One that was trained on a generator other than `generator.weights` is refused.
 - A graph's `parity` records its error against the torch module; one above its own tolerance is refused.
 - `ranges` says which sizes a dimension may take; one that it does not name may take any.
 - `engines` lists graphs compiled for certain GPUs, each with the hash of the graph that it was built from. An

@@ -10,12 +10,13 @@ from limner.runtime.schema import read_json, to_dict
 __all__ = ["bundle_entry", "checkpoint_entries"]
 
 WEIGHTS = "*.safetensors"
+MAPPERS = "edits/mappers"  # below a family, one folder a mapper
 
 
 def checkpoint_entries(root: Path) -> list[dict[str, Any]]:
-    """Return one entry per weights file under <root>/<family>/<model>/, with its size, hash and licence."""
+    """Return one entry per weights file under <root>/<family>/<model>/, mappers too, with size, hash and licence."""
     entries = []
-    for path in sorted(root.glob(f"*/*/{WEIGHTS}")):
+    for path in sorted([*root.glob(f"*/*/{WEIGHTS}"), *root.glob(f"*/{MAPPERS}/*/{WEIGHTS}")]):
         folder = path.parent
         if (folder / "bundle.json").is_file():
             continue  # the graphs of a bundle have their own list
@@ -59,6 +60,7 @@ def bundle_entry(bundle: Bundle) -> dict[str, Any]:
         "size": bundle.image_size,
         "megabytes": sum(meta.size for meta in manifest.files.values()) / 1e6,
         "graphs": graphs,
+        "mappers": [{"name": name} | to_dict(mapper) for name, mapper in sorted(manifest.mappers.items())],
         "licences": [to_dict(licence) for licence in manifest.licences],
     }
 
