@@ -62,6 +62,7 @@ class ToyWeights:
     latent_avg: NDArray[np.float32]  # [D]
     relevance: NDArray[np.float32]  # [S,C]
     style_std: NDArray[np.float32]  # [S]
+    mapped_basis: NDArray[np.float32]  # [D,D]
 
 
 def toy_weights(vocabulary: int) -> ToyWeights:
@@ -86,6 +87,7 @@ def toy_weights(vocabulary: int) -> ToyWeights:
         latent_avg=draw(W_DIM, scale=0.1),
         relevance=relevance,
         style_std=np.abs(draw(STYLES, scale=0.5)) + np.float32(0.1),
+        mapped_basis=draw(W_DIM, W_DIM, scale=0.5),
     )
 
 
@@ -140,13 +142,15 @@ class Graph:
         return self("MatMul", self("Div", across, length), self.constant(matrix.T.copy()))
 
 
-def latent_gradient(graph: Graph, weights: ToyWeights) -> None:
-    """The graph of the four losses and the gradient of their weighted sum."""
-    pixels, _ = graph.image("w_plus", weights, to="image")
+def latent_gradient(graph: Graph, weights: ToyWeights, in_styles: bool = False) -> None:
+    """The graph of the four losses and the gradient of their weighted sum, in W+ or in S."""
+    latent = "style_channels" if in_styles else "w_plus"
+    draw = graph.image_from_styles if in_styles else graph.image
+    pixels, _ = draw(latent, weights, to="image")
     clip = graph.cosine_loss(pixels, weights.clip, "text_features", "loss_clip")
     identity = graph.cosine_loss(pixels, weights.identity, "identity_source", "loss_identity")
-    moved = graph("Sub", "w_plus", "w_plus_source")
-    axes = graph.constant(np.array([1, 2]))
+    moved = graph("Sub", latent, f"{latent}_source")
+    axes = graph.constant(np.array([1] if in_styles else [1, 2]))
     graph("ReduceSum", graph("Mul", moved, moved), axes, keepdims=0, to="loss_l2")
     off = graph("Sub", pixels, graph.flat("target_image"))
     graph("ReduceMean", graph("Mul", off, off), graph.constant(np.array([1])), keepdims=0, to="loss_pixel")
@@ -158,9 +162,10 @@ def latent_gradient(graph: Graph, weights: ToyWeights) -> None:
     pixel = graph("Mul", off, graph.constant(np.array(2.0 / PIXELS)))
     to_image = graph("Add", to_image, graph("Mul", k_pixel, pixel))
     slope = graph("Sub", graph.constant(np.array(1.0)), graph("Mul", pixels, pixels))
-    back = graph.constant((weights.affine.astype(np.float64) @ weights.synthesis).T)
-    to_w = graph("MatMul", graph("Mul", to_image, slope), back)
-    to_w = graph("Reshape", to_w, graph.constant(np.array([-1, NUM_WS, W_DIM])))
+    ahead = weights.synthesis.astype(np.float64) if in_styles else weights.affine.astype(np.float64) @ weights.synthesis
+    to_w = graph("MatMul", graph("Mul", to_image, slope), graph.constant(ahead.T))
+    if not in_styles:
+        to_w = graph("Reshape", to_w, graph.constant(np.array([-1, NUM_WS, W_DIM])))
     pull = graph("Mul", graph("Mul", k_l2, graph.constant(np.array(2.0))), moved)
     graph("Add", to_w, pull, to="gradient")
 
@@ -201,7 +206,8 @@ def build_toy_bundle(root: Path, manifest_changes: dict[str, Any] | None = None)
     root.mkdir(parents=True, exist_ok=True)
     tokens = _write_tokenizer(root)
     weights = toy_weights(len(tokens))
-    save_file({"latent_avg": weights.latent_avg}, root / "constants.safetensors")
+    constants = {"latent_avg": weights.latent_avg, "mapped_basis": weights.mapped_basis}
+    save_file(constants, root / "constants.safetensors")
     means = np.zeros(STYLES, np.float32)
     tensors = {"relevance": weights.relevance, "style_mean": means, "style_std": weights.style_std}
     save_file(tensors, root / "relevance.safetensors")
@@ -275,6 +281,12 @@ INTERFACES: dict[str, tuple[dict[str, tuple[int | str, ...]], dict[str, tuple[in
     ),
 }
 
+INTERFACES["style_gradient"] = tuple(  # type: ignore[assignment]
+    {key.replace("w_plus", "style_channels"): ("batch", STYLES) if shape == W_PLUS else shape
+     for key, shape in side.items()}
+    for side in INTERFACES["latent_gradient"]
+)  # fmt: skip
+
 
 def _write_graphs(root: Path, weights: ToyWeights) -> dict[str, GraphMeta]:
     metas = {}
@@ -322,7 +334,7 @@ def _fill(name: str, graph: Graph, weights: ToyWeights) -> None:
         mean = graph("ReduceMean", words, graph.constant(np.array([1])), keepdims=0)
         graph.unit(mean, to="text_features")
     else:
-        latent_gradient(graph, weights)
+        latent_gradient(graph, weights, name == "style_gradient")
 
 
 def _onnx_type(is_ids: bool) -> int:
