@@ -1,179 +1,78 @@
-"""Latents to train mappers on: sampled from the generator, read from a file, or encoded from pictures.
+"""Latents of every picture of a split as a memory map, encoded once for each autoencoder.
 
-All of them become one pool [N,L,D], as in the published training, whose last part is held out for validation.
+``<split>.f16`` holds mean and log-variance, fp16 [N, 2C, h, w]; ``<split>.json`` says what they were made from. The
+folder is named by the hash of the autoencoder's weights and of the pictures' settings, so a stale one is never read.
 """
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import hashlib
+import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
-from torch import Tensor
 
-from limner.runtime.errors import InputError
-from limner.training.models.psp import E4eEncoder
-from limner.training.models.store import load_model
-from limner.training.models.stylegan2 import Generator
-from limner.training.sampling import Batch, step_generator
+from limner.runtime.files import sha256_file
+from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataset, image_float
+from limner.training.config import to_plain
+from limner.training.models.diffusion import WEIGHTS, load_autoencoder
+from limner.training.progress import track
+from limner.training.sampling import Batch
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-AT_ONCE = 50  # pictures or latents
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
-
-@dataclass(frozen=True)
-class LatentsConfig:
-    """Where latents come from and how many are held out."""
-
-    source: Literal["generator", "file", "folder", "avatars"] = "generator"
-    path: str = ""  # of source "file": [N,L,D] as .pt or .npy; of source "folder": pictures
-    encoder: str = ""  # checkpoint folder, for pictures
-    count: int = 5000  # of sources "generator" and "avatars"; the published number
-    truncation: float = 0.7  # of source "generator", as published
-    held_out: int = 64  # the last ones of all
-    seed: int = 0  # of source "generator"
-    style: str = "avataaars"  # of source "avatars"
-    pose: float = 0.25  # the same
-
-    def __post_init__(self) -> None:
-        if not 0 < self.held_out < self.count:
-            raise ValueError(f"held_out is {self.held_out}; allowed: 1 up to count - 1")
-        if not 0 <= self.truncation <= 1:
-            raise ValueError(f"truncation is {self.truncation}; allowed: 0 to 1")
-        if self.source in ("file", "folder") and not self.path:
-            raise ValueError(f"source {self.source} needs `path`")
-        if self.source in ("folder", "avatars") and not self.encoder:
-            raise ValueError(f"source {self.source} needs `encoder`, a checkpoint folder")
+BATCH = 32  # pictures encoded at once
 
 
-class LatentPool:
-    """Latents [N,L,D] as a data set."""
+class LatentDataset:
+    """Items of one split: moments float32 [2C,h,w], and the pictures' attributes int64."""
 
-    def __init__(self, w_plus: Tensor) -> None:
-        self.w_plus = w_plus
+    def __init__(self, pictures: AvatarsDataset, moments: np.ndarray) -> None:
+        self.pictures, self.moments = pictures, moments
 
     def __len__(self) -> int:
-        return len(self.w_plus)
+        return len(self.moments)
 
     def batch(self, indices: np.ndarray) -> Batch:
-        return {"w_plus": self.w_plus[torch.from_numpy(indices)]}
+        return {
+            "moments": torch.from_numpy(self.moments[indices].astype(np.float32)),
+            "attributes": torch.from_numpy(self.pictures.attributes[indices].astype(np.int64)),
+        }
 
 
-def make_pool(config: LatentsConfig, generator: Generator) -> Tensor:
-    """All latents [N,L,D] of a config. Raises InputError for a file or a folder that does not give them."""
-    if config.source == "generator":
-        return sampled(config, generator)
-    if config.source == "file":
-        return read_latents(Path(config.path), generator.num_ws, generator.config.w_dim, config.held_out)
-    encoder = load_encoder(config.encoder, generator)
-    size = encoder.config.image_size
-    if config.source == "folder":
-        paths = picture_paths(Path(config.path), config.held_out)
-        return encoded(encoder, (read_picture(path, size) for path in paths), len(paths))
-    return encoded(encoder, _avatars(config, size), config.count)
-
-
-def split_pool(pool: Tensor, held_out: int) -> tuple[Tensor, Tensor]:
-    """The part to train on, and the held-out one."""
-    return pool[:-held_out], pool[-held_out:]
+def latents_of(config: AvatarsConfig, split: str, autoencoder: str | Path, cache: Path) -> LatentDataset:
+    """The latents of a split, read from the cache or encoded now."""
+    pictures = AvatarsDataset(config, split, cache)
+    folder = cache / f"latents-{_key(config, Path(autoencoder))}"
+    path, note = folder / f"{split}.f16", folder / f"{split}.json"
+    if not note.exists():
+        shape = encode_all(load_autoencoder(autoencoder), pictures, path)
+        note.write_text(json.dumps({"shape": shape}))
+    shape = tuple(json.loads(note.read_text())["shape"])
+    return LatentDataset(pictures, np.memmap(path, np.float16, "r", shape=shape))
 
 
 @torch.no_grad()
-def sampled(config: LatentsConfig, generator: Generator) -> Tensor:
-    """z ~ N(0, I) by the config's seed, truncated, every row of W+ the same: [count,L,D]."""
-    z = torch.randn(config.count, generator.config.z_dim, generator=step_generator(config.seed, 0))
-    w = torch.cat([generator.mapping(part) for part in z.split(1000)])
-    return generator.broadcast(generator.truncate(w, config.truncation)).contiguous()
+def encode_all(network: AutoencoderKL, pictures: AvatarsDataset, path: Path) -> tuple[int, ...]:
+    """Write the moments of every picture; the file appears when it is whole. Returns its shape."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside, store = path.with_suffix(".part"), None
+    starts = range(0, len(pictures), BATCH)
+    for start in track(starts, f"encoding {pictures.split}", len(starts)):
+        rows = np.arange(start, min(start + BATCH, len(pictures)))
+        moments = network.encode(image_float(pictures.batch(rows)["image"])).latent_dist.parameters.numpy()
+        if store is None:
+            store = np.memmap(beside, np.float16, "w+", shape=(len(pictures), *moments.shape[1:]))
+        store[start : start + len(rows)] = moments
+    assert store is not None
+    store.flush()
+    beside.replace(path)
+    return tuple(int(size) for size in store.shape)
 
 
-def read_latents(path: Path, num_ws: int, w_dim: int, held_out: int = 1) -> Tensor:
-    """Latents float32 [N,num_ws,w_dim] of a .pt file (a tensor; nothing that it carries is run) or a .npy file."""
-    allowed = f"a .pt or .npy file of latents [N, {num_ws}, {w_dim}]"
-    try:
-        if path.suffix == ".npy":
-            found: Any = torch.from_numpy(np.load(path, allow_pickle=False))
-        elif path.suffix in (".pt", ".pth"):
-            found = torch.load(path, map_location="cpu", weights_only=True)
-        else:
-            raise InputError("latents.path", repr(str(path)), allowed)
-    except OSError as reason:
-        raise InputError("latents.path", f"{path}, which does not open ({reason.strerror})", allowed) from reason
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError,
-            ImportError) as reason:  # fmt: skip
-        raise InputError("latents.path", f"{path}, which holds no plain tensor", allowed) from reason
-    if not isinstance(found, Tensor):
-        raise InputError("latents.path", f"{path}, which holds a {type(found).__name__}", allowed)
-    if found.shape[1:] != (num_ws, w_dim) or not found.is_floating_point():
-        raise InputError("latents.path", f"{path} with {found.dtype} {list(found.shape)}", allowed)
-    if len(found) <= held_out:
-        raise InputError("latents.path", f"{path} with {len(found)} latents", f"more than held_out, {held_out}")
-    if not bool(torch.isfinite(found).all()):
-        raise InputError("latents.path", f"{path} with NaN or infinity", "finite numbers")
-    return found.float().contiguous()
-
-
-def picture_paths(folder: Path, held_out: int = 1) -> list[Path]:
-    """The pictures of a folder by name. InputError if there are too few."""
-    if not folder.is_dir():
-        raise InputError("latents.path", f"{folder}, which is no folder", "a folder of pictures")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
-    if len(paths) <= held_out:
-        allowed = f"more than held_out, {held_out}: {', '.join(PICTURES)}"
-        raise InputError("latents.path", f"{folder} with {len(paths)} pictures", allowed)
-    return paths
-
-
-def read_picture(path: Path, size: int) -> np.ndarray:
-    """The middle square of a picture file, upright, on white: image_u8 [size,size,3]."""
-    try:
-        with Image.open(path) as opened:
-            picture = ImageOps.exif_transpose(opened).convert("RGBA")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as reason:
-        raise InputError("latents.path", f"{path}, which does not read as a picture", ", ".join(PICTURES)) from reason
-    paper = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-    paper.alpha_composite(picture)
-    return np.array(ImageOps.fit(paper.convert("RGB"), (size, size), Image.Resampling.LANCZOS))
-
-
-def load_encoder(folder: str, generator: Generator) -> E4eEncoder:
-    """The encoder of a checkpoint folder, which must give latents of the generator."""
-    encoder = load_model(folder)
-    if not isinstance(encoder, E4eEncoder):
-        raise InputError("latents.encoder", f"{folder}, a {type(encoder).__name__}", "the folder of an encoder")
-    made, wanted = (encoder.config.num_ws, encoder.config.w_dim), (generator.num_ws, generator.config.w_dim)
-    if made != wanted:
-        raise InputError("latents.encoder", f"{folder}, which gives latents {list(made)}", f"latents {list(wanted)}")
-    return encoder
-
-
-@torch.no_grad()
-def encoded(encoder: E4eEncoder, pictures: Iterator[np.ndarray] | Sequence[np.ndarray], count: int) -> Tensor:
-    """image_u8 [H,W,3] each -> w_plus [count,L,D]."""
-    from limner.training.avatars.dataset import image_float
-    from limner.training.progress import track
-
-    rows: list[Tensor] = []
-    waiting: list[np.ndarray] = []
-    for number, picture in enumerate(track(pictures, "encoding pictures", count), 1):
-        waiting.append(picture)
-        if len(waiting) == AT_ONCE or number == count:
-            image = image_float(torch.from_numpy(np.stack(waiting)).permute(0, 3, 1, 2))
-            rows.append(encoder.eval()(image))
-            waiting = []
-    return torch.cat(rows).contiguous()
-
-
-def _avatars(config: LatentsConfig, size: int) -> Iterator[np.ndarray]:
-    """The first avatars of the train split, then those held out, of the validation split; rendered on the way."""
-    from limner.training.avatars.attributes import STYLES, sample_in_split
-    from limner.training.avatars.render import render
-
-    style = STYLES[config.style]
-    for split, count in (("train", config.count - config.held_out), ("validation", config.held_out)):
-        for index in range(count):
-            yield render(style, sample_in_split(style, split, index, config.seed, config.pose), size)
+def _key(config: AvatarsConfig, autoencoder: Path) -> str:
+    made_from = json.dumps([to_plain(config), sha256_file(autoencoder / WEIGHTS)], sort_keys=True)
+    return hashlib.sha256(made_from.encode()).hexdigest()[:16]

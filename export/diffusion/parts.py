@@ -1,0 +1,78 @@
+"""The text encoder and the autoencoder's two halves as plain functions of tensors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from limner.export.diffusion.control import ControlAttention
+from limner.training.models.clip import attend
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+    from transformers import CLIPTextModel
+
+SMALLEST_LOGVAR, LARGEST_LOGVAR = -30.0, 20.0  # where diffusers' DiagonalGaussianDistribution cuts it
+
+
+class TextStates(nn.Module):
+    """Token ids int64 [B,77] -> the last hidden states [B,77,D], causal, after the final norm."""
+
+    def __init__(self, encoder: CLIPTextModel) -> None:
+        super().__init__()
+        self.text: Any = getattr(encoder, "text_model", encoder)
+        length = int(encoder.config.max_position_embeddings)
+        mask = torch.full((length, length), torch.finfo(torch.float32).min).triu(1)
+        self.register_buffer("mask", mask, persistent=False)
+
+    mask: Tensor
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        embeddings = self.text.embeddings
+        x = embeddings.token_embedding(input_ids) + embeddings.position_embedding.weight
+        for layer in self.text.encoder.layers:
+            x = attend(layer, x, self.mask)
+        states: Tensor = self.text.final_layer_norm(x)
+        return states
+
+
+class SpatialAttention(ControlAttention):
+    """The autoencoder's attention over the places of a map [B,C,h,w], with its norm and its shortcut."""
+
+    def __init__(self) -> None:
+        super().__init__(edited=False)
+
+    def __call__(self, attn: Any, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        tokens = hidden_states.flatten(2)  # [B,C,N]
+        tokens = attn.group_norm(tokens) if attn.group_norm is not None else tokens
+        mixed = super().__call__(attn, tokens.transpose(1, 2)).transpose(1, 2)
+        mixed = mixed.unflatten(2, hidden_states.shape[2:])
+        return mixed + hidden_states / attn.rescale_output_factor if attn.residual_connection else mixed
+
+
+class LatentEncoder(nn.Module):
+    """image [B,3,H,W] in [-1,1] -> latent_mean and latent_logvar [B,C,h,w], unscaled."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.encoder, self.quant_conv = vae.encoder, vae.quant_conv
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        moments = self.encoder(image)
+        moments = moments if self.quant_conv is None else self.quant_conv(moments)
+        mean, logvar = moments.chunk(2, 1)
+        return mean, logvar.clamp(SMALLEST_LOGVAR, LARGEST_LOGVAR)
+
+
+class LatentDecoder(nn.Module):
+    """latents [B,C,h,w], divided by the scaling factor -> image [B,3,H,W]."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.decoder, self.post_quant_conv = vae.decoder, vae.post_quant_conv
+
+    def forward(self, latents: Tensor) -> Tensor:
+        image: Tensor = self.decoder(latents if self.post_quant_conv is None else self.post_quant_conv(latents))
+        return image

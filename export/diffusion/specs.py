@@ -1,0 +1,208 @@
+"""The graphs of a diffusion bundle: what each computes, how it is tried, and what it must agree with.
+
+`limner.runtime.diffusion.networks` states the same inputs and outputs from the other side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from limner.export.diffusion.control import CONTROL_INPUTS, ControlUNet
+from limner.export.diffusion.folder import DiffusionFolder
+from limner.export.diffusion.layers import ControlledLayers, stride
+from limner.export.diffusion.parts import LatentDecoder, LatentEncoder, SpatialAttention, TextStates
+from limner.export.diffusion.surgery import operate
+from limner.export.diffusion.trace import export_module
+from limner.export.graphs import BATCH, OPSET, GraphSpec, Sample, Tensors
+from limner.runtime.bundle_schema import TensorMeta
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+TOKENS = 77
+TRACE_BATCH, TRACE_WORDS = 5, 3
+H, W, MAP_H, MAP_W, WORDS = "height", "width", "map_height", "map_width", "words"
+
+
+@dataclass(frozen=True, eq=False)
+class TracedGraph:
+    """One graph: the module that is exported, and the cases that it is compared in, the first one's name bare."""
+
+    module: nn.Module
+    spec: GraphSpec  # its function is the module, its sample the example that is traced
+    more: tuple[GraphSpec, ...] = ()  # other cases: same inputs, some of the outputs, another reference
+
+    def export(self, opset: int = OPSET) -> ir.Model:
+        example = self.spec.sample(TRACE_BATCH, torch.Generator().manual_seed(0))
+        return export_module(self.module, example, self.spec.inputs, self.spec.outputs, opset)
+
+
+def folder_graphs(folder: DiffusionFolder, layers: ControlledLayers) -> dict[str, TracedGraph]:
+    """The four graphs of a bundle by name."""
+    return {
+        "text_encoder": text_graph(folder),
+        **vae_graphs(folder.vae, 2 * stride(folder.unet)),
+        "unet": unet_graph(folder.unet, layers),
+    }
+
+
+def text_graph(folder: DiffusionFolder) -> TracedGraph:
+    encoder = folder.text_encoder
+    length, width = int(encoder.config.max_position_embeddings), int(encoder.config.hidden_size)
+    vocabulary = int(encoder.config.vocab_size)
+
+    def sample(batch: int, rng: torch.Generator) -> Tensors:
+        ids = torch.full((batch, length), folder.pad)
+        for row in ids:
+            count = int(torch.randint(1, length - 2, (1,), generator=rng))
+            row[: count + 1] = torch.randint(0, vocabulary, (count + 1,), generator=rng)
+            row[count + 1] = folder.eos
+        return (ids,)
+
+    module = TextStates(encoder).eval()
+    return TracedGraph(module, GraphSpec(
+        "text_encoder", (TensorMeta("input_ids", "int64", (BATCH, length)),),
+        (TensorMeta("token_states", "float32", (BATCH, length, width)),),
+        lambda ids: (module(ids),), lambda ids: (encoder(ids).last_hidden_state,), sample,
+    ))  # fmt: skip
+
+
+def vae_graphs(vae: AutoencoderKL, side: int) -> dict[str, TracedGraph]:
+    """Encoder and decoder; compared on latents of about `side`."""
+    channels, factor = int(vae.config.latent_channels), 2 ** (len(vae.config.block_out_channels) - 1)
+    image = TensorMeta("image", "float32", (BATCH, 3, H, W))
+    shape: tuple[int | str, ...] = (BATCH, channels, f"latent_{H}", f"latent_{W}")
+    mean, logvar, latents = (TensorMeta(n, "float32", shape) for n in ("latent_mean", "latent_logvar", "latents"))
+    encoder, decoder = LatentEncoder(vae).eval(), LatentDecoder(vae).eval()
+
+    def pictures(batch: int, rng: torch.Generator) -> Tensors:
+        height, width = (factor * size for size in sides(side, 1, batch))
+        coarse = torch.rand(batch, 3, height // factor, width // factor, generator=rng) * 2 - 1
+        fine = torch.nn.functional.interpolate(coarse, scale_factor=factor, mode="bilinear")
+        return ((fine + 0.1 * torch.randn(fine.shape, generator=rng)).clamp(-1, 1),)
+
+    def draws(batch: int, rng: torch.Generator) -> Tensors:
+        return (torch.randn(batch, channels, *sides(side, 1, batch), generator=rng) / vae.config.scaling_factor,)
+
+    def encoded(picture: Tensor) -> Tensors:
+        found = vae.encode(picture).latent_dist
+        return found.mean, found.logvar
+
+    return {
+        "vae_encoder": TracedGraph(Written(encoder, vae), GraphSpec(
+            "vae_encoder", (image,), (mean, logvar), lambda x: encoder(x), encoded, pictures)),
+        "vae_decoder": TracedGraph(Written(decoder, vae), GraphSpec(
+            "vae_decoder", (latents,), (image,), lambda z: (decoder(z),), lambda z: (vae.decode(z).sample,), draws)),
+    }  # fmt: skip
+
+
+class Written(nn.Module):
+    """A half of the autoencoder while its attention is written out."""
+
+    def __init__(self, half: nn.Module, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.half, self.vae = half, vae
+
+    def forward(self, x: Tensor) -> Any:
+        before = self.vae.attn_processors
+        self.vae.set_attn_processor(SpatialAttention())
+        try:
+            return self.half(x)
+        finally:
+            self.vae.set_attn_processor(before)
+
+
+def unet_graph(unet: UNet2DConditionModel, layers: ControlledLayers) -> TracedGraph:
+    """The control UNet: against surgery on attention maps, and with identity control against diffusers' own UNet."""
+    inputs = unet_inputs(unet)
+    channels, controls = int(unet.config.in_channels), len(CONTROL_INPUTS)
+    noise = TensorMeta("noise_pred", "float32", (BATCH, int(unet.config.out_channels), H, W))
+    maps = TensorMeta("blend_maps", "float32", (BATCH, WORDS, MAP_H, MAP_W))
+    module = ControlUNet(unet, layers).eval()
+
+    def added(extra: Tensors) -> dict[str, Tensor] | None:
+        return dict(zip(("text_embeds", "time_ids"), extra, strict=True)) if extra else None
+
+    def surgery(sample: Tensor, timestep: Tensor, states: Tensor, *rest: Tensor) -> Tensors:
+        control = dict(zip(CONTROL_INPUTS, rest[:controls], strict=True))
+        return operate(unet, layers, sample, timestep, states, control, added(rest[controls:]))
+
+    def plain(sample: Tensor, timestep: Tensor, states: Tensor, *rest: Tensor) -> Tensors:
+        kwargs = {"added_cond_kwargs": added(rest[controls:])}
+        return (unet(sample, timestep, states, return_dict=False, **kwargs)[0],)
+
+    def sampler(control: Callable[[int, torch.Generator], Tensors]) -> Sample:
+        def sample(batch: int, rng: torch.Generator) -> Tensors:
+            size = sides(2 * stride(unet), stride(unet), batch)
+            states = torch.randn(batch, TOKENS, int(unet.config.cross_attention_dim), generator=rng)
+            steps = torch.randint(0, 1000, (batch,), generator=rng).float()
+            latents = torch.randn(batch, channels, *size, generator=rng)
+            return latents, steps, states, *control(batch, rng), *_added_inputs(unet, batch, rng)
+
+        return sample
+
+    first = GraphSpec("unet", inputs, (noise, maps), module, surgery, sampler(random_control))
+    second = GraphSpec("unet", inputs, (noise,), module, plain, sampler(identity_control))
+    return TracedGraph(module, first, (second,))
+
+
+def unet_inputs(unet: UNet2DConditionModel) -> tuple[TensorMeta, ...]:
+    """The graph's inputs; a UNet with text_time conditioning (SDXL) has two more."""
+    states = TensorMeta("encoder_hidden_states", "float32", (BATCH, TOKENS, int(unet.config.cross_attention_dim)))
+    found = [
+        TensorMeta("sample", "float32", (BATCH, int(unet.config.in_channels), H, W)),
+        TensorMeta("timestep", "float32", (BATCH,)), states,
+        TensorMeta("source_index", "int64", (BATCH,)), TensorMeta("token_transfer", "float32", (BATCH, TOKENS, TOKENS)),
+        TensorMeta("token_keep", "float32", (BATCH, TOKENS)), TensorMeta("self_replace", "float32", (BATCH,)),
+        TensorMeta("blend_words", "float32", (BATCH, WORDS, TOKENS)),
+    ]  # fmt: skip
+    if unet.config.addition_embed_type == "text_time":
+        found += [TensorMeta("text_embeds", "float32", (BATCH, _pooled_width(unet))),
+                  TensorMeta("time_ids", "float32", (BATCH, TIME_IDS))]  # fmt: skip
+    return tuple(found)
+
+
+TIME_IDS = 6  # SDXL: original size, crop, target size
+
+
+def _pooled_width(unet: UNet2DConditionModel) -> int:
+    return int(unet.config.projection_class_embeddings_input_dim) - TIME_IDS * int(unet.config.addition_time_embed_dim)
+
+
+def _added_inputs(unet: UNet2DConditionModel, batch: int, rng: torch.Generator) -> Tensors:
+    if unet.config.addition_embed_type != "text_time":
+        return ()
+    pooled = torch.randn(batch, _pooled_width(unet), generator=rng)
+    return pooled, torch.randint(0, 1024, (batch, TIME_IDS), generator=rng).float()
+
+
+def sides(side: int, step: int, case: int) -> tuple[int, int]:
+    """Height and width of a case: square, and broader or higher by turns, so that no size is fixed unnoticed."""
+    return side + step * (case % 3 == 0), side + step * (case % 2 == 0)
+
+
+def identity_control(batch: int, rng: torch.Generator, words: int = TRACE_WORDS) -> Tensors:
+    """The control inputs of the plain UNet."""
+    blend = torch.rand(batch, words, TOKENS, generator=rng)
+    return (torch.arange(batch), torch.zeros(batch, TOKENS, TOKENS), torch.ones(batch, TOKENS), torch.zeros(batch),
+            blend)  # fmt: skip
+
+
+def random_control(batch: int, rng: torch.Generator, words: int = TRACE_WORDS) -> Tensors:
+    """Random sources, transfers, keeps and replacements; the first row is a source and stays as it is."""
+    source = torch.randint(0, batch, (batch,), generator=rng)
+    transfer = torch.rand(batch, TOKENS, TOKENS, generator=rng) * (torch.rand(batch, 1, 1, generator=rng) < 0.6)
+    transfer = transfer * (2.0 / TOKENS)
+    keep = torch.rand(batch, TOKENS, generator=rng) * 2
+    replace = (torch.rand(batch, generator=rng) < 0.5).float()
+    source[0], transfer[0], keep[0], replace[0] = 0, 0.0, 1.0, 0.0
+    if batch > 1:  # at least one row is edited in every way
+        transfer[-1] = torch.rand(TOKENS, TOKENS, generator=rng) * (2.0 / TOKENS)
+        source[-1], replace[-1] = 0, 1.0
+    return source, transfer, keep, replace, torch.rand(batch, words, TOKENS, generator=rng)

@@ -1,0 +1,105 @@
+"""A torch module as an ONNX model with free axes, its weights attached by reference.
+
+The weights are traced as inputs and become initializers afterwards, so a model of any size is never copied nor
+serialised in memory, and the 2 GiB limit of protobuf never applies. The tracing exporter records sizes as
+operations; the one that proves them symbolically takes minutes for a UNet with three free sizes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from limner.export.simplify import simplify
+from limner.runtime.bundle_schema import TensorMeta
+from limner.runtime.errors import LimnerError
+
+
+def export_module(
+    module: nn.Module,
+    inputs: tuple[Tensor, ...],
+    input_metas: Sequence[TensorMeta],
+    output_metas: Sequence[TensorMeta],
+    opset: int,
+) -> ir.Model:
+    """The module's forward as a simplified model whose inputs and outputs have the names and axes of the metas."""
+    metas = (*input_metas, *output_metas)
+    axes = {m.name: {i: size for i, size in enumerate(m.shape) if isinstance(size, str)} for m in metas}
+    stream = io.BytesIO()
+    with torch.no_grad(), _quiet():
+        torch.onnx.export(
+            module.eval(), inputs, stream, dynamo=False, opset_version=opset, export_params=False,
+            input_names=[m.name for m in input_metas], output_names=[m.name for m in output_metas],
+            dynamic_axes=axes, do_constant_folding=False,
+        )  # fmt: skip
+    model = ir.serde.deserialize_model(onnx.load_model_from_string(stream.getvalue()))
+    _attach(model, module, len(input_metas))
+    _name_axes(model, input_metas, output_metas)
+    store_transposed(model)
+    return simplify(model)
+
+
+def _attach(model: ir.Model, module: nn.Module, count: int) -> None:
+    """Make initializers of the inputs that stand for weights."""
+    state = {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers())}
+    while len(model.graph.inputs) > count:
+        value = model.graph.inputs.pop()
+        name = value.name or ""
+        if name not in state:
+            raise LimnerError(f"the traced graph asks for {name!r}, which is no weight of {type(module).__name__}")
+        array = state[name].detach().numpy()
+        value.const_value = ir.Tensor(array, name=name)
+        value.shape, value.type = ir.Shape(array.shape), ir.TensorType(ir.DataType.from_numpy(array.dtype))
+        model.graph.initializers[name] = value
+
+
+def store_transposed(model: ir.Model) -> None:
+    """Keep a linear layer's weights the way they are multiplied, instead of transposing them at every load."""
+    for node in list(model.graph):
+        source = node.inputs[0] if node.op_type == "Transpose" else None
+        if source is None or source.const_value is None or not source.is_initializer():
+            continue
+        perm = node.attributes["perm"].as_ints()
+        name = f"{source.name}_transposed"
+        if name not in model.graph.initializers:
+            array = np.ascontiguousarray(source.const_value.numpy().transpose(perm))
+            model.graph.initializers[name] = ir.Value(
+                name=name, shape=ir.Shape(array.shape), type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
+                const_value=ir.Tensor(array, name=name),
+            )  # fmt: skip
+        ir.convenience.replace_all_uses_with(node.outputs[0], model.graph.initializers[name])
+        model.graph.remove(node, safe=True)
+
+
+def _name_axes(model: ir.Model, input_metas: Sequence[TensorMeta], output_metas: Sequence[TensorMeta]) -> None:
+    """State shapes and types of the interface; names that the trace made up would say nothing."""
+    for values, metas in ((model.graph.inputs, input_metas), (model.graph.outputs, output_metas)):
+        found = [value.name for value in values]
+        if found != [meta.name for meta in metas]:
+            raise LimnerError(f"the traced graph has {found}, not {[meta.name for meta in metas]}")
+        for value, meta in zip(values, metas, strict=True):
+            value.shape = ir.Shape(meta.shape)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's remarks on itself and on Python branches of the traced code off the terminal."""
+    logger: Any = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

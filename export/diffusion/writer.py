@@ -1,0 +1,213 @@
+"""From a diffusers folder to a diffusion bundle: graphs exported, compared with torch, written whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from limner.export import parity
+from limner.export.bundle_writer import Say, check_target
+from limner.export.diffusion.folder import DiffusionFolder, licences_of, read_folder
+from limner.export.diffusion.layers import ControlledLayers, choose_layers, stride
+from limner.export.diffusion.report import write_reports
+from limner.export.diffusion.specs import TracedGraph, folder_graphs
+from limner.export.graphs import OPSET
+from limner.export.weights import WEIGHTS, Storage, WeightFile
+from limner.runtime.bundle import Bundle, load_bundle, write_manifest
+from limner.runtime.bundle_schema import BundleManifest, ClipMeta, DiffusionMeta, GraphMeta, ParityMeta
+from limner.runtime.errors import InputError
+
+SCHEDULER = "scheduler/scheduler_config.json"
+BATCHES = (1, 2, 3)
+
+
+@dataclass(frozen=True)
+class DiffusionExport:
+    """How a diffusion bundle is made."""
+
+    name: str = "avatars"
+    opset: int = OPSET
+    weights_storage: Storage = "fp16"  # graphs compute in fp32, attention included
+    tolerance: float = parity.TOLERANCE  # relative, of every output of every graph in every case
+    batches: tuple[int, ...] = BATCHES  # of the comparison
+    threads: int = 1  # of the comparison
+    edited_layers: tuple[str, ...] = ()  # patterns; none takes Prompt-to-Prompt's own choice
+    blend_layers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 18 <= self.opset <= 20:
+            raise InputError("opset", self.opset, "18 to 20 for diffusion models")
+        if not 0 < self.tolerance < 1:
+            raise InputError("tolerance", self.tolerance, "a number between 0 and 1")
+        if not self.batches or min(self.batches) < 1:
+            raise InputError("batches", list(self.batches), "batch sizes from 1")
+
+
+def export_folder(model: Path, out: Path, config: DiffusionExport = DiffusionExport(), say: Say = print) -> Bundle:
+    """Export the diffusers folder `model` as the bundle `out`.
+
+    Raises InputError for a folder or layers that do not fit, LimnerError when a graph is not on par with torch.
+    """
+    check_target(out)
+    folder = read_folder(model)
+    layers = choose_layers(folder.unet, config.edited_layers, config.blend_layers)
+    if config.weights_storage == "fp16":
+        folder.round_to_fp16()
+    return write_bundle(folder, layers, out, config, say)
+
+
+def write_bundle(
+    folder: DiffusionFolder, layers: ControlledLayers, out: Path, config: DiffusionExport, say: Say = print
+) -> Bundle:
+    """Write the bundle `out`, all of it or nothing."""
+    out = out.absolute()
+    beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+    try:
+        graphs = folder_graphs(folder, layers)
+        reports = write_graphs(graphs, beside, config, say)
+        write_reports(beside, list(reports.values()), config.tolerance)
+        _copy_files(folder, beside)
+        write_manifest(beside, manifest(folder, layers, graphs, reports, config))
+        for path in (beside, *beside.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        _put_in_place(beside, out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return load_bundle(out, verify_hashes=False)
+
+
+def write_graphs(
+    graphs: dict[str, TracedGraph], folder: Path, config: DiffusionExport, say: Say = print
+) -> dict[str, parity.GraphParity]:
+    """Export each graph with its weights into one file, and compare all its cases with torch."""
+    weights = WeightFile(folder, config.weights_storage)
+    for name, graph in graphs.items():
+        weights.save(graph.export(config.opset), folder / f"{name}.onnx")
+    say(f"{WEIGHTS}: {weights.size / 1e6:.1f} MB, {weights.shared / 1e6:.1f} MB saved by sharing")
+    reports = {}
+    for name, graph in graphs.items():
+        path = folder / f"{name}.onnx"
+        reports[name] = report = compare(graph, path, config)
+        say(f"{name}: relative error {report.max_rel_error:.1e}, {path.stat().st_size / 1e3:.0f} kB")
+    return reports
+
+
+@torch.no_grad()
+def compare(graph: TracedGraph, path: Path, config: DiffusionExport) -> parity.GraphParity:
+    """The errors of all cases of a graph; those of further cases are named "<output>, plain"."""
+    report = parity.measure(graph.spec, path, config.batches, config.tolerance, threads=config.threads)
+    for spec in graph.more:
+        other = parity.measure(spec, path, config.batches, config.tolerance, threads=config.threads)
+        report = replace(
+            report,
+            outputs=report.outputs | {f"{name}, plain": error for name, error in other.outputs.items()},
+            worst=report.worst | {f"{name}, plain": error for name, error in other.worst.items()},
+        )
+    return report
+
+
+def manifest(
+    folder: DiffusionFolder,
+    layers: ControlledLayers,
+    graphs: dict[str, TracedGraph],
+    reports: dict[str, parity.GraphParity],
+    config: DiffusionExport,
+) -> BundleManifest:
+    """bundle.json but for the hashes of the files."""
+    text, vae, unet = folder.text_encoder.config, folder.vae.config, folder.unet
+    factor = 2 ** (len(vae.block_out_channels) - 1)
+    sizes: Any = unet.config.sample_size
+    sample_size = int(sizes if isinstance(sizes, int) else max(sizes))
+    return BundleManifest(
+        name=config.name,
+        created_by=f"limner {_version()}",
+        family="diffusion",
+        opset=config.opset,
+        weights_storage=config.weights_storage,
+        clip=ClipMeta(
+            embedding=int(text.hidden_size),
+            context_length=int(text.max_position_embeddings),
+            eos=folder.eos,
+            pad=folder.pad,
+            image_size=sample_size * factor,
+        ),
+        diffusion=DiffusionMeta(
+            scaling_factor=float(vae.scaling_factor),
+            prediction_type=folder.prediction_type,  # type: ignore[arg-type]
+            latent_channels=int(vae.latent_channels),
+            sample_size=sample_size,
+            vae_factor=factor,
+            multiple=factor * stride(unet),
+            scheduler=SCHEDULER,
+            edited_layers=layers.edited,
+            blend_layers=layers.blends,
+        ),
+        constants=None,
+        graphs={name: _graph_meta(name, graph, reports[name]) for name, graph in graphs.items()},
+        licences=licences_of(folder.root),
+    )
+
+
+def _graph_meta(name: str, graph: TracedGraph, report: parity.GraphParity) -> GraphMeta:
+    cases = len(report.batches) * (1 + len(graph.more))
+    measured = ParityMeta(report.max_rel_error, report.tolerance, cases, report.outputs)
+    return GraphMeta(f"{name}.onnx", graph.spec.inputs, graph.spec.outputs, (WEIGHTS,), measured)
+
+
+def _copy_files(folder: DiffusionFolder, out: Path) -> None:
+    for name in ("scheduler", "tokenizer"):
+        (out / name).mkdir()
+    shutil.copyfile(folder.scheduler, out / SCHEDULER)
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copyfile(folder.tokenizer / name, out / "tokenizer" / name)
+
+
+def _put_in_place(beside: Path, out: Path) -> None:
+    """Put the finished folder in the place of an old one, which is kept until then."""
+    old = beside.with_name(beside.name + ".old")
+    if out.exists():
+        out.rename(old)
+    try:
+        beside.rename(out)
+    except OSError:
+        if old.exists():
+            old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _version() -> str:
+    try:
+        return version("limner")
+    except PackageNotFoundError:
+        return "0"
+
+
+def plan(model: Path, out: Path, config: DiffusionExport) -> dict[str, Any]:
+    """What an export would do, after every check that needs no export."""
+    check_target(out)
+    folder = read_folder(model)
+    layers = choose_layers(folder.unet, config.edited_layers, config.blend_layers)
+    parameters = {
+        name: sum(weight.numel() for weight in module.parameters())
+        for name, module in zip(("unet", "vae", "text_encoder"), folder.modules, strict=True)
+    }
+    return {
+        "out": str(out),
+        "graphs": ["text_encoder", "vae_encoder", "vae_decoder", "unet"],
+        "parameters": parameters,
+        "opset": config.opset,
+        "weights_storage": config.weights_storage,
+        "tolerance": config.tolerance,
+        "batches": list(config.batches),
+        "prediction_type": folder.prediction_type,
+        "edited_layers": list(layers.edited),
+        "blend_layers": list(layers.blends),
+        "licences": sorted({entry.licence for entry in licences_of(model)}),
+    }

@@ -1,0 +1,160 @@
+"""Training of the latent autoencoder: L1, a perceptual distance on frozen features, KL, and a patch discriminator.
+
+Rombach et al. 2022 (appendix G), after Esser et al. 2021: hinge losses for the discriminator, the adversarial term
+scaled by the ratio of gradients at the decoder's last layer (eq. 7). Autoencoder and discriminator step together,
+from one backward pass: the discriminator is frozen in the one term and the picture detached in the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limner.training.avatars.dataset import image_float
+from limner.training.runner import OptimizerConfig, adamw
+from limner.training.sampling import Batch, step_generator
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+LARGEST_RATIO = 1e4  # of the gradients in eq. 7, as published
+
+
+@dataclass(frozen=True)
+class AutoencoderTraining:
+    """Weights of the losses; a weight of 0 skips its work. Every loss is a mean over its elements."""
+
+    pixel: float = 1.0  # L1
+    perceptual: float = 0.1
+    kl: float = 1e-4
+    adversarial: float = 0.1  # before the ratio of gradients
+    adversarial_from: float = 0.6  # share of the steps without the adversarial term
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.adversarial_from <= 1:
+            raise ValueError(f"adversarial_from is {self.adversarial_from}; allowed: 0 to 1")
+
+
+class Features(Protocol):
+    """A frozen network whose activations make the perceptual distance."""
+
+    def maps(self, image: Tensor) -> Sequence[Tensor]: ...
+
+
+def perceptual_distance(features: Features, a: Tensor, b: Tensor) -> Tensor:
+    """Distance [N] of activations [N,C,h,w], vectors at length 1 (after Zhang et al. 2018, unlearnt weights)."""
+    terms = [
+        (F.normalize(x, dim=1) - F.normalize(y, dim=1)).square().sum(1).mean((1, 2))
+        for x, y in zip(features.maps(a), features.maps(b), strict=True)
+    ]
+    return torch.stack(terms).mean(0)
+
+
+def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
+    """Mean over elements of KL(N(mean, e^logvar) || N(0, 1))."""
+    return 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar).mean()
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio [N] in dB of images [N,3,H,W] in [-1,1], clamped and rounded to 8 bits."""
+    x, y = (((image.clamp(-1, 1) + 1) * 127.5).round() for image in (a, b))
+    return 10 * torch.log10(255.0**2 / (x - y).square().mean((1, 2, 3)).clamp(min=1e-3))
+
+
+class AutoencoderModule(pl.LightningModule):
+    """Losses and logging; the networks are passed in, the features are frozen."""
+
+    def __init__(
+        self,
+        network: AutoencoderKL,
+        discriminator: nn.Module | None,  # None leaves out the adversarial term
+        features: nn.Module | None,  # with `maps`; None leaves out the perceptual term
+        training: AutoencoderTraining,
+        optimizer: OptimizerConfig,
+        max_steps: int,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.network, self.discriminator, self.features = network, discriminator, features
+        if features is not None:
+            features.eval().requires_grad_(False)
+        self.config, self.optimizer, self.max_steps, self.seed = training, optimizer, max_steps, seed
+        self._shown: Tensor | None = None
+
+    def train(self, mode: bool = True) -> AutoencoderModule:
+        super().train(mode)
+        if self.features is not None:
+            self.features.eval()
+        return self
+
+    @property
+    def is_adversarial(self) -> bool:
+        wanted = self.discriminator is not None and self.config.adversarial > 0
+        return wanted and self.global_step >= self.config.adversarial_from * self.max_steps
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        image = image_float(batch["image"])
+        rng = step_generator(self.seed, self.global_step, "cpu")
+        posterior = self.network.encode(image).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=rng).to(image)
+        made = self.network.decode(posterior.mean + posterior.std * noise).sample
+        losses = self.reconstruction(made, image)
+        losses["kl"] = kl_divergence(posterior.mean, posterior.logvar)
+        total = torch.stack([getattr(self.config, name) * value for name, value in losses.items()]).sum()
+        if self.is_adversarial:
+            total = total + self._adversarial(total, made, image, losses)
+        self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()})
+        return total
+
+    def reconstruction(self, made: Tensor, image: Tensor) -> dict[str, Tensor]:
+        """The losses between made and true pictures [N,3,H,W]."""
+        losses = {"pixel": (made - image).abs().mean()}
+        if self.features is not None and self.config.perceptual:
+            features: Any = self.features
+            losses["perceptual"] = perceptual_distance(features, made, image).mean()
+        return losses
+
+    def _adversarial(self, total: Tensor, made: Tensor, image: Tensor, losses: dict[str, Tensor]) -> Tensor:
+        """Both sides' losses in one sum: gradients of each reach its own network alone."""
+        discriminator = self.discriminator
+        assert discriminator is not None
+        discriminator.requires_grad_(False)
+        generator_loss = -discriminator(made).mean()
+        ratio = self.gradient_ratio(total, generator_loss)
+        discriminator.requires_grad_(True)
+        real, fake = discriminator(image), discriminator(made.detach())
+        discriminator_loss = 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())  # hinge
+        losses |= {"generator": generator_loss, "discriminator": discriminator_loss, "ratio": ratio}
+        return self.config.adversarial * ratio * generator_loss + discriminator_loss
+
+    def gradient_ratio(self, reconstruction: Tensor, generator_loss: Tensor) -> Tensor:
+        """|grad of the reconstruction| / |grad of the adversarial term| at the decoder's last layer (eq. 7)."""
+        last = self.network.decoder.conv_out.weight
+        (wanted,) = torch.autograd.grad(reconstruction, last, retain_graph=True)
+        (other,) = torch.autograd.grad(generator_loss, last, retain_graph=True)
+        return (wanted.norm() / (other.norm() + 1e-6)).clamp(0, LARGEST_RATIO).detach()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        image = image_float(batch["image"])
+        posterior = self.network.encode(image).latent_dist
+        made = self.network.decode(posterior.mean).sample
+        size = len(image)
+        for name, value in self.reconstruction(made, image).items():
+            self.log(f"validation/{name}", value, batch_size=size)
+        self.log("validation/psnr", psnr(made, image).mean(), batch_size=size)
+        self.log("validation/deviation", posterior.mean.std(), batch_size=size)
+        if batch_idx == 0:
+            self._shown = torch.stack([image[:8], made[:8]], 1).flatten(0, 1)
+
+    def grid(self) -> Tensor | None:
+        """Pictures and what came back of them, in turns [16,3,H,W]."""
+        return self._shown
+
+    def configure_optimizers(self) -> Any:
+        return adamw(self, self.optimizer, self.max_steps)

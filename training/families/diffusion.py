@@ -1,0 +1,103 @@
+"""The diffusion model's run: config, networks, latents, and the checkpoint as a folder that diffusers reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from limner.runtime.errors import InputError
+from limner.training.avatars.attributes import STYLES
+from limner.training.avatars.dataset import AvatarsConfig
+from limner.training.avatars.tokens import CaptionTokenizer
+from limner.training.denoiser_module import DenoiserModule, DenoiserTraining, Describer
+from limner.training.diffusion_sampling import Sampler
+from limner.training.evaluate.card import Card
+from limner.training.evaluate.diffusion import evaluate
+from limner.training.evaluate.stylegan2 import save_grid
+from limner.training.latents import latents_of
+from limner.training.models.diffusion import (
+    DenoiserConfig,
+    build_denoiser,
+    load_autoencoder,
+    save_pipeline,
+    text_encoder_of,
+)
+from limner.training.models.judge import Judge
+from limner.training.models.store import load_model
+from limner.training.runner import OptimizerConfig, TrainerConfig
+from limner.training.sampling import StepData
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that makes one diffusion model. Folders are those of finished checkpoints."""
+
+    autoencoder: str = "checkpoints/avatars/autoencoder"
+    clip: str = "checkpoints/avatars/clip"  # its text tower and tokenizer
+    judge: str = "checkpoints/avatars/judge"  # for the card's figures alone; empty leaves them out
+    data: AvatarsConfig = field(default_factory=AvatarsConfig)
+    model: DenoiserConfig = field(default_factory=DenoiserConfig)
+    training: DenoiserTraining = field(default_factory=DenoiserTraining)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+def load_text_encoder(run: Run) -> CLIPTextModel:
+    from transformers import CLIPModel
+
+    model = load_model(run.clip)
+    if not isinstance(model, CLIPModel):
+        raise InputError("clip", f"{run.clip}, a {type(model).__name__}", "the folder of a CLIP")
+    return text_encoder_of(model)
+
+
+def build(run: Run, cache: Path) -> tuple[DenoiserModule, StepData]:
+    """The module and its data; the UNet is fresh, latents are encoded unless the cache has them."""
+    vae, text_encoder = load_autoencoder(run.autoencoder), load_text_encoder(run)
+    tokenizer, style = CaptionTokenizer(run.clip), STYLES[run.data.style]
+    latent_size = run.data.size // 2 ** (len(vae.config.block_out_channels) - 1)
+    channels, width = int(vae.config.latent_channels), int(text_encoder.config.hidden_size)
+    module = DenoiserModule(
+        build_denoiser(run.model, latent_size, channels, width), text_encoder, Sampler(vae, tokenizer, latent_size),
+        run.training, run.optimizer, run.trainer.max_steps, run.trainer.seed,
+    )  # fmt: skip
+    data = StepData(
+        lambda: latents_of(run.data, "train", run.autoencoder, cache),
+        lambda: latents_of(run.data, "validation", run.autoencoder, cache),
+        run.trainer.batch_size, run.trainer.seed, run.trainer.validation_limit, run.trainer.workers,
+        Describer(style, tokenizer, run.training),
+    )  # fmt: skip
+    return module, data
+
+
+def save(run: Run, module: DenoiserModule, folder: Path, cache: Path) -> dict[str, Any]:
+    """Write the folder, draw the grid of the card, measure prompted attributes, write the card."""
+    unet, sampler = module.network.eval(), module.sampler
+    save_pipeline(folder, unet, sampler.vae, module.text_encoder, Path(run.clip))
+    judge = load_model(run.judge) if run.judge else None
+    seen = run.trainer.max_steps * run.trainer.batch_size
+    figures = {
+        "captioned latents seen in training": seen,
+        **evaluate(unet, module.text_encoder, sampler, judge if isinstance(judge, Judge) else None, run.data.style,
+                   guidance=run.training.guidance),
+    }  # fmt: skip
+    prompts = list(run.training.prompts)
+    rows = [sampler.pictures(unet, module.text_encoder, prompts, run.training.guidance, 25, seed) for seed in range(4)]
+    save_grid(torch.cat(rows), folder / "samples.png", columns=len(prompts))
+    notes = "![One row a seed, one column a prompt](samples.png)\n\nColumns:\n\n" + "\n".join(
+        f"{i}. {prompt}" for i, prompt in enumerate(prompts, 1)
+    )
+    Card("Diffusion model of the avatars", "diffusion", WHAT, run, STYLES[run.data.style], figures, notes).write(folder)
+    return figures
+
+
+WHAT = """A latent diffusion model in diffusers' folder format: a UNet2DConditionModel with attention at 16, 8 and 4,
+the avatars' autoencoder, and the text tower of the avatars' CLIP, frozen. It predicts the noise under Stable
+Diffusion's schedule, so that every scheduler of Stable Diffusion applies. Captions name several attributes at once, in
+any order and with synonyms; one in ten is empty, for classifier-free guidance. Weights are stored in fp16."""
