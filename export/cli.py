@@ -11,6 +11,7 @@ import typer
 
 from limner.export.precision_cli import precision
 from limner.export.tensorrt.cli import tensorrt
+from limner.runtime.cli.options import DryRunOption, JsonOption
 
 app = typer.Typer(
     help="Turn checkpoints into a bundle of ONNX graphs.",
@@ -31,7 +32,12 @@ def onnx(
     checkpoints: Annotated[
         Path | None, typer.Option(help="Folder with stylegan2, clip, identity, encoder, edits; the shipped one.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the bundle; <checkpoints>/bundle if not given.")] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", "-m", help="Instead: a Stable Diffusion folder in diffusers' format.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the bundle; <checkpoints>/bundle or <model>_bundle if not given.")
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of the bundle.")] = "avatars",
     weights_storage: Annotated[str, typer.Option(help="fp16 or fp32; graphs compute in fp32.")] = "fp16",
     preprocess: Annotated[str, typer.Option(help="CLIP's input: correct or published.")] = "correct",
@@ -40,10 +46,12 @@ def onnx(
     batches: Annotated[
         str, typer.Option(help="Batch sizes of the comparison; 1 spares memory at 1024 px.")
     ] = "1,2,3,5",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, print the plan, write nothing.")
-    ] = False,
+    edited_layers: Annotated[
+        str, typer.Option(help="With --model: patterns of the attention layers that edits reach.")
+    ] = "",
+    blend_layers: Annotated[str, typer.Option(help="With --model: patterns of the layers of blend maps.")] = "",
+    as_json: JsonOption = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Export every graph, compare each with torch, and write the bundle."""
     from limner.export.bundle_writer import ExportConfig, check_target, export_checkpoints, find_extras
@@ -57,11 +65,20 @@ def onnx(
     ):
         if value not in allowed:
             raise InputError(field, repr(value), " or ".join(allowed))
-    folder = checkpoints_folder() / "avatars" if checkpoints is None else checkpoints
-    target = folder / "bundle" if out is None else out
     if not all(part.strip().isdecimal() for part in batches.split(",")):
         raise InputError("batches", repr(batches), "numbers with commas between, as 1,2")
     sizes = tuple(int(part) for part in batches.split(","))
+    if model is not None:
+        from limner.export.diffusion.cli import run
+
+        if checkpoints is not None:
+            raise InputError("checkpoints", "a folder beside --model", "one of the two")
+        found = run(model, out, edited_layers, blend_layers, dry_run, name=name, opset=opset, tolerance=tolerance,
+                    weights_storage=weights_storage, batches=sizes)  # fmt: skip
+        _report(as_json, found)
+        return
+    folder = checkpoints_folder() / "avatars" if checkpoints is None else checkpoints
+    target = folder / "bundle" if out is None else out
     config = ExportConfig(name, opset, weights_storage, preprocess, tolerance, sizes)  # type: ignore[arg-type]
     if dry_run:
         check_target(target)

@@ -79,7 +79,7 @@ def half_graph(
 ) -> tuple[ir.Model, Half]:
     """The same of an ONNX file; `measure` runs the graph on samples, without it operators and constants decide."""
     model = settled(path)
-    if graph == "latent_gradient":
+    if graph in ("latent_gradient", "style_gradient"):
         _scale_gradient(model)
     if graph in WHOLE_FP32 or graph in config.keep_fp32:
         names = tuple(node.name or "" for node in model.graph)

@@ -25,7 +25,7 @@ from limner.export.precision_samples import Samples
 from limner.runtime.bundle import Bundle
 
 ATTEMPTS = {"all": ("Conv", "MatMul", "Gemm"), "convolutions": ("Conv",)}
-GRADIENTS = frozenset({"latent_gradient"})  # a gradient of 8 bits leads nowhere
+GRADIENTS = frozenset({"latent_gradient", "style_gradient"})  # a gradient of 8 bits leads nowhere
 Accept = Callable[[ir.Model], bool]
 
 

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from limner.runtime.bundle import Bundle
 from limner.runtime.bundle_schema import GraphMeta, TensorMeta
+from limner.runtime.engines.ranges import graph_ranges
+from limner.runtime.engines.schema import RangeMeta
 from limner.runtime.sessions import Sessions
 
 Arrays = dict[str, NDArray[Any]]
 SIGMA = 1.0  # of latents at the start of a denoising loop
-LATENT_SIZES = {"latent_height": 16, "latent_width": 16}
 
 
 class Samples:
@@ -35,13 +36,15 @@ class Samples:
         self.random = np.random.default_rng(seed)
         self.sessions = Sessions(bundle, threads=1)
         self.sizes = dict(sizes or {})
+        self._ranges: dict[str, RangeMeta] = {}  # of the graph that is drawn for
 
     def __call__(self, graph: str, batch: int) -> Arrays:
         """Inputs of `graph` for a batch of that size."""
         meta = self.bundle.graph(graph)
+        self._ranges = graph_ranges(self.bundle.manifest, graph)
         found = {tensor.name: self._tensor(tensor, batch) for tensor in meta.inputs}
-        if graph == "latent_gradient":
-            found |= self._descent(batch)
+        if graph in ("latent_gradient", "style_gradient"):
+            found |= self._descent(batch, graph == "style_gradient")
         if "source_index" in found:
             found |= self._control(meta, found, batch)
         return found
@@ -51,7 +54,7 @@ class Samples:
         drawn: NDArray[Any]
         if tensor.name in ("w_plus", "w_plus_source"):
             drawn = self._w_plus(batch)
-        elif tensor.name == "style_channels":
+        elif tensor.name in ("style_channels", "style_channels_source"):
             drawn = self.sessions.run("affine", w_plus=self._w_plus(batch))["style_channels"]
         elif tensor.name in ("image", "target_image"):
             drawn = self._image(batch, shape)
@@ -73,8 +76,8 @@ class Samples:
             return size
         if size == "batch":
             return batch
-        declared = self.bundle.manifest.ranges.get(size)
-        return self.sizes.get(size, declared.best if declared is not None else LATENT_SIZES.get(size, 1))
+        declared = self._ranges.get(size)
+        return self.sizes.get(size, declared.best if declared is not None else 1)
 
     def _w_plus(self, batch: int, truncation: float = 0.7) -> NDArray[np.float32]:
         generator = self.bundle.generator
@@ -101,15 +104,19 @@ class Samples:
             row[count + 1] = clip.eos
         return ids
 
-    def _descent(self, batch: int) -> Arrays:
+    def _descent(self, batch: int, in_styles: bool) -> Arrays:
         """A point some steps away from its source, and targets of other pictures."""
         source = self._w_plus(batch)
         step = 0.2 * source.std() * self.random.standard_normal(source.shape)
         image = self._image(batch, [batch, 3, self.bundle.image_size, self.bundle.image_size])
         text = self.sessions.run("clip_text", input_ids=self._ids(batch, self.bundle.manifest.clip.context_length))
+        latents = {"w_plus_source": source, "w_plus": (source + step).astype(np.float32)}
+        if in_styles:
+            latents = {name.replace("w_plus", "style_channels"):
+                       self.sessions.run("affine", w_plus=array)["style_channels"]
+                       for name, array in latents.items()}  # fmt: skip
         return {
-            "w_plus_source": source,
-            "w_plus": (source + step).astype(np.float32),
+            **latents,
             "target_image": image,
             "text_features": text["text_features"],
             "identity_source": self.sessions.run("identity", image=image)["identity_features"],

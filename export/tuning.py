@@ -1,9 +1,9 @@
 """Choose a method's settings on validation pictures: the battery for each setting of a small table, best first.
 
-    python -m limner.export.tuning --count 4 --try space=\\"w\\" --try space=\\"p_n\\" --try space=\\"s\\",learning_rate=0.3
+    python -m limner.export.tuning --count 4 --try space=w --try space=p_n --try space=s,learning_rate=0.3
 
-Every `--try` is one row: key=value of the method's parameters, JSON values, separated by commas. Without any, GRID is
-tried. What wins goes into checkpoints/<family>/edits/presets.json; the battery on test pictures then measures it.
+Every `--try` is one row: key=value of the method's parameters, numbers or words, separated by commas. Without
+any, GRID is tried. What wins goes into the edits/presets.json of the checkpoints; then measure on test pictures.
 """
 
 from __future__ import annotations
@@ -38,17 +38,16 @@ GRID: dict[str, tuple[dict[str, Any], ...]] = {
 
 
 def parse_row(text: str) -> dict[str, Any]:
-    """key=value,key=value with JSON values; InputError naming what does not read."""
-    found = {}
+    """key=value,key=value; a value is JSON or else a word. InputError naming what does not read."""
+    found: dict[str, Any] = {}
     for item in text.split(","):
-        key, equals, value = item.partition("=")
-        try:
-            found[key.strip()] = json.loads(value)
-        except ValueError as reason:
-            allowed = "key=value with a JSON value, text in double quotes"
-            raise InputError("try", repr(item), allowed) from reason
-        if not equals:
+        key, equals, value = (part.strip() for part in item.partition("="))
+        if not equals or not key or not value:
             raise InputError("try", repr(item), "key=value")
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
     return found
 
 

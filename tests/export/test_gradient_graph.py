@@ -120,3 +120,27 @@ def test_terms_are_those_of_the_formulas(spec: GraphSpec, networks: Networks) ->
     torch.testing.assert_close(identity_term, 1 - torch.cosine_similarity(networks.identity(image), identity))
     torch.testing.assert_close(l2, ((w_plus - source) ** 2).sum((1, 2)))
     torch.testing.assert_close(pixel, ((image - target) ** 2).mean((1, 2, 3)))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_gradient_in_styles(tiny_bundle: Bundle, networks: Networks, spec: GraphSpec, batch: int) -> None:
+    """Against autograd, and against the graph in W+: its gradient is that of the styles, through the affine."""
+    in_styles = build_specs(networks)["style_gradient"]
+    inputs = in_styles.sample(batch, torch.Generator().manual_seed(3))
+    sessions = Sessions(tiny_bundle, threads=1)
+    names = [tensor.name for tensor in in_styles.inputs]
+    assert names[:2] == ["style_channels", "style_channels_source"]
+    feed = {name: array.numpy() for name, array in zip(names, inputs, strict=True)}
+    found = sessions.run("style_gradient", **feed)
+    for name, wanted in zip(OUTPUTS, in_styles.reference(*inputs), strict=True):
+        assert error(torch.from_numpy(found[name]), wanted) <= TOLERANCE, name
+    w_plus, source, *targets = spec.sample(batch, torch.Generator().manual_seed(3))
+    weights = torch.tensor([1.0, 0.0, 0.1, 0.5])  # the L2 terms of the two spaces differ
+    affine = networks.generator.affine
+    with torch.enable_grad():
+        point = w_plus.clone().requires_grad_(True)
+        feed = dict(zip(names, (affine(point).detach(), affine(source).detach(), *targets[:-1], weights), strict=True))
+        to_styles = sessions.run("style_gradient", **{k: v.numpy() for k, v in feed.items()})["gradient"]
+        (pulled,) = torch.autograd.grad(affine(point), point, torch.from_numpy(to_styles))
+    wanted = spec.reference(w_plus, source, *targets[:-1], weights)[4]
+    assert error(pulled, wanted) <= TOLERANCE

@@ -20,7 +20,7 @@ from limner.training.models.clip import ClipImageTower
 from limner.training.models.stylegan2 import Generator, StyleGAN2Config, upsample_rgb
 
 GRAPHS = ("mapping", "affine", "synthesis_w", "synthesis_s", "encoder", "identity", "clip_image", "clip_text",
-          "latent_gradient")  # fmt: skip
+          "latent_gradient", "style_gradient")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
