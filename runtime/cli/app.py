@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from limner.runtime.cli import commands, demo, editing, inspecting
+from limner.runtime.cli import commands, demo, editing, inspecting, sampling
 
 __all__ = ["app"]
 
@@ -35,7 +35,7 @@ def _root(
 
 app.command("edit")(editing.edit)
 app.command("invert")(editing.invert)
-app.command("sample")(editing.sample)
+app.command("sample")(sampling.sample)
 app.command("replay")(editing.replay)
 app.command("demo")(demo.demo)
 models = typer.Typer(invoke_without_command=True, rich_markup_mode=None, pretty_exceptions_enable=False)

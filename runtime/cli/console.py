@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from limner.runtime.methods import Progress
 
-__all__ = ["format_numbers", "note", "print_json", "steps"]
+__all__ = ["format_numbers", "note", "print_json", "print_result", "report", "steps"]
 
 LOG_EVERY_S = 5.0
 
@@ -28,6 +28,24 @@ def note(message: str) -> None:
 def format_numbers(values: Mapping[str, float], digits: int = 3) -> str:
     """Return "name 0.123, other 4" with `digits` significant digits."""
     return ", ".join(f"{name} {value:.{digits}g}" for name, value in values.items())
+
+
+def report(scores: Mapping[str, float], timing: Mapping[str, float]) -> None:
+    """Print scores and milliseconds to stderr, where there are any."""
+    if scores:
+        note(f"scores: {format_numbers(scores)}")
+    if timing:
+        note(f"milliseconds: {format_numbers(timing)}")
+
+
+def print_result(data: dict[str, Any], as_json: bool) -> None:
+    """Print all of it as JSON, or the files that were written alone."""
+    if as_json:
+        print_json(data)
+        return
+    for key in ("output", "sheet"):
+        if data.get(key):
+            print(data[key])
 
 
 @contextmanager

@@ -1,11 +1,11 @@
-"""The verbs that make pictures: edit, invert, sample, replay."""
+"""The verbs that make pictures of pictures: edit, invert, replay."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from limner.runtime.cli.console import format_numbers, note, print_json, steps
+from limner.runtime.cli.console import note, print_json, print_result, report, steps
 from limner.runtime.cli.options import (
     BundleOption,
     DryRunOption,
@@ -18,18 +18,16 @@ from limner.runtime.cli.options import (
     open_bundle,
     open_editor,
 )
-from limner.runtime.errors import InputError
 
 if TYPE_CHECKING:
     from limner.runtime.edit import Edit
 
-__all__ = ["edit", "invert", "replay", "sample"]
+__all__ = ["edit", "invert", "replay"]
 
 SourceArgument = Annotated[
     str,
     typer.Argument(metavar="SOURCE", help="A picture file, seed:NUMBER, or latents (.npy) written by `limner invert`."),
 ]
-MAX_SAMPLES = 256
 
 
 def edit(
@@ -181,61 +179,9 @@ def invert(
     write_atomically(target, array_bytes(found.w_plus[0]))
     if sheet is not None and drawn is not None:
         write_png_atomically(sheet, drawn, field="sheet")
-    _report(found.scores, found.timing)
+    report(found.scores, found.timing)
     data = {"output": str(target), "sheet": _text(sheet), "steps": found.steps, "scores": found.scores}
-    _print(data | {"timing_ms": found.timing, "bundle": editor.bundle.digest, "provider": provider}, as_json)
-
-
-def sample(
-    output: Annotated[Path, typer.Option("--output", "-o", help="PNG file to write.")] = Path("sample.png"),
-    seed: Annotated[int, typer.Option("--seed", help="The first seed.")] = 0,
-    count: Annotated[int, typer.Option("--count", "-n", help="How many seeds; several give a grid.")] = 1,
-    truncation: Annotated[float, typer.Option("--truncation", help="0 (the mean) to 1 (no truncation).")] = 0.7,
-    prompt: Annotated[
-        list[str] | None,
-        typer.Option("--prompt", help="What a diffusion model shall show; several give a row each."),
-    ] = None,
-    negative: Annotated[str, typer.Option("--negative-prompt", help="What it shall not show.")] = "",
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="A parameter of the sampling, NAME=VALUE: steps, guidance_scale, sampler, ..."),
-    ] = None,
-    bundle: BundleOption = None,
-    provider: ProviderOption = "cpu",
-    threads: ThreadsOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Make pictures from seeds, and from words with --prompt."""
-    from limner.runtime.checks import require_int
-    from limner.runtime.cli.recipes import parse_settings
-    from limner.runtime.cli.sheets import grid
-    from limner.runtime.images import write_png_atomically
-
-    check_output(output, "output")
-    require_int("count", count, 1, MAX_SAMPLES)
-    settings = parse_settings(parameter or ())
-    if prompt:
-        require_int("count", count * len(prompt), 1, MAX_SAMPLES)
-        editor = open_editor(bundle, provider, threads, "diffusion")
-        texts = [text for text in prompt for _ in range(count)]
-        seeds = [seed + index for index in range(count)] * len(prompt)
-        with steps("sample") as progress:
-            drawn = editor.generate(texts, seeds, settings, negative=negative, progress=progress)
-        write_png_atomically(output, grid([one.image for one in drawn], count if len(prompt) > 1 else 8))
-        timing = drawn[0].timing
-        _report({}, timing)
-        data = {"output": str(output), "prompts": prompt, "seeds": seeds[:count], "parameters": drawn[0].parameters}
-        _print(data | {"timing_ms": timing, "bundle": editor.bundle.digest, "provider": provider}, as_json)
-        return
-    if settings or negative:
-        raise InputError("prompt", "nothing", "--prompt TEXT beside --set and --negative-prompt")
-    editor = open_editor(bundle, provider, threads)
-    made = [editor.sample(seed + index, truncation) for index in range(count)]
-    write_png_atomically(output, grid([one.image for one in made]))
-    timing = {stage: sum(one.timing[stage] for one in made) for stage in made[0].timing}
-    _report({}, timing)
-    data = {"output": str(output), "seeds": [one.seed for one in made], "truncation": truncation}
-    _print(data | {"timing_ms": timing, "bundle": editor.bundle.digest, "provider": provider}, as_json)
+    print_result(data | {"timing_ms": found.timing, "bundle": editor.bundle.digest, "provider": provider}, as_json)
 
 
 def replay(
@@ -304,28 +250,11 @@ def _deliver(
     if sheet is not None and drawn is not None:
         write_png_atomically(sheet, drawn, field="sheet")
     written = write_pictures(maps, result.pictures) if maps is not None else []
-    _report(result.scores, result.timing)
-    data = {"output": _text(output), "sheet": _text(sheet), "recipe": result.recipe.to_dict()}
+    report(result.scores, result.timing)
+    data: dict[str, Any] = {"output": _text(output), "sheet": _text(sheet), "recipe": result.recipe.to_dict()}
     data |= {"maps": [str(path) for path in written]} if maps is not None else {}
     data |= {"scores": result.scores, "timing_ms": result.timing, "provider": result.provider}
-    _print(data | (extra or {}), as_json)
-
-
-def _report(scores: dict[str, float], timing: dict[str, float]) -> None:
-    if scores:
-        note(f"scores: {format_numbers(scores)}")
-    if timing:
-        note(f"milliseconds: {format_numbers(timing)}")
-
-
-def _print(data: dict[str, Any], as_json: bool) -> None:
-    """Print all of it as JSON, or the files that were written alone."""
-    if as_json:
-        print_json(data)
-        return
-    for key in ("output", "sheet"):
-        if data.get(key):
-            print(data[key])
+    print_result(data | (extra or {}), as_json)
 
 
 def _text(path: Path | None) -> str | None:

@@ -20,11 +20,14 @@ FloatArray = NDArray[np.float32]
 def split_prediction(kind: str, output: FloatArray, sample: FloatArray, alpha: float) -> tuple[FloatArray, FloatArray]:
     """Return (x0, eps) from a network's output at signal share `alpha` (Salimans & Ho 2022, appendix D)."""
     signal, noise = np.float32(alpha**0.5), np.float32((1 - alpha) ** 0.5)
+    clean, eps = output, output
     if kind == "epsilon":
-        return (sample - noise * output) / signal, output
-    if kind == "v_prediction":
-        return signal * sample - noise * output, signal * output + noise * sample
-    return output, (sample - signal * output) / noise
+        clean = np.divide(sample - noise * output, signal)
+    elif kind == "v_prediction":
+        clean, eps = signal * sample - noise * output, signal * output + noise * sample
+    else:
+        eps = np.divide(sample - signal * output, noise)
+    return clean, eps
 
 
 class _AlphaSampler:

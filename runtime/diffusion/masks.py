@@ -57,13 +57,15 @@ def attention_mask(attention: FloatArray, threshold: float, size: Sequence[int])
     small = (smoothed >= limit).astype(np.float32)
     rows = np.arange(size[0]) * attention.shape[0] // size[0]  # nearest, as torch's interpolate
     columns = np.arange(size[1]) * attention.shape[1] // size[1]
-    return small[rows][:, columns]
+    enlarged: FloatArray = small[rows][:, columns]
+    return enlarged
 
 
 def noise_mask(phi: FloatArray, threshold: float) -> FloatArray:
     """phi [N,C,h,w] -> 0 or 1 [N,1,h,w], where the channels' absolute sum reaches its quantile."""
     size = np.abs(phi).sum(axis=1, keepdims=True, dtype=np.float32)
-    return (size >= channel_quantile(size, threshold)).astype(np.float32)
+    mask: FloatArray = (size >= channel_quantile(size, threshold)).astype(np.float32)
+    return mask
 
 
 def smooth(attention: FloatArray) -> FloatArray:
@@ -73,6 +75,7 @@ def smooth(attention: FloatArray) -> FloatArray:
     height, width = attention.shape
     mode: Literal["reflect", "edge"] = "reflect" if min(height, width) > 1 else "edge"
     padded = np.pad(attention.astype(np.float32), 1, mode=mode)
-    rows = sum(np.float32(kernel[k]) * padded[k : k + height] for k in range(3))
-    result: FloatArray = sum(np.float32(kernel[k]) * rows[:, k : k + width] for k in range(3))  # type: ignore[index,assignment]
+    weights = kernel.astype(np.float32)
+    rows: FloatArray = np.sum([weights[k] * padded[k : k + height] for k in range(3)], axis=0)  # [h,w+2]
+    result: FloatArray = np.sum([weights[k] * rows[:, k : k + width] for k in range(3)], axis=0)  # [h,w]
     return result

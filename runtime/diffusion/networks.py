@@ -91,7 +91,7 @@ class DiffusionNetworks:
 
     def encode(self, image: FloatArray) -> FloatArray:
         """Picture [N,3,H,W] in [-1,1] -> the mean of its latents [N,C,h,w]."""
-        self.check_size(*image.shape[-2:], field="source")
+        self.check_size(image.shape[-2], image.shape[-1], field="source")
         mean = self.graphs.run("vae_encoder", only=["latent_mean"], image=image)["latent_mean"]
         scaled: FloatArray = mean * np.float32(self.meta.scaling_factor)
         return scaled
@@ -100,7 +100,8 @@ class DiffusionNetworks:
         """Latents [N,C,h,w] -> picture [N,3,H,W], clipped to [-1,1]."""
         unscaled = latents / np.float32(self.meta.scaling_factor)
         image = self.graphs.run("vae_decoder", only=["image"], latents=unscaled)["image"]
-        return np.clip(image, -1.0, 1.0)
+        clipped: FloatArray = np.clip(image, -1.0, 1.0)
+        return clipped
 
     def unet(
         self,

@@ -44,7 +44,8 @@ class _SigmaSampler:
 
     def add_noise(self, clean: FloatArray, noise: FloatArray, index: int) -> FloatArray:
         """Return x0 + sigma noise at the step `index`."""
-        return clean + self.sigmas[index] * noise
+        noisy: FloatArray = clean + self.sigmas[index] * noise
+        return noisy
 
     def derivative(self, output: FloatArray, index: int, sample: FloatArray) -> FloatArray:
         """dx/dsigma at the step `index`."""
@@ -71,7 +72,8 @@ class Euler(_SigmaSampler):
 
     def step(self, output: FloatArray, index: int, sample: FloatArray, noise: FloatArray | None = None) -> FloatArray:
         """x + (sigma_next - sigma) dx/dsigma."""
-        return sample + self.derivative(output, index, sample) * (self.sigmas[index + 1] - self.sigmas[index])
+        size = np.float32(self.sigmas[index + 1] - self.sigmas[index])
+        return sample + self.derivative(output, index, sample) * size
 
 
 class EulerAncestral(_SigmaSampler):
@@ -144,7 +146,8 @@ class DPMSolverPP:
     def add_noise(self, clean: FloatArray, noise: FloatArray, index: int) -> FloatArray:
         """Return alpha x0 + alpha sigma noise at the step `index`."""
         alpha = np.float32(_alpha_of(float(self.sigmas[index])))
-        return alpha * clean + alpha * self.sigmas[index] * noise
+        noisy: FloatArray = alpha * clean + alpha * self.sigmas[index] * noise
+        return noisy
 
     def step(self, output: FloatArray, index: int, sample: FloatArray, noise: FloatArray | None = None) -> FloatArray:
         """Steps must be taken in order; the first one and, as the config says, the last one are of order 1."""
@@ -170,7 +173,8 @@ class DPMSolverPP:
             weight = alpha_next * ((np.exp(-h) - 1) / h + 1)
         else:
             weight = 0.5 * alpha_next * (1 - shrink)
-        return moved + np.float32(weight) * slope
+        bent: FloatArray = moved + np.float32(weight) * slope
+        return bent
 
 
 def _alpha_of(sigma: float) -> float:

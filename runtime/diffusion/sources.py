@@ -65,7 +65,7 @@ def _picture(
     if given is not None:
         if given.dtype != np.uint8 or given.ndim != 3 or given.shape[2] != 3:
             raise InputError("source", f"{given.dtype} {list(given.shape)}", "uint8 [height, width, 3]")
-        networks.check_size(*given.shape[:2], field="source")
+        networks.check_size(given.shape[0], given.shape[1], field="source")
         return given, sha256_bytes(np.ascontiguousarray(given).tobytes())
     if recipe.source.path is None:
         raise InputError("source.path", "nothing", "the path of a picture, or an array given beside the recipe")

@@ -1,0 +1,76 @@
+"""The verb that makes pictures from nothing but a seed, or a seed and words: sample."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from limner.runtime.cli.console import print_result, report, steps
+from limner.runtime.cli.options import (
+    BundleOption,
+    JsonOption,
+    ProviderOption,
+    ThreadsOption,
+    check_output,
+    open_editor,
+)
+from limner.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from limner.runtime.editor import PromptSample, Sample
+
+__all__ = ["sample"]
+
+MAX_SAMPLES = 256
+
+
+def sample(
+    output: Annotated[Path, typer.Option("--output", "-o", help="PNG file to write.")] = Path("sample.png"),
+    seed: Annotated[int, typer.Option("--seed", help="The first seed.")] = 0,
+    count: Annotated[int, typer.Option("--count", "-n", help="How many seeds; several give a grid.")] = 1,
+    truncation: Annotated[float, typer.Option("--truncation", help="0 (the mean) to 1 (no truncation).")] = 0.7,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", help="What a diffusion model shall show; several give a row each."),
+    ] = None,
+    negative: Annotated[str, typer.Option("--negative-prompt", help="What it shall not show.")] = "",
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A parameter of the sampling, NAME=VALUE: steps, guidance_scale, sampler, ..."),
+    ] = None,
+    bundle: BundleOption = None,
+    provider: ProviderOption = "cpu",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make pictures from seeds, and from words with --prompt."""
+    from limner.runtime.checks import require_int
+    from limner.runtime.cli.recipes import parse_settings
+    from limner.runtime.cli.sheets import grid
+    from limner.runtime.images import write_png_atomically
+
+    check_output(output, "output")
+    require_int("count", count, 1, MAX_SAMPLES)
+    settings = parse_settings(parameter or ())
+    made: Sequence[Sample | PromptSample]
+    if prompt:
+        require_int("count", count * len(prompt), 1, MAX_SAMPLES)
+        editor = open_editor(bundle, provider, threads, "diffusion")
+        texts = [text for text in prompt for _ in range(count)]
+        seeds = [seed + index for index in range(count)] * len(prompt)
+        with steps("sample") as progress:
+            drawn = editor.generate(texts, seeds, settings, negative=negative, progress=progress)
+        made, timing = drawn, drawn[0].timing
+        more: dict[str, Any] = {"prompts": prompt, "parameters": drawn[0].parameters}
+    else:
+        if settings or negative:
+            raise InputError("prompt", "nothing", "--prompt TEXT beside --set and --negative-prompt")
+        editor = open_editor(bundle, provider, threads)
+        made = [editor.sample(seed + index, truncation) for index in range(count)]
+        timing = {stage: sum(one.timing[stage] for one in made) for stage in made[0].timing}
+        more = {"truncation": truncation}
+    write_png_atomically(output, grid([one.image for one in made], count if prompt and len(prompt) > 1 else 8))
+    report({}, timing)
+    data: dict[str, Any] = {"output": str(output), "seeds": [one.seed for one in made[:count]]} | more
+    print_result(data | {"timing_ms": timing, "bundle": editor.bundle.digest, "provider": provider}, as_json)
