@@ -16,6 +16,7 @@ from limner.export.tensorrt.builders import EngineBuilder, Progress, RefusedErro
 from limner.export.tensorrt.profiles import Sizes, check_asked, profile, resolve
 from limner.runtime.bundle import Bundle, load_bundle, manifest_text
 from limner.runtime.bundle_schema import MANIFEST, FileMeta
+from limner.runtime.engines.ranges import graph_ranges
 from limner.runtime.engines.schema import EngineMeta, EnginePrecision
 from limner.runtime.engines.selection import graph_source, why_stale
 from limner.runtime.errors import InputError, nearest
@@ -87,7 +88,7 @@ def plan(bundle: Bundle, builder: EngineBuilder, config: EngineConfig) -> list[P
         Plan(
             name,
             f"{FOLDER}/{builder.name}/{name}.{label}.engine",
-            resolve(name, graphs[name], bundle.manifest.ranges, config.shapes),
+            resolve(name, graphs[name], graph_ranges(bundle.manifest, name), config.shapes),
         )
         for name in sorted(wanted, key=lambda name: _weight(bundle, name))
     ]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from limner.runtime.bundle_schema import GraphMeta, TensorMeta
-from limner.runtime.engines.schema import DEFAULT_RANGES, RangeMeta
+from limner.runtime.engines.schema import RangeMeta
 from limner.runtime.errors import InputError, nearest
 
 Sizes = dict[str, tuple[int, int, int]]  # dimension -> smallest, best, largest
@@ -49,7 +49,7 @@ def resolve(name: str, graph: GraphMeta, ranges: Mapping[str, RangeMeta], asked:
     """The sizes of a graph's free dimensions; InputError names the dimension that is out of the declared range."""
     sizes: Sizes = {}
     for dimension in dimensions(graph):
-        declared = ranges.get(dimension, DEFAULT_RANGES.get(dimension) if dimension not in asked else None)
+        declared = ranges.get(dimension)
         if dimension not in asked:
             if declared is None:
                 given = f"no size for the dimension {dimension!r} of the graph {name!r}"

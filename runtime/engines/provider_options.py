@@ -12,7 +12,8 @@ from pathlib import Path
 from limner.runtime.bundle import Bundle
 from limner.runtime.bundle_schema import GraphMeta
 from limner.runtime.engines.caches import cache_folder
-from limner.runtime.engines.schema import DEFAULT_RANGES
+from limner.runtime.engines.ranges import graph_ranges
+from limner.runtime.engines.schema import RangeMeta
 from limner.runtime.engines.selection import graph_source
 
 ENDS = ("min", "opt", "max")
@@ -41,19 +42,19 @@ def rtx_options(bundle: Bundle, name: str, onnxruntime: str) -> dict[str, str]:
 
 def profile_texts(bundle: Bundle, name: str) -> dict[str, str]:
     """min, opt, max -> "input:1x3x128x128,..."; empty where the bundle leaves a dimension without a range."""
-    graph = bundle.graph(name)
-    texts = {end: _shapes(bundle, graph, index) for index, end in enumerate(ENDS)}
+    graph, ranges = bundle.graph(name), graph_ranges(bundle.manifest, name)
+    texts = {end: _shapes(graph, ranges, index) for index, end in enumerate(ENDS)}
     return {end: text for end, text in texts.items() if text is not None} if all(texts.values()) else {}
 
 
-def _shapes(bundle: Bundle, graph: GraphMeta, end: int) -> str | None:
+def _shapes(graph: GraphMeta, ranges: dict[str, RangeMeta], end: int) -> str | None:
     parts = []
     for tensor in graph.inputs:
         if not any(isinstance(size, str) for size in tensor.shape):
             continue
         numbers = []
         for size in tensor.shape:
-            declared = bundle.manifest.ranges.get(size, DEFAULT_RANGES.get(size)) if isinstance(size, str) else None
+            declared = ranges.get(size) if isinstance(size, str) else None
             if isinstance(size, str) and declared is None:
                 return None
             sizes = (size,) * 3 if declared is None else (declared.minimum, declared.best, declared.maximum)

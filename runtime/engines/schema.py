@@ -29,10 +29,6 @@ class RangeMeta:
         return f"{self.minimum} to {self.maximum}" + (f" in steps of {self.multiple}" if self.multiple > 1 else "")
 
 
-# Where a bundle declares nothing: single pictures are what an editor waits for, eight go through together.
-DEFAULT_RANGES = {"batch": RangeMeta(1, 1, 8)}
-
-
 @dataclass(frozen=True)
 class EngineMeta:
     """One engine: the graph that it was built from, by what and for which GPUs and sizes."""

@@ -1,9 +1,19 @@
 """Sizes of engines: from --shapes, from what the bundle declares, and what is refused."""
 
+from dataclasses import replace
+
 import pytest
 
 from limner.export.tensorrt.profiles import check_asked, parse_shapes, profile, resolve
-from limner.runtime.bundle_schema import GraphMeta, TensorMeta
+from limner.runtime.bundle_schema import (
+    BundleManifest,
+    ClipMeta,
+    DiffusionMeta,
+    GraphMeta,
+    LicenceMeta,
+    TensorMeta,
+)
+from limner.runtime.engines.ranges import graph_ranges
 from limner.runtime.engines.schema import RangeMeta
 from limner.runtime.errors import InputError
 
@@ -15,7 +25,12 @@ UNET = GraphMeta(
     ),
     (TensorMeta("noise_pred", "float32", ("batch", 4, "height", "width")),),
 )
-RANGES = {"height": RangeMeta(8, 64, 128, 8), "width": RangeMeta(8, 64, 128, 8), "blend": RangeMeta(1, 1, 8)}
+RANGES = {
+    "batch": RangeMeta(1, 1, 8),
+    "height": RangeMeta(8, 64, 128, 8),
+    "width": RangeMeta(8, 64, 128, 8),
+    "blend": RangeMeta(1, 1, 8),
+}
 
 
 def test_shapes_are_read() -> None:
@@ -58,9 +73,25 @@ def test_outside_the_declared_range(asked: dict[str, tuple[int, int, int]], word
 
 def test_a_dimension_without_a_range_has_to_be_given() -> None:
     with pytest.raises(InputError, match="no size for the dimension 'height' of the graph 'unet'"):
-        resolve("unet", UNET, {}, {})
-    assert resolve("unet", UNET, {}, dict.fromkeys(("height", "width", "blend"), (8, 8, 8)))["batch"] == (1, 1, 8)
+        resolve("unet", UNET, {"batch": RangeMeta(1, 1, 8)}, {})
+    assert resolve("unet", UNET, RANGES, dict.fromkeys(("height", "width", "blend"), (8, 8, 8)))["batch"] == (1, 1, 8)
     with pytest.raises(
         InputError, match="the dimension 'heigth'; allowed: batch, blend, height, width; did you mean 'height'"
     ):
         check_asked({"unet": UNET}, {"heigth": (8, 8, 8)})
+
+
+def test_ranges_follow_from_the_model() -> None:
+    """Stable Diffusion 1.x: latents of 64, pixels in steps of 64; what bundle.json says comes first."""
+    licence = (LicenceMeta("all", "CC0", "nobody", "here"),)
+    model = DiffusionMeta(0.18215, "epsilon", 4, 64, 8, 64)
+    clip = ClipMeta(768, 77, 49407, 49407, 224)
+    manifest = BundleManifest("sd", "test", clip, {}, licence, diffusion=model, family="diffusion")
+    assert graph_ranges(manifest, "unet")["height"] == RangeMeta(32, 64, 128, 8)
+    assert graph_ranges(manifest, "unet")["batch"] == RangeMeta(1, 4, 16)
+    assert graph_ranges(manifest, "vae_encoder")["width"] == RangeMeta(256, 512, 1024, 64)
+    assert graph_ranges(manifest, "vae_decoder")["latent_width"] == RangeMeta(32, 64, 128, 8)
+    own = {"unet.height": RangeMeta(8, 8, 8, 8), "batch": RangeMeta(1, 2, 3)}
+    declared = graph_ranges(replace(manifest, ranges=own), "unet")
+    assert (declared["height"], declared["batch"]) == (own["unet.height"], own["batch"])
+    assert graph_ranges(replace(manifest, ranges=own), "vae_encoder")["height"] == RangeMeta(256, 512, 1024, 64)
