@@ -10,7 +10,8 @@ Reading order:
 6. `sources`, `models`, `presets`, `methods`: where a picture comes from, what a method works with
 7. `descent`, `trajectory`, `adam`: the walk down a loss in W+
 8. `inversion`, `latent_optimization`, `global_directions`, `latent_mapper` (with `mapper_schema`): the methods
-9. `provenance`: the recipe in a PNG, and its replay
+9. `diffusion`, `attention`: latent diffusion, and attention control; `sega`, `prompt_to_prompt`: the methods on them
+10. `provenance`: the recipe in a PNG, and its replay
 
 Names below are imported when first used, so that `import limner.runtime` stays fast.
 """
