@@ -59,12 +59,13 @@ class Bench:
         targets: list[tuple[str, ControlSettings]],
         guidance: Guidance | None = None,
         sampler: str = "ddim",
+        steps: int = STEPS,
         **options: Any,
     ) -> Edited:
         prompts = [(read_prompt(self.tokenizer, text), settings) for text, settings in targets]
-        plan = plan_edits(read_prompt(self.tokenizer, SOURCE), prompts, STEPS)
+        plan = plan_edits(read_prompt(self.tokenizer, SOURCE), prompts, steps)
         guidance = guidance or Guidance(SCALE, self.states("").numpy())
-        made = make_sampler(self.networks.scheduler, sampler, STEPS, 0.0)
+        made = make_sampler(self.networks.scheduler, sampler, steps, 0.0)
         self.twin.calls.clear()
         return edit_latents(self.networks, made, plan, self.start.numpy(), guidance, **options)
 
@@ -146,7 +147,7 @@ def test_refinement(bench: Bench) -> None:
     check(bench.runtime([(REFINED, settings)]), wanted, bench.plain(REFINED))
 
 
-@pytest.mark.parametrize("weight", [-2.0, 5.0])
+@pytest.mark.parametrize("weight", [-2.0, pytest.param(5.0, marks=pytest.mark.slow)])
 def test_reweighting(bench: Bench, weight: float) -> None:
     equalizer = torch.ones(1, 77)
     equalizer[0, [4, 5]] = weight
@@ -222,6 +223,7 @@ def test_three_edits_of_one_source_share_it(bench: Bench) -> None:
     check(found, torch.stack([alone[0][0], *(one[1] for one in alone)]))
 
 
+@pytest.mark.slow
 def test_three_edits_in_one_reference_run(bench: Bench) -> None:
     """The same control for three prompts, blended by one list of words: one run of the reference with E = 3."""
     texts = [SWAPPED, SOURCE.replace("red", "blue"), SOURCE.replace("hat", "hair")]
@@ -238,15 +240,15 @@ def test_source_is_dropped_after_the_windows(bench: Bench) -> None:
         (SWAPPED, ControlSettings(cross_replace=0.4, self_replace=0.2)),
         (REFINED, ControlSettings(cross_replace=0.6)),
     ]
-    whole = bench.runtime(targets)
-    assert bench.twin.calls == [6] * STEPS
-    short = bench.runtime(targets, want_source=False)
-    open_steps = int(0.6 * (STEPS + 1))
-    assert bench.twin.calls == [6] * open_steps + [4] * (STEPS - open_steps)
+    whole = bench.runtime(targets, steps=20)
+    assert bench.twin.calls == [6] * 20
+    short = bench.runtime(targets, steps=20, want_source=False)
+    open_steps = int(0.6 * (20 + 1))
+    assert bench.twin.calls == [6] * open_steps + [4] * (20 - open_steps)
     assert np.abs(short.latents[1:] - whole.latents[1:]).max() <= TOLERANCE
     blended = [(SWAPPED, ControlSettings(cross_replace=0.4, blend=("hair",)))]
-    bench.runtime(blended, want_source=False)
-    assert bench.twin.calls == [4] * STEPS  # the local edit needs the source to the end
+    bench.runtime(blended, steps=20, want_source=False)
+    assert bench.twin.calls == [4] * 20  # the local edit needs the source to the end
 
 
 def test_negative_prompt_guidance_leaves_a_row_out(bench: Bench) -> None:
@@ -282,22 +284,22 @@ def test_other_samplers(bench: Bench, sampler: str) -> None:
         return stream.standard_normal((1, 4, 8, 8)).astype(np.float32)
 
     same = SOURCE.replace("person", "Person")
-    nothing = bench.runtime([(same, ControlSettings(weights={"red": 1.0}))], sampler=sampler, draw=draw)
+    nothing = bench.runtime([(same, ControlSettings(weights={"red": 1.0}))], sampler=sampler, steps=10, draw=draw)
     assert np.abs(nothing.latents[1] - nothing.latents[0]).max() <= TOLERANCE
-    moved = bench.runtime([(SWAPPED, closed)], sampler=sampler, draw=draw)
+    moved = bench.runtime([(SWAPPED, closed)], sampler=sampler, steps=10, draw=draw)
     assert np.isfinite(moved.latents).all() and np.abs(moved.latents[1] - moved.latents[0]).max() > 0.05
 
 
 def test_maps_of_words_and_steps(bench: Bench) -> None:
     """The maps are those of the blend layers, and asking for them changes nothing."""
     settings = ControlSettings(weights={"hat": 2.0}, blend=("hair",))
-    plain = bench.runtime([(REFINED, settings)])
-    found = bench.runtime([(REFINED, settings)], want_maps=True)
+    plain = bench.runtime([(REFINED, settings)], steps=10)
+    found = bench.runtime([(REFINED, settings)], steps=10, want_maps=True)
     np.testing.assert_allclose(found.latents, plain.latents, atol=TOLERANCE)
     source, edit = found.maps
     assert source.words == tuple(SOURCE.split())
     assert edit.words[:7] == ("a", "smiling", "person", "with", "red", "hair", "a")
-    assert source.steps.shape == (STEPS, 9, 8, 8) and edit.steps.shape == (STEPS, 12, 8, 8)
+    assert source.steps.shape == (10, 9, 8, 8) and edit.steps.shape == (10, 12, 8, 8)
     controller = Controller(1, alpha()[:2], (0, 1), refine=hat_refinement())
     states = torch.stack([bench.states(SOURCE), bench.states(REFINED)])
     controller.equalizer = torch.ones(1, 77)
@@ -309,12 +311,12 @@ def test_maps_of_words_and_steps(bench: Bench) -> None:
 
 
 def _first_step() -> DDIMScheduler:
-    """A scheduler whose only step of one has the first timestep of 50."""
+    """A scheduler whose only step of one has the first timestep of 10."""
     scheduler = DDIMScheduler(**SCHEDULE)
     first = DDIMScheduler(**SCHEDULE)
-    first.set_timesteps(STEPS)
+    first.set_timesteps(10)
     scheduler.set_timesteps = lambda steps: setattr(scheduler, "timesteps", first.timesteps[:1])
-    scheduler.num_inference_steps = STEPS
+    scheduler.num_inference_steps = 10
     return scheduler
 
 
