@@ -105,15 +105,15 @@ def vae_graphs(vae: AutoencoderKL, side: int) -> dict[str, TracedGraph]:
 class Written(nn.Module):
     """A half of the autoencoder while its attention is written out."""
 
-    def __init__(self, half: nn.Module, vae: AutoencoderKL) -> None:
+    def __init__(self, part: nn.Module, vae: AutoencoderKL) -> None:
         super().__init__()
-        self.half, self.vae = half, vae
+        self.part, self.vae = part, vae
 
     def forward(self, x: Tensor) -> Any:
         before = self.vae.attn_processors
         self.vae.set_attn_processor(SpatialAttention())
         try:
-            return self.half(x)
+            return self.part(x)
         finally:
             self.vae.set_attn_processor(before)
 

@@ -1,0 +1,68 @@
+"""Tiny diffusion folders with random weights, in the shapes of Stable Diffusion 1.x, 2.x and SDXL."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from limner.training.avatars.tokens import write_tokenizer
+from limner.training.models.diffusion import SCHEDULER, AutoencoderConfig, build_autoencoder, save_pipeline
+
+TEXT_WIDTH = 16
+SHARED = {"sample_size": 8, "norm_num_groups": 8, "cross_attention_dim": TEXT_WIDTH, "layers_per_block": 1}
+UNETS: dict[str, dict[str, Any]] = {
+    "sd1": {
+        "block_out_channels": (16, 32), "attention_head_dim": 2,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    },
+    "sd2": {
+        "block_out_channels": (16, 32), "attention_head_dim": (2, 4), "use_linear_projection": True,
+        "upcast_attention": True, "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    },
+    "sdxl": {
+        "block_out_channels": (16, 32), "attention_head_dim": (2, 4), "use_linear_projection": True,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"), "transformer_layers_per_block": (1, 2),
+        "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 10 + 6 * 8,
+    },
+}  # fmt: skip
+
+
+def tiny_unet(kind: str, seed: int = 0) -> UNet2DConditionModel:
+    torch.manual_seed(seed)
+    return UNet2DConditionModel(**{**SHARED, **UNETS[kind]}).eval().requires_grad_(False)
+
+
+def tiny_vae() -> AutoencoderKL:
+    torch.manual_seed(1)
+    return build_autoencoder(AutoencoderConfig(size=16, widths=(8, 16), groups=4)).eval().requires_grad_(False)
+
+
+def write_folder(root: Path, kind: str = "sd1") -> Path:
+    """A folder in diffusers' format; "sd2" predicts v and fills texts up with "!"."""
+    tokenizer = root.parent / "tokens"
+    vocabulary = write_tokenizer(tokenizer, [])
+    torch.manual_seed(2)
+    text = CLIPTextModel(CLIPTextConfig(
+        vocab_size=vocabulary, hidden_size=TEXT_WIDTH, intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=2, max_position_embeddings=77, bos_token_id=vocabulary - 2, eos_token_id=vocabulary - 1,
+        pad_token_id=vocabulary - 1, hidden_act="quick_gelu" if kind == "sd1" else "gelu",
+    ))  # fmt: skip
+    vae = tiny_vae()
+    vae.register_to_config(scaling_factor=0.2)
+    scheduler = {**SCHEDULER, "prediction_type": "v_prediction" if kind == "sd2" else "epsilon"}
+    save_pipeline(root, tiny_unet(kind), vae, text.eval(), tokenizer, scheduler)
+    (root / "README.md").write_text("---\nlicense: openrail\n---\n# A model\n", encoding="utf-8")
+    if kind == "sd2":
+        path = root / "tokenizer" / "tokenizer_config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps({**config, "pad_token": "!"}), encoding="utf-8")
+    return root
