@@ -39,7 +39,7 @@ install-all: $(FULL) ## Install the runtime, training, export and development to
 
 # --- making it --------------------------------------------------------------------------------------------
 
-train-avatars-%: $(FULL) ## Train one model: judge, identity, clip, stylegan2, encoder, relevance
+train-avatars-%: $(FULL) ## Train one model: judge, identity, clip, stylegan2, encoder, relevance, autoencoder, diffusion
 	$(BIN)/limner train $* --out runs/$* --save checkpoints/avatars/$* $(ARGS)
 
 .PHONY: train-avatars-mappers
@@ -49,6 +49,14 @@ train-avatars-mappers: $(FULL) ## Train the latent mappers of the avatars in one
 .PHONY: export
 export: $(FULL) ## Export checkpoints/avatars to the bundle of ONNX graphs, with its parity report
 	$(BIN)/limner export onnx $(ARGS)
+
+.PHONY: export-diffusion
+export-diffusion: $(FULL) ## Export checkpoints/avatars/diffusion to its bundle, with its parity report
+	$(BIN)/limner export onnx --model checkpoints/avatars/diffusion --out checkpoints/avatars/diffusion_bundle $(ARGS)
+
+.PHONY: sd15-scale
+sd15-scale: $(FULL) ## Export and edit with a random pipeline of Stable Diffusion 1.5's size (minutes to an hour, 16 GB)
+	$(BIN)/python -m limner.export.diffusion.scale run $(ARGS)
 
 .PHONY: engines
 engines: $(FULL) ## Compile every graph for three GPU generations, without a GPU; the tables go to ENGINES.md

@@ -7,5 +7,6 @@ Reading order:
 3. `rows`, `control`: the UNet whose attention follows the control inputs; `surgery`: its slow reference
 4. `parts`: text encoder and autoencoder as plain functions
 5. `trace`, `specs`: modules as ONNX models with free axes, and what each must agree with
-6. `report`, `writer`: parity, and the bundle written whole or not at all
+6. `report`, `writer`, `cli`: parity, and the bundle written whole or not at all
+7. `scale`: the same at the size of Stable Diffusion 1.5
 """

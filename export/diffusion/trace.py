@@ -69,16 +69,24 @@ def store_transposed(model: ir.Model) -> None:
         source = node.inputs[0] if node.op_type == "Transpose" else None
         if source is None or source.const_value is None or not source.is_initializer():
             continue
-        perm = node.attributes["perm"].as_ints()
         name = f"{source.name}_transposed"
         if name not in model.graph.initializers:
-            array = np.ascontiguousarray(source.const_value.numpy().transpose(perm))
+            tensor = _transposed(source.const_value, tuple(node.attributes["perm"].as_ints()), name)
             model.graph.initializers[name] = ir.Value(
-                name=name, shape=ir.Shape(array.shape), type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
-                const_value=ir.Tensor(array, name=name),
-            )  # fmt: skip
+                name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+            )
         ir.convenience.replace_all_uses_with(node.outputs[0], model.graph.initializers[name])
         model.graph.remove(node, safe=True)
+
+
+def _transposed(tensor: ir.TensorProtocol, perm: tuple[int, ...], name: str) -> ir.LazyTensor:
+    """The tensor with its axes in another order, computed when it is written: no copy is kept."""
+    shape = ir.Shape([int(tensor.shape[axis]) for axis in perm])  # type: ignore[arg-type]
+
+    def compute() -> ir.Tensor:
+        return ir.Tensor(np.ascontiguousarray(tensor.numpy().transpose(perm)), name=name)
+
+    return ir.LazyTensor(compute, dtype=tensor.dtype, shape=shape, name=name)
 
 
 def _name_axes(model: ir.Model, input_metas: Sequence[TensorMeta], output_metas: Sequence[TensorMeta]) -> None:
