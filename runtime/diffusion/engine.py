@@ -59,9 +59,7 @@ class DiffusionEngine:
         recipes = [self.completed(method, recipe) for recipe in recipes]
         common = _common(recipes[0])
         with timer.stage("source"):
-            size = (common.height, common.width)
-            pairs = zip(recipes, arrays, strict=True)
-            starts = [resolve_start(self.networks, recipe, array, size) for recipe, array in pairs]
+            starts = [self.start(recipe, array) for recipe, array in zip(recipes, arrays, strict=True)]
         run: DiffusionRunner = method.run  # type: ignore[assignment]
         outcomes = run(self.networks, starts, [start.recipe for start in starts], timer, progress)
         if len(outcomes) != len(recipes):
@@ -83,6 +81,11 @@ class DiffusionEngine:
         recipe = replace(recipe, parameters=found, bundle=self.bundle.digest)
         method.check(recipe)
         return recipe
+
+    def start(self, recipe: Recipe, given: NDArray[Any] | None) -> DiffusionStart:
+        """Resolve the source of a completed recipe; `given` is an image without a path."""
+        common = _common(recipe)
+        return resolve_start(self.networks, recipe, given, (common.height, common.width))
 
     def sampling_parameters(self, given: dict[str, Any]) -> SamplingParameters:
         """What `given` leaves open comes from the bundle, then from the published defaults."""
