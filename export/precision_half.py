@@ -14,7 +14,7 @@ inside the graph and the gradient is lowered by it, which changes no fp32 number
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ class HalfConfig:
 
     measure: bool = True  # run the graph on samples to find numbers that fp16 does not hold
     keep_fp32: tuple[str, ...] = ()  # graphs, or beginnings of node names, that stay fp32
+    fp32_attention: bool | None = None  # scores and softmax; None asks the bundle: SD 2.x (v-prediction) needs it
     batch: int = 2  # of the samples
     seed: int = 0
 
@@ -58,20 +59,32 @@ class Half:
     casts: int = 0  # between the two types
 
 
-def write_half(bundle: Bundle, graph: str, path: Path, config: HalfConfig = HalfConfig()) -> Half:
-    """Write the fp16 form of one graph, its weights inside or beside it, and say what stayed fp32."""
-    model, half = half_model(bundle, graph, config)
+def write_half(
+    bundle: Bundle,
+    graph: str,
+    path: Path,
+    config: HalfConfig = HalfConfig(),
+    source: Path | None = None,  # another form of the graph than the bundle's
+) -> Half:
+    """Write the fp16 form of one graph, its weights beside it, and say what stayed fp32."""
+    model, half = half_model(bundle, graph, config, source)
     ir.save(model, path, external_data=f"{path.name}.data", size_threshold_bytes=256)
     return half
 
 
-def half_model(bundle: Bundle, graph: str, config: HalfConfig = HalfConfig()) -> tuple[ir.Model, Half]:
+def half_model(
+    bundle: Bundle, graph: str, config: HalfConfig = HalfConfig(), source: Path | None = None
+) -> tuple[ir.Model, Half]:
     """The fp16 form of one graph in memory."""
+    model = bundle.manifest.diffusion
+    if config.fp32_attention is None and model is not None and model.prediction_type == "v_prediction":
+        config = replace(config, fp32_attention=True)
+    source = bundle.file(bundle.graph(graph).file) if source is None else source
 
     def measure(model: ir.Model) -> Ranges:
         return measure_ranges(bundle, graph, model, config.batch, config.seed)
 
-    return half_graph(bundle.file(bundle.graph(graph).file), graph, config, measure if config.measure else None)
+    return half_graph(source, graph, config, measure if config.measure else None)
 
 
 def half_graph(
@@ -86,6 +99,8 @@ def half_graph(
         return model, Half(len(names), names)
     ranges = None if measure is None else measure(model)
     kept = {node for node in model.graph if _stays(node, ranges, config.keep_fp32)}
+    if config.fp32_attention:
+        kept |= _attention(model)
     typist = Typist(model, kept)
     typist.rewrite()
     _clamp(model)
@@ -121,6 +136,20 @@ def _stays(node: ir.Node, ranges: Ranges | None, names: Sequence[str]) -> bool:
     seen = [ranges.get(value.name or "") for value in (*node.inputs, *node.outputs) if value is not None]
     out = ranges.get(node.outputs[0].name or "")
     return any(r is not None and not r <= LARGEST for r in seen) or (out is not None and 0 < out < SMALLEST)
+
+
+def _attention(model: ir.Model) -> set[ir.Node]:
+    """Softmaxes and what leads to them from their matrix products, these included."""
+    found: set[ir.Node] = set()
+    todo = [node for node in model.graph if node.op_type == "Softmax"]
+    while todo:
+        node = todo.pop()
+        found.add(node)
+        if node.op_type in ("MatMul", "Gemm"):
+            continue
+        producers = [value.producer() for value in node.inputs if value is not None]
+        todo += [one for one in producers if one is not None and one not in found]
+    return found
 
 
 def _clamp(model: ir.Model) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from limner.export.precision_half import Half, HalfConfig, write_half
 from limner.export.tensorrt.builders import EngineBuilder, Progress, RefusedError, Request, find_builder
 from limner.export.tensorrt.profiles import Sizes, check_asked, profile, resolve
+from limner.export.tensorrt.rows import prepare
 from limner.runtime.bundle import Bundle, load_bundle, manifest_text
 from limner.runtime.bundle_schema import MANIFEST, FileMeta
 from limner.runtime.engines.ranges import graph_ranges
@@ -176,10 +177,10 @@ def _compile(
     free = [tensor for tensor in graph.inputs if any(isinstance(size, str) for size in tensor.shape)]
     timing = config.cache / f"timing-{builder.version}-{'-'.join(meta.targets)}.cache" if config.cache else None
     with tempfile.TemporaryDirectory(prefix="limner-engine-") as scratch:
-        path, kept = bundle.file(graph.file), Half()
+        path, kept = prepare(bundle.file(graph.file), Path(scratch)), Half()
         if meta.precision == "fp16" and bundle.manifest.precision == "fp32":
             half = Path(scratch) / f"{meta.graph}.onnx"
-            kept = write_half(bundle, meta.graph, half, config.half)
+            kept = write_half(bundle, meta.graph, half, config.half, path)
             path = half if builder.strongly_typed else path
         request = Request(
             meta.graph,
