@@ -28,6 +28,7 @@ class Controller:
     )
     equalizer: torch.Tensor | None = None  # re-weighting: [E,77]
     blend: "Blend | None" = None
+    layers: tuple[str, ...] = BLEND_LAYERS  # whose maps the blend takes
     step: int = 0
     store: list[torch.Tensor] = field(default_factory=list)  # [B,H,h,w,77] of the blend layers, summed over steps
     fresh: list[torch.Tensor] = field(default_factory=list)
@@ -36,7 +37,7 @@ class Controller:
         """probs [2(E+1)*H,P,n] of one layer, the unconditional half first."""
         half = probs.shape[0] // 2
         edited = self.edit(probs[half:].reshape(-1, heads, *probs.shape[1:]), is_cross)
-        if is_cross and name.startswith(BLEND_LAYERS):
+        if is_cross and name.startswith(self.layers):
             side = int(probs.shape[1] ** 0.5)
             self.fresh.append(edited.reshape(*edited.shape[:2], side, side, -1))
         return torch.cat([probs[:half], edited.reshape(half, *probs.shape[1:])])
