@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from limner.training.avatars.attributes import (
     split_of,
     with_attribute,
 )
+from limner.training.avatars.cache import CachePlace, find_place
 from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataModule, image_float
 from limner.training.avatars.render import render
 from limner.training.mapping_module import Coupling
@@ -48,9 +50,10 @@ def test_data_module_caches_and_serves(tmp_path: Path) -> None:
     config = AvatarsConfig(size=32, train=12, validation=4, test=4)
     data = AvatarsDataModule(config, tmp_path, batch_size=4)
     data.prepare_data()
-    stamp = (tmp_path / "train.u8").stat().st_mtime_ns
+    (train,) = tmp_path.glob("avataaars-32-*/train.u8")
+    stamp = train.stat().st_mtime_ns
     data.prepare_data()
-    assert (tmp_path / "train.u8").stat().st_mtime_ns == stamp
+    assert train.stat().st_mtime_ns == stamp
     batch = next(iter(data.val_dataloader()))
     expected = render(AVATAAARS, sample_in_split(AVATAAARS, "validation", 0), 32)
     assert np.array_equal(batch["image"][0].permute(1, 2, 0).numpy(), expected)
@@ -78,3 +81,32 @@ def test_coupling_follows_the_data() -> None:
     mouth = np.array(AVATAAARS.option("mouth").values)[options[:, names.index("mouth")].numpy()]
     assert set(eyes[mouth == "screamOpen"]) == {"surprised"}
     assert pose.min() >= -1 and pose.max() <= 1
+
+
+def cached(cache: Path, seed: int) -> CachePlace:
+    place = find_place(cache, "train", {"style": "avataaars", "size": 32, "seed": seed})
+    if not place.complete():
+        place.partial.write_bytes(b"pixels")
+        np.savez(place.table, options=np.zeros(1))
+        place.finish()
+    return place
+
+
+def test_each_settings_have_a_folder_of_their_own(tmp_path: Path) -> None:
+    first, second = cached(tmp_path, 0), cached(tmp_path, 1)
+    assert first.folder != second.folder
+    assert first.complete() and second.complete()
+    assert find_place(tmp_path, "train", first.settings) == first
+    assert not list(tmp_path.rglob("*.part"))
+    first.note.write_text("{")  # cut short
+    assert not first.complete()
+
+
+def test_the_layout_before_hashes_is_used(tmp_path: Path) -> None:
+    old = CachePlace(tmp_path, "train", {"style": "avataaars", "size": 32, "seed": 0})
+    for path in (old.pixels, old.table):
+        path.write_bytes(b"")
+    old.note.write_text(json.dumps(old.settings))
+    assert cached(tmp_path, 0).folder == tmp_path
+    assert cached(tmp_path, 1).folder != tmp_path  # other settings leave the old files alone
+    assert old.complete()

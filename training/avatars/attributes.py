@@ -8,57 +8,35 @@ An avatar is a set of *options* (the drawing's variants and colours, one choice 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
+
+from limner.training.avatars.style_spec import Option, StyleSpec, colors, group
+from limner.training.avatars.style_tables import MICAH, PERSONAS
+
+__all__ = [
+    "AVATAAARS",
+    "COVERED_HAIR",
+    "DEFAULT_POSE",
+    "POSE_LIMITS",
+    "POSE_NAMES",
+    "SPLITS",
+    "STYLES",
+    "Avatar",
+    "Option",
+    "StyleSpec",
+    "code_size",
+    "option_code",
+    "sample_avatar",
+    "sample_in_split",
+    "split_of",
+    "with_attribute",
+]
 
 POSE_NAMES = ("rotate", "translate_x", "translate_y", "scale")
 POSE_LIMITS = (4.0, 3.0, 2.0, 0.04)  # degrees, % of width, % of height, relative
 DEFAULT_POSE = 0.25  # share of the limits that pictures use unless asked otherwise: about a pixel at 128 px
-
-
-@dataclass(frozen=True)
-class Option:
-    """One choice the renderer takes."""
-
-    name: str  # e.g. "hair"
-    choices: tuple[tuple[str, str, float], ...]  # (drawing value, attribute value, weight)
-    depends_on: str = ""  # when set, choices are limited to `allowed[value of that attribute]`
-    allowed: dict[str, tuple[str, ...]] = field(default_factory=dict)
-
-    @property
-    def values(self) -> tuple[str, ...]:
-        return tuple(c[0] for c in self.choices)
-
-
-@dataclass(frozen=True)
-class StyleSpec:
-    """One DiceBear style: its options, the attributes read off them, and what makes an identity."""
-
-    name: str  # DiceBear style name
-    options: tuple[Option, ...]
-    attributes: tuple[tuple[str, str], ...]  # (attribute name, option it is read from)
-    identity: tuple[str, ...]  # option names
-    licence: str
-    creator: str
-    source: str
-
-    def option(self, name: str) -> Option:
-        return next(o for o in self.options if o.name == name)
-
-    def attribute_values(self, name: str) -> tuple[str, ...]:
-        """All values of an attribute, in table order, without repeats. Hair colour has "hidden" last."""
-        option = self.option(dict(self.attributes)[name])
-        values = tuple(dict.fromkeys(c[1] for c in option.choices))
-        return (*values, "hidden") if name == "hair_color" else values
-
-
-def _group(attribute: str, weight: float, *values: str) -> tuple[tuple[str, str, float], ...]:
-    return tuple((value, attribute, weight / len(values)) for value in values)
-
-
-def _colors(**hex_by_name: str) -> tuple[tuple[str, str, float], ...]:
-    return tuple((code, name, 1.0) for name, code in hex_by_name.items())
 
 
 COVERED_HAIR = ("bald", "hat", "hijab", "turban")  # hair colour cannot be seen
@@ -71,8 +49,8 @@ AVATAAARS = StyleSpec(
         Option(
             "hair",
             (
-                *_group("bald", 0.12, "none"),
-                *_group(
+                *group("bald", 0.12, "none"),
+                *group(
                     "short",
                     0.27,
                     "shortFlat",
@@ -84,7 +62,7 @@ AVATAAARS = StyleSpec(
                     "dreads01",
                     "frizzle",
                 ),
-                *_group(
+                *group(
                     "long",
                     0.21,
                     "straight01",
@@ -94,43 +72,43 @@ AVATAAARS = StyleSpec(
                     "dreads",
                     "bigHair",
                 ),
-                *_group("bob", 0.10, "bob", "miaWallace", "longButNotTooLong"),
-                *_group("curly", 0.12, "curly", "fro", "dreads02"),
-                *_group("bun", 0.04, "bun"),
-                *_group("hat", 0.08, "hat", "winterHat02", "winterHat03", "winterHat1"),
-                *_group("hijab", 0.03, "hijab"),
-                *_group("turban", 0.03, "turban"),
+                *group("bob", 0.10, "bob", "miaWallace", "longButNotTooLong"),
+                *group("curly", 0.12, "curly", "fro", "dreads02"),
+                *group("bun", 0.04, "bun"),
+                *group("hat", 0.08, "hat", "winterHat02", "winterHat03", "winterHat1"),
+                *group("hijab", 0.03, "hijab"),
+                *group("turban", 0.03, "turban"),
             ),
         ),
         Option(
             "hair_color",
-            _colors(black="2c1b18", brown="724133", blonde="d6b370", red="c93305", gray="e8e1e1", pink="f59797"),
+            colors(black="2c1b18", brown="724133", blonde="d6b370", red="c93305", gray="e8e1e1", pink="f59797"),
         ),
-        Option("hat_color", _colors(blue="25557c", red="ff5c5c", gray="929598", green="3f8f5f")),
+        Option("hat_color", colors(blue="25557c", red="ff5c5c", gray="929598", green="3f8f5f")),
         Option(
             "facial_hair",
             (
-                *_group("none", 0.55, "none"),
-                *_group("beard", 0.30, "beardMedium", "beardMajestic", "beardLight"),
-                *_group("moustache", 0.15, "moustacheFancy", "moustacheMagnum"),
+                *group("none", 0.55, "none"),
+                *group("beard", 0.30, "beardMedium", "beardMajestic", "beardLight"),
+                *group("moustache", 0.15, "moustacheFancy", "moustacheMagnum"),
             ),
         ),
         Option(
             "eyewear",
             (
-                *_group("none", 0.50, "none"),
-                *_group("glasses", 0.28, "prescription01", "prescription02", "round"),
-                *_group("sunglasses", 0.22, "kurt", "sunglasses", "wayfarers"),
+                *group("none", 0.50, "none"),
+                *group("glasses", 0.28, "prescription01", "prescription02", "round"),
+                *group("sunglasses", 0.22, "kurt", "sunglasses", "wayfarers"),
             ),
         ),
         Option(
             "mouth",
             (
-                *_group(_NEUTRAL, 0.26, "serious"),
-                *_group(_SMILE, 0.32, "smile", "twinkle", "default"),
-                *_group(_SURPRISED, 0.15, "screamOpen"),
-                *_group(_SAD, 0.15, "sad"),
-                *_group(_ANGRY, 0.12, "grimace"),
+                *group(_NEUTRAL, 0.26, "serious"),
+                *group(_SMILE, 0.32, "smile", "twinkle", "default"),
+                *group(_SURPRISED, 0.15, "screamOpen"),
+                *group(_SAD, 0.15, "sad"),
+                *group(_ANGRY, 0.12, "grimace"),
             ),
         ),
         Option(
@@ -172,20 +150,20 @@ AVATAAARS = StyleSpec(
                 _ANGRY: ("angryNatural",),
             },
         ),
-        Option("skin", _colors(pale="ffdbb4", tanned="d08b5b", brown="ae5d29", dark="614335")),
+        Option("skin", colors(pale="ffdbb4", tanned="d08b5b", brown="ae5d29", dark="614335")),
         Option(
             "clothes",
             (
-                *_group("t-shirt", 0.36, "shirtCrewNeck", "shirtScoopNeck", "shirtVNeck"),
-                *_group("hoodie", 0.16, "hoodie"),
-                *_group("overalls", 0.14, "overall"),
-                *_group("blazer", 0.2, "blazerAndShirt", "blazerAndSweater"),
-                *_group("sweater", 0.14, "collarAndSweater"),
+                *group("t-shirt", 0.36, "shirtCrewNeck", "shirtScoopNeck", "shirtVNeck"),
+                *group("hoodie", 0.16, "hoodie"),
+                *group("overalls", 0.14, "overall"),
+                *group("blazer", 0.2, "blazerAndShirt", "blazerAndSweater"),
+                *group("sweater", 0.14, "collarAndSweater"),
             ),
         ),
         Option(
             "clothes_color",
-            _colors(
+            colors(
                 red="ff5c5c",
                 blue="5199e4",
                 green="4caf50",
@@ -197,7 +175,7 @@ AVATAAARS = StyleSpec(
         ),
         Option(
             "background",
-            _colors(blue="65c9ff", green="a5d6a7", yellow="ffe082", pink="f8bbd0", gray="cfd8dc", purple="c5b3f0"),
+            colors(blue="65c9ff", green="a5d6a7", yellow="ffe082", pink="f8bbd0", gray="cfd8dc", purple="c5b3f0"),
         ),
     ),
     attributes=(
@@ -215,9 +193,26 @@ AVATAAARS = StyleSpec(
     licence="Free for personal and commercial use",
     creator="Pablo Stanley",
     source="Avataaars (https://avataaars.com/), remixed by DiceBear",
+    components=(
+        ("hair", "top"),
+        ("facial_hair", "facialHair"),
+        ("eyewear", "accessories"),
+        ("mouth", "mouth"),
+        ("eyes", "eyes"),
+        ("eyebrows", "eyebrows"),
+        ("clothes", "clothes"),
+    ),
+    colors=(
+        ("hair_color", ("hairColor", "facialHairColor")),
+        ("hat_color", ("hatColor",)),
+        ("skin", ("skinColor",)),
+        ("clothes_color", ("clothesColor",)),
+        ("background", ("backgroundColor",)),
+    ),
+    fixed=(("accessoriesColor", "262e33"),),
 )
 
-STYLES = {AVATAAARS.name: AVATAAARS}
+STYLES = {style.name: style for style in (AVATAAARS, PERSONAS, MICAH)}
 SPLITS = ("train", "validation", "test")
 
 

@@ -1,13 +1,12 @@
 """The avatars as a memory map, rendered once, and the LightningDataModule over it.
 
-A cache folder holds ``<split>.u8`` (uint8 [N, size, size, 3]), ``<split>.npz`` (options [N, O], pose [N, 4],
-attributes [N, A], identity [N]) and ``<split>.json`` (what it was made from). A cache that was made from
-other settings is made anew; a half-written one is never used, because files are renamed when complete.
+The cache holds ``<split>.u8`` (uint8 [N, size, size, 3]), ``<split>.npz`` (options [N, O], pose [N, 4],
+attributes [N, A], identity [N]) and ``<split>.json`` (what it was made from), in a folder of these settings' own
+(cache.py). A half-written one is never used, because files are renamed when complete.
 """
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from limner.training.avatars.attributes import DEFAULT_POSE, STYLES, Avatar, StyleSpec, sample_in_split
+from limner.training.avatars.cache import find_place
 from limner.training.avatars.render import render
 from limner.training.progress import track
 
@@ -60,14 +60,11 @@ def build_split(config: AvatarsConfig, split: str, cache: Path, workers: int | N
     count = {"train": config.train, "validation": config.validation, "test": config.test}[split]
     made_from = {"format": FORMAT, "split": split, "count": count, "style": config.style, "size": config.size,
                  "seed": config.seed, "pose": config.pose}  # fmt: skip
-    pixels, table, note = (cache / f"{split}.{end}" for end in ("u8", "npz", "json"))
-    if note.exists() and json.loads(note.read_text()) == made_from and pixels.exists() and table.exists():
-        return pixels
-    cache.mkdir(parents=True, exist_ok=True)
-    note.unlink(missing_ok=True)
+    place = find_place(cache, split, made_from)
+    if place.complete():
+        return place.pixels
     style = STYLES[config.style]
-    beside = pixels.with_suffix(".part")
-    store = np.memmap(beside, np.uint8, "w+", shape=(count, config.size, config.size, 3))
+    store = np.memmap(place.partial, np.uint8, "w+", shape=(count, config.size, config.size, 3))
     avatars: list[Avatar] = []
     jobs = [(config, split, a, min(a + 250, count)) for a in range(0, count, 250)]
     with multiprocessing.get_context("spawn").Pool(workers or os.cpu_count()) as pool:
@@ -75,10 +72,9 @@ def build_split(config: AvatarsConfig, split: str, cache: Path, workers: int | N
             store[start : start + len(rows)] = images
             avatars.extend(rows)
     store.flush()
-    _write_table(style, avatars, table)
-    beside.replace(pixels)
-    note.write_text(json.dumps(made_from))
-    return pixels
+    _write_table(style, avatars, place.table)
+    place.finish()
+    return place.pixels
 
 
 def _write_table(style: StyleSpec, avatars: list[Avatar], path: Path) -> None:

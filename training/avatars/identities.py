@@ -6,7 +6,6 @@ hair are drawn anew for each picture, and so is a colour that cannot be seen, su
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from limner.training.avatars.attributes import (
     sample_avatar,
     sample_in_split,
 )
+from limner.training.avatars.cache import find_place
 from limner.training.avatars.render import render
 from limner.training.progress import track
 
@@ -115,18 +115,14 @@ class IdentitiesDataset:
 def build(config: IdentitiesConfig, split: str, cache: Path) -> Path:
     """Render a split unless it is in the cache. Returns the memory map's path."""
     made_from = {"format": FORMAT, "split": split, **asdict(config)}
-    pixels, table, note = (cache / f"identities-{split}.{end}" for end in ("u8", "npz", "json"))
-    if note.exists() and json.loads(note.read_text()) == made_from and pixels.exists() and table.exists():
-        return pixels
-    cache.mkdir(parents=True, exist_ok=True)
-    note.unlink(missing_ok=True)
+    place = find_place(cache, f"identities-{split}", made_from)
+    if place.complete():
+        return place.pixels
     style, rows = STYLES[config.style], avatars(config, split)
-    beside = pixels.with_suffix(".part")
-    store = np.memmap(beside, np.uint8, "w+", shape=(len(rows), config.size, config.size, 3))
+    store = np.memmap(place.partial, np.uint8, "w+", shape=(len(rows), config.size, config.size, 3))
     for i, avatar in enumerate(track(rows, f"rendering identities of {split}", len(rows))):
         store[i] = render(style, avatar, config.size)
     store.flush()
-    np.savez_compressed(table, options=np.array([a.options for a in rows], np.uint8))
-    beside.replace(pixels)
-    note.write_text(json.dumps(made_from))
-    return pixels
+    np.savez_compressed(place.table, options=np.array([a.options for a in rows], np.uint8))
+    place.finish()
+    return place.pixels

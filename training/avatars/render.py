@@ -30,13 +30,13 @@ def dicebear_options(style: StyleSpec, avatar: Avatar, size: int) -> dict[str, A
     options: dict[str, Any] = {
         "seed": "limner", "size": size, "rotate": round(pose[0], 3), "translateX": round(pose[1], 3),
         "translateY": round(pose[2], 3), "scale": round(1.02 + pose[3], 4),
-        "hairColor": value["hair_color"], "facialHairColor": value["hair_color"], "hatColor": value["hat_color"],
-        "skinColor": value["skin"], "clothesColor": value["clothes_color"], "backgroundColor": value["background"],
-        "accessoriesColor": "262e33", "clothesVariant": value["clothes"], "mouthVariant": value["mouth"],
-        "eyesVariant": value["eyes"], "eyebrowsVariant": value["eyebrows"],
+        **{key: int(text) if key.endswith("Probability") else text for key, text in style.fixed},
     }  # fmt: skip
-    for component, name in (("top", "hair"), ("facialHair", "facial_hair"), ("accessories", "eyewear")):
-        options[f"{component}Probability"] = 0 if value[name] == "none" else 100
+    for name, targets in style.colors:
+        options |= dict.fromkeys(targets, value[name])
+    for name, component in style.components:
+        if "none" in style.option(name).values:
+            options[f"{component}Probability"] = 0 if value[name] == "none" else 100
         if value[name] != "none":
             options[f"{component}Variant"] = value[name]
     return options
