@@ -32,7 +32,7 @@ from limner.training.importers.tokenizer import read_tokenizer
 WHAT = "OpenAI CLIP .pt (ViT)"
 WHAT_FOLDER = "folder of a Hugging Face CLIP"
 HEAD = 64  # channels of an attention head, in all of OpenAI's models
-EXTRAS = ("input_resolution", "context_length", "vocab_size")
+EXTRAS = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # numbers, and the causal mask of each layer
 PARTS = {
     "attn.out_proj": "self_attn.out_proj", "ln_1": "layer_norm1", "ln_2": "layer_norm2",
     "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2",
@@ -77,7 +77,9 @@ def convert(foreign: Foreign, options: Options) -> Imported:
     if "visual.proj" not in state:
         raise Refused("a CLIP with a ResNet for pictures, not a vision transformer")
     config = read_config(state)
-    tensors = new_names(as_tensors({key: value for key, value in state.items() if key not in EXTRAS}))
+    tensors = new_names(
+        as_tensors({key: value for key, value in state.items() if key.rpartition(".")[2] not in EXTRAS})
+    )
     files = read_tokenizer(options.tokenizer, config["text_config"]["vocab_size"]) if options.tokenizer else {}
     return _imported(config, tensors, "CLIP (OpenAI)", files)
 
@@ -97,6 +99,7 @@ def read_config(state: Mapping[str, Any]) -> dict[str, Any]:
     places = shape(state, "visual.positional_embedding", 2)[0]
     length, text_width = shape(state, "positional_embedding", 2)
     vocabulary, embedding = shape(state, "token_embedding.weight", 2)[0], shape(state, "text_projection", 2)[1]
+    shape(state, "visual.proj", 2)
     grid = math.isqrt(places - 1)
     if grid * grid != places - 1 or width % HEAD or text_width % HEAD:
         raise Refused(f"a CLIP of {places - 1} patches and widths {width} and {text_width}")
@@ -176,10 +179,16 @@ def hugging_face_config(given: Any, state: Mapping[str, Any]) -> dict[str, Any]:
         whole = CLIPConfig(**{k: v for k, v in given.items() if k not in ("architectures", "model_type")})
     except (TypeError, ValueError, AttributeError) as reason:
         raise Refused(f"a folder whose config.json does not fit CLIP ({reason})") from reason
-    text, vision = whole.text_config, whole.vision_config
+    text: Any = whole.text_config
+    vision: Any = whole.vision_config
+    embedding = int(whole.projection_dim or 0)
     for tower in (text, vision):
         if tower.hidden_act not in ("quick_gelu", "gelu") or tower.layer_norm_eps != 1e-5:
             raise Refused(f"a CLIP with {tower.hidden_act} and layer_norm_eps {tower.layer_norm_eps}")
+    for tower, name in ((text, "text"), (vision, "vision")):
+        layers = count(state, f"{name}_model.encoder.layers.{{}}.mlp.fc1.weight")
+        if layers != tower.num_hidden_layers:
+            raise Refused(f"a CLIP of {layers} {name} layers whose config.json says {tower.num_hidden_layers}")
     vocabulary = shape(state, "text_model.embeddings.token_embedding.weight", 2)[0]
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act",
              "layer_norm_eps")  # fmt: skip
@@ -187,13 +196,13 @@ def hugging_face_config(given: Any, state: Mapping[str, Any]) -> dict[str, Any]:
     if text.eos_token_id not in (2, None):
         special["eos_token_id"] = int(text.eos_token_id)
     return {
-        "projection_dim": int(whole.projection_dim),
+        "projection_dim": embedding,
         "text_config": {
             **{name: getattr(text, name) for name in names}, "vocab_size": vocabulary, **special,
-            "max_position_embeddings": text.max_position_embeddings, "projection_dim": int(whole.projection_dim),
+            "max_position_embeddings": text.max_position_embeddings, "projection_dim": embedding,
         },
         "vision_config": {
             **{name: getattr(vision, name) for name in names}, "image_size": vision.image_size,
-            "patch_size": vision.patch_size, "projection_dim": int(whole.projection_dim),
+            "patch_size": vision.patch_size, "projection_dim": embedding,
         },
     }  # fmt: skip

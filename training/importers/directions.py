@@ -17,12 +17,14 @@ import torch
 from numpy.typing import NDArray
 
 from limner.runtime.errors import InputError
+from limner.training.config import from_mapping
 from limner.training.importers.files.names import ArrayRecord
 from limner.training.importers.files.opening import Foreign, open_foreign
 from limner.training.importers.files.pickles import Refused
+from limner.training.importers.sets import generator_layers
 from limner.training.importers.states import NOT_FINITE, Imported, Options
-from limner.training.models.store import build_on_meta, read_config
-from limner.training.models.stylegan2 import LayerSpec
+from limner.training.models.store import read_config
+from limner.training.models.stylegan2 import LayerSpec, StyleGAN2Config
 
 WHAT = "StyleCLIP's fs3.npy, with S_mean_std beside it"
 STATS = ("S_mean_std", "S_mean_std.npy", "S_mean_std.pkl")
@@ -35,7 +37,7 @@ def recognises(foreign: Foreign) -> bool:
 
 
 def convert(foreign: Foreign, options: Options) -> Imported:
-    layers = generator_layers(options.out)
+    layers = set_layers(options.out)
     rows = np.asarray(foreign.content, np.float64)
     if rows.ndim != 2:
         raise Refused(f"an array {list(rows.shape)}, not [channels, features]")
@@ -48,15 +50,14 @@ def convert(foreign: Foreign, options: Options) -> Imported:
     return Imported("relevance", "edits", None, state, "Channel relevance (StyleCLIP's fs3)", facts)
 
 
-def generator_layers(out: Path) -> tuple[LayerSpec, ...]:
+def set_layers(out: Path) -> tuple[LayerSpec, ...]:
     """The style layers of the set's generator, which say what the rows belong to."""
     folder = out / "stylegan2"
     if not (folder / "config.json").is_file():
         given = f"directions without a generator in {str(out)!r}"
         raise InputError("file", given, "a set with the generator that they belong to", "import the generator first")
-    family, config = read_config(folder)
-    layers: tuple[LayerSpec, ...] = build_on_meta(family, config).layers
-    return layers
+    _, config = read_config(folder)
+    return generator_layers(from_mapping(StyleGAN2Config, config, "stylegan2"))
 
 
 def check_rows(rows: Array, out: Path) -> None:

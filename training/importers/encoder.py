@@ -15,7 +15,7 @@ from limner.training.importers import stylegan2
 from limner.training.importers.files.opening import Foreign
 from limner.training.importers.files.pickles import Record, Refused
 from limner.training.importers.identity import read_body, with_counters
-from limner.training.importers.states import Imported, Options, as_tensors, below, count, flat, shape, tensor_of
+from limner.training.importers.states import Imported, Options, as_tensors, below, count, flat, rows, shape, tensor_of
 from limner.training.models.psp import EncoderConfig
 
 WHAT = "e4e .pt"
@@ -58,10 +58,10 @@ def convert(foreign: Foreign, options: Options) -> Imported:
         average = torch.zeros(config.num_ws, config.w_dim)
     if average is None:
         raise Refused("an encoder without its latent_avg")
-    rows = as_tensors({"latent_avg": average})["latent_avg"].reshape(-1, config.w_dim)
-    if len(rows) not in (1, config.num_ws):
-        raise Refused(f"an encoder of {config.num_ws} layers whose latent_avg has {len(rows)}")
-    tensors["latent_avg"] = rows.expand(config.num_ws, -1).clone()
+    averages = rows(average, config.w_dim, "latent_avg")
+    if len(averages) not in (1, config.num_ws):
+        raise Refused(f"an encoder of {config.num_ws} layers whose latent_avg has {len(averages)}")
+    tensors["latent_avg"] = averages.expand(config.num_ws, -1).clone()
     unknown = tuple(key for key in whole if not key.startswith(("encoder.", "decoder.")))
     facts = {"pixels a side of the pictures": config.image_size, "pixels a side that it sees": config.input_size,
              "layers of w_plus": config.num_ws}  # fmt: skip
@@ -80,5 +80,7 @@ def read_config(state: Mapping[str, Any]) -> EncoderConfig:
     middle = coarse + sum(d == depths[0] + 1 for d in depths)
     w_dim, width = shape(state, "styles.0.linear.weight", 2)
     size = 2 ** (layers // 2 + 1)
+    if size > stylegan2.MAX_SIZE:
+        raise Refused(f"an encoder for a generator of {size} pixels a side")
     pixels = 2 ** (depths[0] + len(body.widths))
     return EncoderConfig(size, pixels, layers, w_dim, body, width, coarse, middle)

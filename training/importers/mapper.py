@@ -20,10 +20,11 @@ from limner.training.importers.files.opening import Foreign
 from limner.training.importers.files.pickles import Refused
 from limner.training.importers.sets import MAPPERS, generator_layers, refuse_other_generator, set_generator
 from limner.training.importers.states import Imported, Options, as_tensors, below, flat, shape
-from limner.training.models.mapper import NAMES, MapperConfig, generator_digest
+from limner.training.models.mapper import LEVELS, NAMES, MapperConfig, generator_digest
 from limner.training.models.stylegan2 import StyleGAN2Config
 
 WHAT = "StyleCLIP mapper .pt"
+LONGEST_PROMPT = 200  # characters
 LABEL = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
 
 
@@ -50,9 +51,11 @@ def convert(foreign: Foreign, options: Options) -> Imported:
         raise InputError("file", given_text, "a set with the generator", "import the generator first")
     if own is not None:
         refuse_other_generator("a mapper", sizes, decoder, own)
-    digest = generator_digest(own.state if own is not None else decoder)
-    prompt = str(given.get("description") or label.replace("_", " ").replace("-", " "))
+    digest = generator_digest(own.state if own is not None else decoder) if decoder else ""
+    prompt = prompt_of(given, label)
     config = read_config(tensors, sizes, prompt, digest)
+    idle = tuple(f"{NAMES[level]}." for level, (first, _) in LEVELS.items() if first >= sizes.num_ws)
+    tensors = {key: value for key, value in tensors.items() if not key.startswith(idle)}  # a level without rows
     if given.get("stylegan_size", sizes.size) != sizes.size:
         raise Refused(f"a mapper for {given['stylegan_size']} pixels whose generator has {sizes.size}")
     unknown = tuple(key for key in whole if not key.startswith(("mapper.", "decoder.")))
@@ -60,6 +63,13 @@ def convert(foreign: Foreign, options: Options) -> Imported:
     notes = () if decoder else ("The file does not say which generator it was trained on.",)
     title = f"Latent mapper: {config.prompt}"
     return Imported("mapper", f"{MAPPERS}/{label}", config, tensors, title, facts, notes, unknown=unknown)
+
+
+def prompt_of(given: Mapping[str, Any], label: str) -> str:
+    """The text that the mapper was trained for, on one line; the name if the file does not say it."""
+    said = given.get("description")
+    text = " ".join(said.split())[:LONGEST_PROMPT] if isinstance(said, str) else ""
+    return text if text.isprintable() and text else label.replace("_", " ").replace("-", " ")
 
 
 def label_of(foreign: Foreign, options: Options) -> str:
@@ -79,13 +89,13 @@ def read_config(state: Mapping[str, Tensor], sizes: StyleGAN2Config, prompt: str
             raise Refused("a mapper that moves to-RGB channels, which are never edited here")
         return MapperConfig("styles", sizes.num_ws, sizes.w_dim, styles=channels, prompt=prompt, generator=digest)
     levels = {level: f"{name}.mapping.1.weight" in state for level, name in NAMES.items()}
-    kind = "single" if "mapping.mapping.1.weight" in state else "levels"
-    if kind == "levels" and not any(levels.values()):
+    single = "mapping.mapping.1.weight" in state
+    if not single and not any(levels.values()):
         raise Refused("a mapper of no known kind")
-    first = "mapping" if kind == "single" else next(NAMES[level] for level, on in levels.items() if on)
+    first = "mapping" if single else next(NAMES[level] for level, on in levels.items() if on)
     width = shape(state, f"{first}.mapping.1.weight", 2)[1]
     if width != sizes.w_dim:
         raise Refused(f"a mapper of width {width} for a generator of width {sizes.w_dim}")
-    switches = levels if kind == "levels" else {}
-    return MapperConfig(kind, sizes.num_ws, sizes.w_dim, **switches, pixel_norm="layers", prompt=prompt,
-                        generator=digest)  # fmt: skip
+    coarse, medium, fine = (single or levels[level] for level in ("coarse", "medium", "fine"))
+    return MapperConfig("single" if single else "levels", sizes.num_ws, sizes.w_dim, coarse, medium, fine,
+                        pixel_norm="layers", prompt=prompt, generator=digest)  # fmt: skip

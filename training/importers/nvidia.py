@@ -68,7 +68,7 @@ def convert(foreign: Foreign, options: Options) -> Imported:
             tensors[f"{layer}.noise.weight"] = torch.zeros(1)
             tensors[f"noises.noise_{i}"] = torch.zeros(1, 1, resolution, resolution)
     clamp = conv_clamp(record)
-    notes = ()
+    notes: tuple[str, ...] = ()
     if clamp is not None:
         notes = (
             f"The published code clamps feature maps at {clamp:g} for its fp16 layers; here they are not clamped.",
@@ -168,7 +168,7 @@ def _shaped(name: str, value: Any) -> Any:
     if name == "input.input" or name.endswith(".conv.weight"):
         return tensor[None]
     if name.endswith("noise.weight"):
-        return tensor.reshape(1)
+        return tensor.reshape(-1)
     if name.startswith("noises."):
         return tensor[None, None]
     if name.startswith("to_rgb") and name.endswith(".bias") and "modulation" not in name:

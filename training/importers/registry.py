@@ -63,8 +63,12 @@ def import_file(path: Path, options: Options, family: str = "", licence: str = "
         raise InputError("family", repr(family), ", ".join(IMPORTERS), nearest(family, IMPORTERS))
     try:
         found = _read(path, options, family)
-    except (Refused, ValueError, RecursionError, MemoryError) as reason:
-        what = str(reason) if isinstance(reason, (Refused, ValueError)) else "which is nested too deep or too large"
+    except (Refused, ValueError, RuntimeError, MemoryError) as reason:
+        what = str(reason)
+        if isinstance(reason, (RecursionError, MemoryError)):
+            what = "which is nested too deep or too large"
+        elif isinstance(reason, RuntimeError):  # torch's, whose text is about its own inside
+            what = "whose tensors do not have the shapes of one network"
         raise InputError(
             "file", f"{path.name!r}, {what}", IMPORTERS[family].what if family else KNOWN, HINT
         ) from reason

@@ -19,7 +19,7 @@ from limner.training.config import from_mapping
 from limner.training.importers.files.pickles import Refused
 from limner.training.importers.states import Imported, same_weights
 from limner.training.models.store import build_on_meta, read_config, read_tensors, save_model
-from limner.training.models.stylegan2 import LayerSpec, StyleGAN2Config
+from limner.training.models.stylegan2 import Generator, LayerSpec, StyleGAN2Config
 
 MAPPERS = "edits/mappers"  # one folder each, as export.networks reads them
 RELEVANCE = "relevance.safetensors"
@@ -44,8 +44,10 @@ def set_generator(out: Path) -> SetGenerator | None:
 
 def generator_layers(config: StyleGAN2Config) -> tuple[LayerSpec, ...]:
     """The style layers of a generator of that config."""
-    layers: tuple[LayerSpec, ...] = build_on_meta("stylegan2", config).layers
-    return layers
+    generator = build_on_meta("stylegan2", config)
+    if not isinstance(generator, Generator):
+        raise TypeError(type(generator).__name__)
+    return generator.layers
 
 
 def refuse_other_generator(what: str, sizes: StyleGAN2Config, decoder: Mapping[str, Tensor], own: SetGenerator) -> None:

@@ -162,6 +162,14 @@ def as_tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
     return found
 
 
+def rows(value: Any, width: int, what: str) -> Tensor:
+    """A foreign tensor as rows [n, width], finite and fp32."""
+    tensor = as_tensors({what: value})[what]
+    if tensor.numel() == 0 or tensor.numel() % width:
+        raise Refused(f"weights whose {what} has the shape {list(tensor.shape)} for a width of {width}")
+    return tensor.reshape(-1, width)
+
+
 def listed(names: list[str]) -> str:
     """The number of names and the first ten of them."""
     return f"{len(names)}: {', '.join(names[:SHOWN])}{' ...' if len(names) > SHOWN else ''}"

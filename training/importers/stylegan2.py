@@ -20,6 +20,7 @@ from limner.training.importers.states import (
     as_tensors,
     count,
     flat,
+    rows,
     shape,
     tensor_of,
 )
@@ -28,6 +29,7 @@ from limner.training.models.stylegan2 import Generator, StyleGAN2Config, fir_ker
 WHAT = "rosinality StyleGAN2 .pt"
 MEAN_SAMPLES, MEAN_SEED = 10_000, 0
 KERNEL_ERROR = 1e-5
+MAX_SIZE = 4096  # pixels a side
 
 
 def recognises(foreign: Foreign) -> bool:
@@ -60,10 +62,10 @@ def generator(state: Mapping[str, Any], latent_avg: Any, title: str) -> Imported
         mean = mean_latent(config, tensors)
         notes = (f"The file has no latent_avg: it is the mean w of {MEAN_SAMPLES} samples, seed {MEAN_SEED}.",)
     if mean is not None:
-        rows = as_tensors({"latent_avg": mean})["latent_avg"].reshape(-1, config.w_dim)
-        if not torch.allclose(rows, rows[:1].expand_as(rows)):
+        average = rows(mean, config.w_dim, "latent_avg")
+        if not torch.allclose(average, average[:1].expand_as(average)):
             raise Refused("weights whose latent_avg differs between layers")
-        tensors["latent_avg"] = rows[0]
+        tensors["latent_avg"] = average[0]
     return Imported("stylegan2", "stylegan2", config, tensors, title, facts(config), notes)
 
 
@@ -86,6 +88,8 @@ def read_config(state: Mapping[str, Any]) -> StyleGAN2Config:
 def with_table(size: int, z_dim: int, w_dim: int, n_mlp: int, channels: dict[int, int],
                lr_mlp: float = 0.01) -> StyleGAN2Config:  # fmt: skip
     """A config that says the channels by their published multiplier where they are the published ones."""
+    if size > MAX_SIZE:
+        raise Refused(f"a generator of {size} pixels a side")
     for multiplier in (2, 1):
         config = StyleGAN2Config(size, z_dim, w_dim, n_mlp, lr_mlp, {}, multiplier)
         if channels == {r: config.channels_at(r) for r in config.resolutions}:

@@ -63,7 +63,7 @@ class DtypeRecord(Record):
     def dtype(self) -> np.dtype[Any]:
         found = np.dtype(self.kind)
         order = self.state[1] if isinstance(self.state, tuple) and len(self.state) > 1 else "|"
-        return found.newbyteorder(order) if order in ("<", ">") else found
+        return found.newbyteorder(">") if order == ">" else found.newbyteorder("<") if order == "<" else found
 
 
 class ArrayRecord(Record):
