@@ -8,7 +8,7 @@ Reading order:
 4. `tokenizer`, `templates`, `images`, `sheets`: words and pictures in and out
 5. `recipe`, `edit`, `editor`: an edit as data, its result, and what turns one into the other
 6. `sources`, `models`, `presets`, `methods`: where a picture comes from, what a method works with
-7. `descent`, `trajectory`, `adam`: the walk down a loss in W+
+7. `descent`, `spaces`, `trajectory`, `adam`: the walk down a loss in W+, P_N or S
 8. `inversion`, `latent_optimization`, `global_directions`, `latent_mapper` (with `mapper_schema`): the methods
 9. `diffusion`, `attention`: latent diffusion, and attention control; `sega`, `prompt_to_prompt`: the methods on them
 10. `provenance`: the recipe in a PNG, and its replay
