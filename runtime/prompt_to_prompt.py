@@ -26,6 +26,7 @@ from limner.runtime.attention.maps import map_pictures
 from limner.runtime.attention.plan import Plan, plan_edits
 from limner.runtime.attention.settings import ControlSettings
 from limner.runtime.attention.words import read_prompt
+from limner.runtime.bundle import Bundle
 from limner.runtime.checks import require_number
 from limner.runtime.diffusion.ddim_inversion import InvertedPath, invert_with_prompts
 from limner.runtime.diffusion.networks import DiffusionNetworks
@@ -35,9 +36,11 @@ from limner.runtime.diffusion.sources import DiffusionStart
 from limner.runtime.errors import InputError
 from limner.runtime.images import to_u8
 from limner.runtime.methods import Method, Outcome, Progress
+from limner.runtime.presets import resolve_parameters
 from limner.runtime.recipe import PromptEdit, Recipe
 from limner.runtime.schema import from_dict, to_dict
 from limner.runtime.timing import Timer
+from limner.runtime.tokenizer import Tokenizer
 
 __all__ = ["EditOptions", "PromptToPromptParameters", "method"]
 
@@ -84,6 +87,9 @@ class EditOptions:
 def check(recipe: Recipe) -> None:
     """Refuse what no bundle could run."""
     parameters = from_dict(PromptToPromptParameters, recipe.parameters, "parameters")
+    if len(recipe.prompts) != 1:
+        hint = "several edits of one source are several recipes, which share a batch"
+        raise InputError("prompts", f"{len(recipe.prompts)} texts", f"one text with {NAME}", hint)
     prompt = recipe.prompts[0]
     _settings(parameters, from_dict(EditOptions, prompt.options, "prompts.options"))
     if not parameters.guidance_scale > 1.0:
@@ -139,7 +145,7 @@ def _run_source(
     if start.clean is not None:
         parameters = replace(parameters, sampler="ddim", eta=0.0)
     with timer.stage("text"):
-        plan = _plan(networks, start, recipes, parameters)
+        plan = _plan(networks.tokenizer, start.prompt, recipes, parameters)
     path: InvertedPath | None = None
     if start.clean is not None:
         with timer.stage("inversion"):
@@ -156,19 +162,24 @@ def _run_source(
     return [_outcome(networks, recipe, edited, member, source) for member, recipe in enumerate(resolved, start=1)]
 
 
+def needed(bundle: Bundle, recipe: Recipe) -> tuple[str, ...]:
+    """Return what a picture file needs beside the method's graphs; InputError for words that are not in their prompts,
+    before anything is loaded.
+    """
+    parameters = resolve_parameters(bundle, NAME, PromptToPromptParameters, recipe.parameters)
+    _plan(Tokenizer.from_bundle(bundle), recipe.source.prompt or "", [recipe], parameters)
+    return ("vae_encoder",) if recipe.source.kind == "image" else ()
+
+
 def _plan(
-    networks: DiffusionNetworks,
-    start: DiffusionStart,
-    recipes: Sequence[Recipe],
-    parameters: PromptToPromptParameters,
+    tokenizer: Tokenizer, source_prompt: str, recipes: Sequence[Recipe], parameters: PromptToPromptParameters
 ) -> Plan:
-    tokenizer = networks.tokenizer
     targets = []
     for recipe in recipes:
         options = from_dict(EditOptions, recipe.prompts[0].options, "prompts.options")
         prompt = read_prompt(tokenizer, recipe.prompts[0].text, "prompts.text")
         targets.append((prompt, _settings(parameters, options)))
-    source = read_prompt(tokenizer, start.prompt, "source.prompt")
+    source = read_prompt(tokenizer, source_prompt, "source.prompt")
     return plan_edits(source, targets, parameters.steps, tokenizer.context_length)
 
 
@@ -245,5 +256,5 @@ method = Method(
     run=run,
     family="diffusion",
     prompt_options=EditOptions,
-    max_prompts=1,
+    graphs_of=needed,
 )

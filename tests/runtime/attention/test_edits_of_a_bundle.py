@@ -117,3 +117,13 @@ def test_bad_words_leave_nothing_behind(limner: Run, tmp_path: Path, arguments: 
     assert ran.code == 2 and ran.out == "" and words in ran.err
     assert [line for line in ran.err.splitlines() if line.startswith("error:")] == ran.err.splitlines()[-1:]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_checks_the_words(limner: Run) -> None:
+    known = ("edit", "seed:7", "--source-prompt", SOURCE, "--prompt", TARGET, "--dry-run")
+    ran = limner(*known)
+    assert ran.code == 0 and "unet" in json.loads(ran.out)["graphs"], ran.err
+    ran = limner(*known, "--word", "dog=2")
+    assert ran.code == 2 and "prompts.options.weights: got 'dog'" in ran.err
+    ran = limner(*known, "--prompt", "a red dog")
+    assert ran.code == 2 and "prompts: got 2 texts; allowed: one text with prompt-to-prompt" in ran.err
