@@ -110,10 +110,10 @@ class MapperModule(pl.LightningModule):
             frozen.eval()
         return self
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The mappers alone: the frozen networks have checkpoints of their own."""
-        state: dict[str, Any] = super().state_dict(*args, **kwargs)
-        return {key: value for key, value in state.items() if key.startswith("network.")}
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the mappers alone: the frozen networks have checkpoints of their own."""
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {key: value for key, value in state.items() if key.startswith("network.")}
 
     def mapper(self, name: str) -> LatentMapper:
         found = self.network[list(self.targets).index(name)]
