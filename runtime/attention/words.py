@@ -50,9 +50,9 @@ class Prompt:
         """The words without the punctuation."""
         return tuple(word for word in self.words if word.spelled)
 
-    def places(self, phrase: str) -> list[tuple[int, ...]]:
+    def places(self, phrase: str, field: str = "word") -> list[tuple[int, ...]]:
         """Return the tokens of every place where `phrase` (one word or several) stands; none is no error."""
-        wanted = self._tokenizer.tokens(phrase, "word")
+        wanted = self._tokenizer.tokens(phrase, field)
         found, place = [], 1
         while place + len(wanted) <= self.length - 1:
             if list(self.ids[place : place + len(wanted)]) == wanted:
@@ -93,10 +93,10 @@ def word_tokens(prompt: Prompt, phrase: str, field: str = "word") -> tuple[int, 
     """Return the tokens of `phrase` as `find_word` does, or None if it does not stand in the prompt."""
     if not isinstance(phrase, str) or not phrase.strip():
         raise InputError(field, "an empty word" if isinstance(phrase, str) else repr(phrase), "a word of the prompt")
-    places = prompt.places(phrase)
+    places = prompt.places(phrase, field)
     numbered = OCCURRENCE.fullmatch(phrase.strip())
     if not places and numbered is not None:
-        places, number = prompt.places(numbered[1]), int(numbered[2])
+        places, number = prompt.places(numbered[1], field), int(numbered[2])
         if places and number > len(places):
             given = f"{phrase!r}, but {numbered[1]!r} stands {len(places)} times in {prompt.text!r}"
             raise InputError(field, given, f"#1 to #{len(places)}")

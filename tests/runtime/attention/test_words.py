@@ -74,6 +74,12 @@ def test_empty_word(prompt: Read, word: str) -> None:
         find_word(prompt("a person"), word)
 
 
+def test_special_token_as_a_word(prompt: Read) -> None:
+    with pytest.raises(InputError) as caught:
+        find_word(prompt("a person"), "<|endoftext|>", "prompts.options.weights")
+    assert caught.value.field == "prompts.options.weights"
+
+
 def test_too_long_a_prompt_names_the_words_that_fall_off(tokenizer: Tokenizer) -> None:
     with pytest.raises(InputError, match="these words fall off: 'a beard'"):
         read_prompt(tokenizer, " ".join(["red"] * 75) + " a beard", "prompts.text")
