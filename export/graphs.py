@@ -50,6 +50,7 @@ class Sampler:
     def __init__(self, networks: Networks) -> None:
         self.networks = networks
         self.generator = networks.generator
+        self._images: dict[tuple[int, bytes], tuple[Tensor, Tensor]] = {}  # batch, state before -> image, state after
 
     def z(self, batch: int, rng: torch.Generator) -> Tensors:
         return (torch.randn(batch, self.generator.config.z_dim, generator=rng),)
@@ -66,8 +67,15 @@ class Sampler:
             return (self.generator.affine(self.w_plus(batch, rng)[0]),)
 
     def image(self, batch: int, rng: torch.Generator) -> Tensors:
-        with torch.no_grad():
-            return (self.generator.synthesis(self.w_plus(batch, rng)[0]).clamp(-1, 1),)
+        """Pictures of the generator; several graphs ask for the same ones, and at 1024 px each takes seconds."""
+        key = (batch, rng.get_state().numpy().tobytes())
+        if key not in self._images:
+            with torch.no_grad():
+                made = self.generator.synthesis(self.w_plus(batch, rng)[0]).clamp(-1, 1)
+            self._images[key] = (made, rng.get_state())
+        image, state = self._images[key]
+        rng.set_state(state)
+        return (image,)
 
     def input_ids(self, batch: int, rng: torch.Generator) -> Tensors:
         """Start, 3 to 20 words, end, padding."""
