@@ -162,21 +162,21 @@ class MapperModule(pl.LightningModule):
         found = {"image": image, "clip": self.clip_image(image).float()}
         return found if self.identity is None else found | {"identity": self.identity(image).float()}
 
-    def truncated(self, w_plus: Tensor) -> Tensor:
-        """Training latents, each drawn towards the mean by a factor of its own.
+    def truncated(self, w_plus: Tensor, draw: int) -> Tensor:
+        """Training latents, each drawn towards the mean by a factor of its own, which the seed and `draw` decide.
 
         Small text-image models tell little between two attributes, and much where one turns into the other. Latents
         near the mean are close to that for every attribute, so that there is a gradient to follow.
         """
         if self.config.truncation == 1:
             return w_plus
-        draw = self.global_step * self.trainer.world_size + self.global_rank
         share = torch.rand(len(w_plus), 1, 1, generator=step_generator(self.seed, draw)).to(w_plus)
         psi = 1 - share * (1 - self.config.truncation)
         return self.generator.latent_avg + psi * (w_plus - self.generator.latent_avg)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        w_plus = self.truncated(batch["w_plus"])
+        draw = self.global_step * self.trainer.world_size + self.global_rank
+        w_plus = self.truncated(batch["w_plus"], draw)
         source = self.source(w_plus)
         total = w_plus.new_zeros(())
         for name in self.targets:

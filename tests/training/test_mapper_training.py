@@ -134,6 +134,21 @@ def test_two_processes_are_one_with_the_doubled_batch(mapper_checkpoints: Path, 
         assert (states[0][key] - value).abs().max() <= 1e-5 * value.abs().max(), key
 
 
+def test_training_latents_are_truncated_by_the_step(mapper_checkpoints: Path, tmp_path: Path) -> None:
+    module = built(tiny_run(mapper_checkpoints, "training.truncation=0.3"), tmp_path)
+    average = module.generator.get_buffer("latent_avg").normal_()
+    w = torch.randn(64, NUM_WS, W_DIM)
+    found = module.truncated(w, 5)
+    psi = ((found - average) / (w - average)).flatten(1)
+    assert torch.allclose(psi, psi[:, :1].expand_as(psi), rtol=1e-3, atol=1e-3)  # one factor a latent
+    assert 0.3 <= float(psi[:, 0].min()) < 0.4 and 0.9 < float(psi[:, 0].max()) <= 1.001
+    assert torch.equal(found, module.truncated(w, 5)) and not torch.equal(found, module.truncated(w, 6))
+    whole = built(tiny_run(mapper_checkpoints), tmp_path)
+    assert whole.truncated(w, 5) is w
+    with pytest.raises(InputError, match="truncation"):
+        tiny_run(mapper_checkpoints, "training.truncation=1.5")
+
+
 def test_bf16_trains_in_fp32_weights(mapper_checkpoints: Path, tmp_path: Path) -> None:
     run = tiny_run(mapper_checkpoints, "trainer.precision=bf16-mixed", "trainer.max_steps=2")
     before = built(run, tmp_path).network.state_dict()
