@@ -51,6 +51,8 @@ class WarmupConfig:
     window_every: int = 0  # every so many steps only the face is drawn, at less than half of the cost; 0 for never
     window: tuple[int, int] = (8, 24)  # rows and columns of the 32 px features that are kept then
     window_margin: int = 2  # of these, at each side, is left out of the loss: it is wrong at the cut
+    mouth_box: tuple[float, float, float, float] = (0.41, 0.53, 0.59, 0.66)  # inside the window, as focus_box
+    mouth_weight: float = 1.0  # times as much as the rest of the window that it counts
 
 
 class CodeEmbedding(nn.Module):
@@ -81,20 +83,22 @@ def edge_map(image: Tensor) -> Tensor:
     return F.max_pool2d((dx + dy).amax(1, keepdim=True), 3, 1, 1)
 
 
-def drawing_loss(made: Tensor, target: Tensor, config: WarmupConfig, focused: bool = True) -> Tensor:
-    """L1 weighted towards edges and the focus box, plus the L1 of horizontal and vertical differences."""
-    focus = focus_map(target.shape[-1], config).to(target) if focused else 1.0
-    error = (made - target) * focus
+def drawing_loss(made: Tensor, target: Tensor, config: WarmupConfig, focus: Tensor | None = None) -> Tensor:
+    """L1 weighted towards edges and by `focus` [H,W] (the focus box if not given), plus the L1 of horizontal and
+    vertical differences."""
+    if focus is None:
+        focus = focus_map(target.shape[-1], config.focus_box, config.focus_weight)
+    error = (made - target) * focus.to(target)
     weight = 1 + config.edge_weight * edge_map(target)
     gradient = (error[..., 1:] - error[..., :-1]).abs().mean() + (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
     return (error.abs() * weight).mean() + config.gradient_weight * gradient
 
 
-def focus_map(size: int, config: WarmupConfig) -> Tensor:
-    """Weights [size, size]: focus_weight inside the focus box, 1 outside."""
-    left, top, right, bottom = (round(share * size) for share in config.focus_box)
+def focus_map(size: int, box: tuple[float, float, float, float], weight: float) -> Tensor:
+    """Weights [size, size]: `weight` inside the box (left, top, right, bottom as shares of the size), 1 outside."""
+    left, top, right, bottom = (round(share * size) for share in box)
     weights = torch.ones(size, size)
-    weights[top:bottom, left:right] = config.focus_weight
+    weights[top:bottom, left:right] = weight
     return weights
 
 
@@ -111,7 +115,7 @@ class WarmupModule(pl.LightningModule):
         self.register_buffer("inverse", torch.linalg.pinv(book.double()).float(), persistent=False)  # [w_dim, K]
         self.responses = nn.ParameterList()  # R [C, K] of each layer; none where the affine weights themselves learn
         for layer in generator.layers if learn_responses else ():
-            affine = generator.get_submodule(layer.name).conv.modulation
+            affine = generator.conv(layer).modulation
             self.responses.append(nn.Parameter(affine.weight.detach() @ book.T * affine.scale))
             affine.weight.requires_grad_(False)  # follows the responses
         generator.compute_dtype = torch.bfloat16 if bf16 else torch.float32
@@ -120,6 +124,8 @@ class WarmupModule(pl.LightningModule):
             multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema),
         )
         self._draw = torch.compile(self._synthesize) if compile_synthesis else self._synthesize
+
+    inverse: Tensor
 
     def stage_resolution(self, step: int) -> int:
         for resolution, steps in self.config.stages:
@@ -134,20 +140,22 @@ class WarmupModule(pl.LightningModule):
             raise RuntimeError("synthesis made no picture")
         return state.skip
 
-    def _draw_window(self, style_channels: Tensor, target: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
+    def _draw_window(self, style_channels: Tensor, resolution: int) -> tuple[Tensor, slice]:
         """The face alone: all layers up to 32 px, then the layers above on a window of the features. Returns what
-        was made and the same part of the target, both [N,3,h,w]."""
+        was made, [N,3,h,w], and which rows and columns of the picture these are."""
         (start, stop), margin, times = self.config.window, self.config.window_margin, resolution // 32
         generator = self.generator
-        state = generator.advance(generator.start(len(target)), style_channels, self._layers_until(32), "none")
+        state = generator.advance(generator.start(len(style_channels)), style_channels, self._layers_until(32), "none")
         if state.skip is None:
             raise RuntimeError("synthesis made no picture")
         cut = (..., slice(start, stop), slice(start, stop))
         state = SynthesisState(state.done, state.x[cut], state.skip[cut])
         made = generator.advance(state, style_channels, self._layers_until(resolution), "none").skip
+        if made is None:
+            raise RuntimeError("synthesis made no picture")
         inner = slice(margin * times, (stop - start - margin) * times)
         seen = slice((start + margin) * times, (stop - margin) * times)
-        return made[..., inner, inner], target[..., seen, seen]
+        return made[..., inner, inner], seen
 
     def _layers_until(self, resolution: int) -> int:
         return sum(s.resolution <= resolution for s in self.generator.layers)
@@ -185,7 +193,7 @@ class WarmupModule(pl.LightningModule):
     def write_affine(self) -> None:
         """The affine weights A [C, w_dim] that give the responses R = A E^T [C, K]: A = R pinv(E)^T."""
         for layer, response in zip(self.generator.layers, self.responses, strict=True):
-            affine = self.generator.get_submodule(layer.name).conv.modulation
+            affine = self.generator.conv(layer).modulation
             affine.weight.copy_(response @ self.inverse.T / affine.scale)
 
     def affine(self, codes: Tensor) -> Tensor:
@@ -193,7 +201,7 @@ class WarmupModule(pl.LightningModule):
         if not len(self.responses):
             return self.generator.affine(self.embedding(codes))
         rows, generator = codes.unbind(1), self.generator
-        parts = [F.linear(rows[layer.w_index], response, generator.get_submodule(layer.name).conv.modulation.bias)
+        parts = [F.linear(rows[layer.w_index], response, generator.conv(layer).modulation.bias)
                  for layer, response in zip(generator.layers, self.responses, strict=True)]  # fmt: skip
         return torch.cat(parts, 1)
 
@@ -208,8 +216,10 @@ class WarmupModule(pl.LightningModule):
         if resolution < target.shape[-1]:
             target = F.avg_pool2d(target, target.shape[-1] // resolution)
         if self.config.window_every and self.global_step % self.config.window_every == 0 and resolution > 32:
-            made, target = self._draw_window(self._styles(batch), target, resolution)
-            drawing = drawing_loss(made, target, self.config, focused=False)
+            made, seen = self._draw_window(self._styles(batch), resolution)
+            focus = focus_map(resolution, self.config.mouth_box, self.config.mouth_weight)[seen, seen]
+            target = target[..., seen, seen]
+            drawing = drawing_loss(made, target, self.config, focus)
         else:
             made = self._draw(self._styles(batch), self._layers_until(resolution))
             drawing = drawing_loss(made, target, self.config)
@@ -238,14 +248,11 @@ class WarmupModule(pl.LightningModule):
         self.log("validation_psnr_db", (10 * torch.log10(4 / error)).mean(), prog_bar=True)
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(
-            [
-                {"params": [p for p in self.generator.parameters() if p.requires_grad]},
-                {"params": list(self.responses), "lr": self.config.response_rate},
-            ],
-            self.config.learning_rate,
-            betas=(0.9, 0.99),
-        )
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in self.generator.parameters() if p.requires_grad]},
+            {"params": list(self.responses), "lr": self.config.response_rate},
+        ]
+        optimizer = torch.optim.Adam(groups, self.config.learning_rate, betas=(0.9, 0.99))
         total = sum(steps for _, steps in self.config.stages)
         last = self.config.stages[-1][1]
         floor = self.config.final_learning_rate / self.config.learning_rate
