@@ -8,7 +8,8 @@ Reading order:
 4. `graphs`: what each graph computes, its export and the reference that it must agree with
 5. `simplify`, `rewrites`, `weights`: fewer nodes, and one file of weights for all graphs
 6. `parity`, `cards`, `bundle_writer`, `cli`: errors against torch, licences, and the bundle written whole or not at all
-7. `bench`, `battery`, `inversion_report`: how fast the result is, and how good
+7. `diffusion`: the same for a Stable Diffusion folder in diffusers' format
+8. `bench`, `battery`, `inversion_report`: how fast the result is, and how good
 """
 
 if __name__ != "limner.export":

@@ -44,7 +44,14 @@ class SpatialAttention(ControlAttention):
     def __init__(self) -> None:
         super().__init__(edited=False)
 
-    def __call__(self, attn: Any, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
         tokens = hidden_states.flatten(2)  # [B,C,N]
         tokens = attn.group_norm(tokens) if attn.group_norm is not None else tokens
         mixed = super().__call__(attn, tokens.transpose(1, 2)).transpose(1, 2)
