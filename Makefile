@@ -70,6 +70,10 @@ engines-scale: $(FULL) ## The same for a generator at 1024 pixels and a UNet of 
 bench: $(FULL) ## Time the runtime on this machine, beside torch eager
 	$(BIN)/python -m limner.export.bench $(ARGS)
 
+.PHONY: bench-diffusion
+bench-diffusion: $(FULL) ## Time edits of the diffusion bundle, beside diffusers eager
+	$(BIN)/python -m limner.export.diffusion.bench $(ARGS)
+
 .PHONY: battery
 battery: $(FULL) ## Measure the methods on the battery of edits of held-out pictures
 	$(BIN)/python -m limner.export.battery $(ARGS)

@@ -52,6 +52,7 @@ def ledits(tiny: TinyModels, monkeypatch: pytest.MonkeyPatch, arguments: dict[st
     """Latents of diffusers' LEDITS++ on the random draws of our seed 0."""
     from diffusers.pipelines.ledits_pp import pipeline_leditspp_stable_diffusion as module
 
+    before = tiny.unet.attn_processors
     pipe = tiny.pipeline(LEditsPPPipelineStableDiffusion, diffusers.DDIMScheduler.from_config(SD15))
     draw = Draws([0], (4, 16, 16))
     monkeypatch.setattr(module, "randn_tensor", lambda *a, **k: torch.from_numpy(draw()))
@@ -69,7 +70,6 @@ def ledits(tiny: TinyModels, monkeypatch: pytest.MonkeyPatch, arguments: dict[st
     add = pipe.scheduler.add_noise  # its caller hands floats, which torch no longer takes as an index
     monkeypatch.setattr(pipe.scheduler, "add_noise", lambda x, noise, t: add(x, noise, t.long()))
     pipe.invert(Image.fromarray(PICTURE), source_prompt="", num_inversion_steps=STEPS, skip=SKIP)
-    before = tiny.unet.attn_processors
     try:
         return np.asarray(pipe(**arguments, **kind, output_type="latent").images)
     finally:

@@ -22,7 +22,8 @@ from limner.runtime.timing import Timer
 
 TOLERANCE = 1e-3  # in latents after 50 steps, relative to the largest; fp32 on both sides
 PROMPTS = ["a cat", "b dog in hat"]
-NOISE = np.random.RandomState(5).randn(2, 4, 16, 16).astype(np.float32)
+# Seeds with two values next to a threshold that rounding can swap would move a pixel, on either side; 8 has none.
+NOISE = np.random.RandomState(8).randn(2, 4, 16, 16).astype(np.float32)
 CONCEPTS: list[dict[str, Any]] = [
     {"text": "red", "scale": 6.0, "threshold": 0.8, "warmup": 3, "cooldown": 20, "weight": 0.5},
     {"text": "big", "scale": 9.0, "threshold": 0.95, "warmup": 7, "cooldown": 40, "weight": 2.0, "reverse": True},
@@ -212,7 +213,7 @@ def test_run_fills_the_recipe_in_and_renders_other_strengths(tiny: TinyModels) -
     recipe = Recipe("sega", Source.from_prompt("a cat", 3), prompts, {"steps": 12, "guidance_scale": 5.0})
     outcome = run(networks, recipe)
     assert [prompt.strength for prompt in outcome.recipe.prompts] == [5.0, -3.0]
-    assert outcome.recipe.prompts[0].options == {"threshold": 0.9, "warmup": 10, "cooldown": None, "weight": 1.0}
+    assert outcome.recipe.prompts[0].options == {"threshold": 0.9, "warmup": 2, "cooldown": None, "weight": 1.0}
     assert outcome.recipe.parameters["guidance"] == "semantic"
     image = outcome.render(outcome.recipe)
     assert image.shape == (1, 3, 32, 32)
