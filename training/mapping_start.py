@@ -39,7 +39,7 @@ def shift_to_positive(generator: Generator, embedding: CodeEmbedding) -> None:
     shift = 0.1 - lowest  # [w_dim]
     embedding.weight[: embedding.sizes[0]] += shift
     for layer in generator.layers:
-        affine = generator.get_submodule(layer.name).conv.modulation
+        affine = generator.conv(layer).modulation
         affine.bias.sub_(affine.weight @ shift * affine.scale / affine.lr_mul)
 
 
@@ -135,7 +135,7 @@ def _first_layer(
 ) -> tuple[_Layer, dict[str, _Ramps], dict[str, int], list[list[int]]]:
     directions = coupling.directions.double().numpy()  # [z_dim, count]
     scale = lr_mul / math.sqrt(len(directions))
-    directions = np.float16(directions / scale).astype(np.float64) * scale
+    directions = (directions / scale).astype(np.float16).astype(np.float64) * scale
     layer = _Layer(len(directions), [], [])
     ramps: dict[str, _Ramps] = {}
     raised: dict[str, int] = {}
