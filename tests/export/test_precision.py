@@ -193,6 +193,17 @@ def test_the_gate_leaves_a_graph_in_fp32(toy: Toy, tmp_path: Path, monkeypatch: 
     assert not passes("fp16", {"w": float("nan")})
 
 
+def test_settled_graphs_keep_their_numbers_and_cast_nothing(toy: Toy, tmp_path: Path) -> None:
+    config = PrecisionConfig("fp32", drop=("latent_gradient",))
+    made, report = convert(toy[0].root, tmp_path / "out", config, say=silent)
+    assert (made.manifest.precision, made.manifest.weights_storage) == ("fp32", "fp32")
+    assert all(quality.errors and max(quality.errors.values()) <= 1e-5 for quality in report)
+    for name, meta in made.manifest.graphs.items():
+        model = ir.load(made.file(meta.file))
+        constant = [n for n in model.graph if all(v is not None and v.is_initializer() for v in n.inputs)]
+        assert constant == [], name
+
+
 @pytest.mark.parametrize(("after", "written"), [(49.0, True), (47.9, False)])
 def test_the_battery_decides(
     toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: float, written: bool
@@ -214,7 +225,7 @@ def test_bad_input(toy: Toy, converted: tuple[str, Bundle], tmp_path: Path, limn
     with pytest.raises(InputError, match=f"in {precision}; allowed: a bundle in fp32"):
         convert(bundle.root, tmp_path / "out", PrecisionConfig("fp16"), say=silent)
     for arguments, words in (
-        (("--precision", "fp8"), "precision: got 'fp8'; allowed: fp16 or int8"),
+        (("--precision", "fp8"), "precision: got 'fp8'; allowed: fp32, fp16, int8"),
         (("--drop", "mappin"), "did you mean 'mapping'"),
         (("--precision", "int8", "--pictures", str(tmp_path)), "pictures: got"),
     ):
