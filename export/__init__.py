@@ -9,7 +9,8 @@ Reading order:
 5. `simplify`, `rewrites`, `weights`: fewer nodes, and one file of weights for all graphs
 6. `parity`, `cards`, `bundle_writer`, `cli`: errors against torch, licences, and the bundle written whole or not at all
 7. `diffusion`: the same for a Stable Diffusion folder in diffusers' format
-8. `bench`, `battery`, `inversion_report`: how fast the result is, and how good
+8. `precision`, `tensorrt`: a bundle in fp16 or int8 behind a gate, and its graphs as engines
+9. `bench`, `battery`, `inversion_report`: how fast the result is, and how good
 """
 
 if __name__ != "limner.export":

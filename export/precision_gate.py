@@ -54,7 +54,7 @@ def errors(bundle: Bundle, graph: str, path: Path, samples: Samples, batches: Se
     difference, length = np.zeros(len(names)), np.zeros(len(names))
     for batch in batches:
         feed = samples(graph, batch)
-        expected = samples.sessions.run(graph, **feed)
+        expected = samples.sessions.run(graph, only=None, **feed)
         for index, (name, found) in enumerate(zip(names, session.run(names, feed), strict=True)):
             wanted = expected[name].astype(np.float64)
             difference[index] += np.square(found.astype(np.float64) - wanted).sum()

@@ -36,7 +36,7 @@ def measure_ranges(bundle: Bundle, graph: str, model: ir.Model, batch: int = 2, 
     return found
 
 
-def _run(path: Path, names: list[str], feed: dict[str, np.ndarray]) -> Ranges:  # type: ignore[type-arg]
+def _run(path: Path, names: list[str], feed: dict[str, np.ndarray]) -> Ranges:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -46,7 +46,7 @@ def _run(path: Path, names: list[str], feed: dict[str, np.ndarray]) -> Ranges:  
     return {name: _largest(a) for name, a in pairs if np.issubdtype(a.dtype, np.floating)}
 
 
-def _largest(array: np.ndarray) -> float:  # type: ignore[type-arg]
+def _largest(array: np.ndarray) -> float:
     if not array.size or not np.issubdtype(array.dtype, np.floating):
         return 0.0
     largest = float(np.abs(array).max())

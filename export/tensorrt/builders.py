@@ -106,7 +106,7 @@ def find_builder(name: str | None = None, driver: Driver | None = None) -> Engin
     if name not in there:
         other = next((found for found in there if found != name), None)
         allowed = f"{other}, which is installed" if other else "an installed builder"
-        raise InputError("builder", f"{name!r}, which is not installed", allowed, WAYS[name])  # type: ignore[index]
+        raise InputError("builder", f"{name!r}, which is not installed", allowed, WAYS[name])
     if name == "tensorrt":
         driver.require("tensorrt")
         return ServerBuilder(_import(MODULES["tensorrt"]), driver)

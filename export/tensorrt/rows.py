@@ -140,7 +140,9 @@ def _node(
 
 def _constant(graph: ir.Graph, name: str, value: int | list[int]) -> ir.Value:
     tensor = ir.tensor(np.array(value, np.int64), name=name)
-    made = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(ir.DataType.INT64), const_value=tensor)
+    made = ir.Value(
+        name=name, shape=ir.Shape(np.shape(value)), type=ir.TensorType(ir.DataType.INT64), const_value=tensor
+    )
     graph.initializers[name] = made
     return made
 

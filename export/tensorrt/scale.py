@@ -86,9 +86,10 @@ def tiny_unet() -> Any:
     """diffusers' UNet of three levels and few channels."""
     from diffusers import UNet2DConditionModel
 
+    make: Any = UNet2DConditionModel  # diffusers has no types
     torch.manual_seed(0)
     levels = ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D")
-    return UNet2DConditionModel(
+    return make(
         sample_size=16, block_out_channels=(32, 64, 64), layers_per_block=1, cross_attention_dim=32,
         attention_head_dim=8, norm_num_groups=8, down_block_types=levels,
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
@@ -99,8 +100,9 @@ def sd15_unet() -> Any:
     """diffusers' UNet of Stable Diffusion 1.5's size, its weights random."""
     from diffusers import UNet2DConditionModel
 
+    make: Any = UNet2DConditionModel
     torch.manual_seed(0)
-    return UNet2DConditionModel(**SD15).eval()
+    return make(**SD15).eval()
 
 
 def unet_graph_file(unet: Any, path: Path) -> Path:

@@ -34,7 +34,7 @@ def this_machine(driver: Driver | None = None) -> Here:
     """Look at the driver and at the installed packages; TensorRT is not imported."""
     driver = probe_driver() if driver is None else driver
     found = {name: package_version(module) for name, module in RUNTIMES.items()}
-    versions = {name: text for name, text in found.items() if text is not None}
+    versions: dict[str, str] = {name: text for name, text in found.items() if text is not None}
     return Here(driver.gpus[0].target if driver.gpus else None, versions, driver.reason)
 
 
