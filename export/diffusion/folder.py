@@ -60,7 +60,8 @@ def read_folder(root: Path) -> DiffusionFolder:
     from transformers import CLIPTextModel
 
     scheduler = root / FILES[0]
-    options: dict[str, Any] = {"torch_dtype": torch.float32, "local_files_only": True}
+    # safetensors alone: a pickle would run what it carries
+    options: dict[str, Any] = {"torch_dtype": torch.float32, "local_files_only": True, "use_safetensors": True}
     unet = _load(UNet2DConditionModel, root / "unet", options)
     vae = _load(AutoencoderKL, root / "vae", options)
     text_encoder = _load(CLIPTextModel, root / "text_encoder", {**options, "attn_implementation": "eager"})
@@ -104,6 +105,9 @@ def check_folder(root: Path) -> None:
 
 
 def _load(kind: Any, folder: Path, options: dict[str, Any]) -> Any:
+    plain = [path for path in folder.glob("*.safetensors") if ".fp16" not in path.name]
+    if not plain and list(folder.glob("*.fp16*.safetensors")):
+        options = {**options, "variant": "fp16"}
     try:
         return kind.from_pretrained(str(folder), **options)
     except (OSError, ValueError, RuntimeError, KeyError) as reason:

@@ -124,6 +124,14 @@ def test_other_unets_by_config(tmp_path: Path, kind: str) -> None:
         assert report.passed, report.outputs
 
 
+def test_weights_kept_as_an_fp16_variant_are_found(tmp_path: Path, sd1_folder: Path) -> None:
+    shutil.copytree(sd1_folder, tmp_path / "model")
+    for path in (tmp_path / "model").glob("*/*.safetensors"):
+        path.rename(path.with_suffix(".fp16.safetensors"))
+    found, wanted = (read_folder(root).unet.state_dict() for root in (tmp_path / "model", sd1_folder))
+    assert all(torch.equal(found[name], value) for name, value in wanted.items())
+
+
 def test_stable_diffusion_2_folder(tmp_path: Path) -> None:
     folder = read_folder(write_folder(tmp_path / "sd2", "sd2"))
     assert folder.prediction_type == "v_prediction"
@@ -170,6 +178,8 @@ def broken(tmp_path: Path, source: Path, change: str) -> Path:
         (root / "tokenizer" / "merges.txt").unlink()
     elif change == "weights":
         (root / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"no weights")
+    elif change == "pickle":
+        (root / "unet" / "diffusion_pytorch_model.safetensors").rename(root / "unet" / "diffusion_pytorch_model.bin")
     elif change == "inpainting":
         _edit(root / "vae" / "config.json", _class_name="VQModel")
     return root
@@ -183,7 +193,7 @@ def _edit(path: Path, **values: Any) -> None:
     ("change", "word"),
     [
         ("no vae", "vae/config.json"), ("two text encoders", "two text encoders"), ("no tokenizer", "merges.txt"),
-        ("weights", "do not load"), ("inpainting", "VQModel"),
+        ("weights", "do not load"), ("inpainting", "VQModel"), ("pickle", "do not load"),
     ],
 )  # fmt: skip
 def test_broken_folders_are_refused(tmp_path: Path, sd1_folder: Path, change: str, word: str) -> None:
