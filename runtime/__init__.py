@@ -4,7 +4,7 @@ Reading order:
 
 1. `errors`, `schema`, `files`: the error tree, strict JSON, whole-or-nothing files
 2. `bundle_schema`, `bundle`: what a bundle is and how it is checked
-3. `providers`, `sessions`: where the graphs run
+3. `providers`, `sessions`, `engines`: where the graphs run
 4. `tokenizer`, `templates`, `images`, `sheets`: words and pictures in and out
 5. `recipe`, `edit`, `editor`: an edit as data, its result, and what turns one into the other
 6. `sources`, `models`, `presets`, `methods`: where a picture comes from, what a method works with

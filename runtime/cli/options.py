@@ -30,7 +30,7 @@ BundleOption = Annotated[
 ]
 ProviderOption = Annotated[
     str,
-    typer.Option("--provider", help="Where graphs run: cpu, cuda, tensorrt, ...; never replaced by another."),
+    typer.Option("--provider", help="Where graphs run: cpu, cuda, tensorrt, engine, ...; never replaced by another."),
 ]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", help="CPU threads; ONNX Runtime decides if not given.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
