@@ -8,7 +8,7 @@ left; it also shows codes drawn towards the mean (truncation) with the picture u
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ class OverdriveConfig:
     variant: tuple[float, float] = (0.3, 1.0)  # share of k that tells the variants of one attribute value apart
     layer_spread: float = 0.3  # each layer's k is k times 1 +- this
     plain_rgb: float = 0.5  # share of over-driven pictures whose to_rgb styles stay those of the source
+    weights: dict[str, float] = field(default_factory=dict)  # option -> how often it is chosen, 1 where not given
     truncation: float = 0.0  # share of pictures whose code is drawn towards the mean
     truncation_least: float = 0.6  # smallest psi there
 
@@ -53,6 +54,7 @@ class Overdrive:
             key = leader if option.depends_on and leader in names else option.name
             masks.setdefault(key, torch.zeros(size))[start : start + count] = 1
         self.groups = torch.stack(list(masks.values()))
+        self.chances = torch.tensor([float(config.weights.get(name, 1.0)) for name in masks])
 
     def __call__(self, code: Tensor, layers: int) -> tuple[Tensor, Tensor]:
         """code [N, K] of the pictures to draw -> (codes [N, L, K], codes [N, L, K] of the to_rgb styles)."""
@@ -64,7 +66,7 @@ class Overdrive:
         base = mean + psi * (code - mean)
         base[:, -len(POSE_NAMES) :] = code[:, -len(POSE_NAMES) :]
         chosen = (torch.rand(count, 1) < config.probability).float()
-        mask = self.groups[torch.randint(len(self.groups), (count,))] * chosen
+        mask = self.groups[self.chances.multinomial(count, replacement=True)] * chosen
         source = torch.where(mask > 0, code[torch.randperm(count)], base)
         value = code @ self.value_mean
         k = config.least + torch.rand(count, 1, 1) * (config.most - config.least)

@@ -147,16 +147,18 @@ NOTES = """## What was really done
 
 The synthesis network was not trained adversarially from scratch. It was warm-started as a decoder: each avatar's
 known options, as a code of one-hot blocks, pass a frozen random embedding to w, and the synthesis network draws the
-picture (L1 weighted towards edges and the face, L1 of gradients; 64 px, then 128 px), with noise on w_plus, a little
-of other codes mixed in, and the response of style channels to each choice soft-thresholded, so that a style channel
-answers to few attributes. The mapping network was then trained to send z to those w under a fixed coupling that gives
-options the data's frequencies. So pictures of known options supervised the generator, not only the encoder. The
-adversarial stage (non-saturating loss, lazy R1, path length, style mixing) is in the code and tested.
+picture (L1 weighted towards edges and the face, L1 of gradients; 64 px, then 128 px). So pictures of known options
+supervised the generator, not only the encoder. What disturbs the codes makes the latent space one that edits well:
+noise per layer; a little of other codes mixed in; codes over-driven towards one option (c + k (t - u), the picture of
+t as the target, in half of the cases with the to_rgb styles left alone); codes drawn towards the mean (truncation)
+with the picture unchanged; and a soft threshold on the response of style channels to each choice. The mapping
+network was then written by construction: its layers compute the choices that z stands for under a fixed coupling
+that gives options the data's frequencies (`training/mapping_start.py`), and the embedding. The adversarial stage
+(non-saturating loss, lazy R1, path length, style mixing) is in the code and tested; these weights have not been
+through it.
 
-Shipped weights: 14,000 steps of 8 pictures (6,500 at 64 px), mapping 14,000 steps of 512 z, no adversarial stage; the
-recipe below is the last one used, and jitter, blending and shrinking were lowered on the way (0.15, 0.2 at 50 %, 1.5e-3
-at first; 0.05, 0.2 at 10 %, 1e-4 in the last 3,250 steps). The first 4,000 steps saw pictures with the full pose
-jitter (`data.pose: 1.0`), the others a quarter of it, and had the sparsity
-as a loss. Most mouths
-look alike, fine textures are soft, and samples
-from z blend neighbouring choices."""
+Shipped weights: 14,000 steps of 8 pictures (6,500 of them at 64 px; the first 4,000 with four times the pose jitter),
+then without compile in fp32 on one core: 4,000 steps of 4 at 2e-3, 5,000 at 1.5e-3 falling to 1e-4 with the styles'
+responses as what is trained, 1,500 and 1,400 at 1e-3 falling to 5e-5 with the mouth counting 6 and 12 times; every
+second of these steps drew the face window alone. Fine textures are still soft, and hats and hijabs often take their
+wearer's hair for their colour."""
