@@ -39,6 +39,8 @@ def tiny_unet(seed: int = 0) -> UNet2DConditionModel:
                 weight.mul_(2.5)
             if "attn2.to_out" in name or "attn2.to_v" in name:
                 weight.mul_(2.0)
+            if name == "conv_out.weight":
+                weight.mul_(0.3)  # latents of a usual size, so that 1e-4 is a tolerance with room
     return unet.eval()
 
 
