@@ -66,6 +66,10 @@ engines: $(FULL) ## Compile every graph for three GPU generations, without a GPU
 engines-scale: $(FULL) ## The same for a generator at 1024 pixels and a UNet of Stable Diffusion's size (hours, 16 GB)
 	$(BIN)/python -m limner.export.tensorrt.scale $(ARGS)
 
+.PHONY: battery-diffusion
+battery-diffusion: $(FULL) ## Judge edits of the diffusion bundle on generated and held-out pictures
+	$(BIN)/python -m limner.export.diffusion.battery $(ARGS)
+
 .PHONY: bench
 bench: $(FULL) ## Time the runtime on this machine, beside torch eager
 	$(BIN)/python -m limner.export.bench $(ARGS)
