@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.training.avatars.attributes import StyleSpec
@@ -26,7 +26,6 @@ from limner.training.sampling import Batch, step_generator
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
-    from transformers import CLIPTextModel
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ class DenoiserModule(pl.LightningModule):
     def __init__(
         self,
         network: UNet2DConditionModel,
-        text_encoder: CLIPTextModel,
+        text_encoder: nn.Module,  # CLIPTextModel
         sampler: Sampler,
         training: DenoiserTraining,
         optimizer: OptimizerConfig,

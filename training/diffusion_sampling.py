@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from limner.training.avatars.tokens import CONTEXT_LENGTH, CaptionTokenizer
 from limner.training.models.diffusion import SCHEDULER
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel
 
 
 def noise_levels(scheduler: Mapping[str, Any]) -> Tensor:
@@ -31,9 +30,9 @@ class Sampler:
         self.scaling_factor = float(vae.config.scaling_factor)
         self.levels = noise_levels(SCHEDULER)
 
-    def states(self, text_encoder: CLIPTextModel, texts: Sequence[str]) -> Tensor:
-        """Token states [N,77,D]."""
-        ids = self.tokenizer.encode(texts, CONTEXT_LENGTH).to(text_encoder.device)
+    def states(self, text_encoder: nn.Module, texts: Sequence[str]) -> Tensor:
+        """Token states [N,77,D] of a CLIPTextModel."""
+        ids = self.tokenizer.encode(texts, CONTEXT_LENGTH).to(next(text_encoder.parameters()).device)
         states: Tensor = text_encoder(ids).last_hidden_state
         return states
 
@@ -41,7 +40,7 @@ class Sampler:
     def pictures(
         self,
         unet: UNet2DConditionModel,
-        text_encoder: CLIPTextModel,
+        text_encoder: nn.Module,  # CLIPTextModel
         texts: Sequence[str],
         guidance: float = 4.0,  # 1 for none
         steps: int = 20,

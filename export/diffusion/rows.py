@@ -39,11 +39,11 @@ def _scatter(g: Any, data: Any, rows: Any, values: Any, reduction: str) -> Any:
 
 def put_rows(data: Tensor, rows: Tensor, values: Tensor) -> Tensor:
     """data [B,...] with data[rows[i]] = values[i]; rows int64 [E] without repeats, values [E,...]."""
-    found: Tensor = _PutRows.apply(data, rows, values)
+    found: Tensor = _PutRows.apply(data, rows, values)  # type: ignore[no-untyped-call]
     return found
 
 
 def add_rows(data: Tensor, rows: Tensor, values: Tensor) -> Tensor:
     """data [B,...] with values[i] added to data[rows[i]]; rows int64 [E] without repeats, values [E,...]."""
-    found: Tensor = _AddRows.apply(data, rows, values)
+    found: Tensor = _AddRows.apply(data, rows, values)  # type: ignore[no-untyped-call]
     return found

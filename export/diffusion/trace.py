@@ -38,7 +38,8 @@ def export_module(
     stream = io.BytesIO()
     with torch.no_grad(), _quiet():
         torch.onnx.export(
-            module.eval(), inputs, stream, dynamo=False, opset_version=opset, export_params=False,
+            module.eval(), inputs, stream,  # type: ignore[arg-type]
+            dynamo=False, opset_version=opset, export_params=False,
             input_names=[m.name for m in input_metas], output_names=[m.name for m in output_metas],
             dynamic_axes=axes, do_constant_folding=False,
         )  # fmt: skip
@@ -83,7 +84,7 @@ def _transposed(tensor: ir.TensorProtocol, perm: tuple[int, ...], name: str) -> 
     """The tensor with its axes in another order, computed when it is written: no copy is kept."""
     shape = ir.Shape([int(tensor.shape[axis]) for axis in perm])  # type: ignore[arg-type]
 
-    def compute() -> ir.Tensor:
+    def compute() -> ir.Tensor[Any]:
         return ir.Tensor(np.ascontiguousarray(tensor.numpy().transpose(perm)), name=name)
 
     return ir.LazyTensor(compute, dtype=tensor.dtype, shape=shape, name=name)

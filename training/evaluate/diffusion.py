@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from limner.training.avatars.attributes import STYLES, sample_in_split
 from limner.training.avatars.captions import ATTRIBUTES, Caption, caption
@@ -16,7 +16,6 @@ from limner.training.progress import track
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
-    from transformers import CLIPTextModel
 
 
 def held_out_captions(style: str, count: int, mentions: int, seed: int = 0) -> list[Caption]:
@@ -44,7 +43,7 @@ def prompted_right(judge: Judge, image: Tensor, captions: list[Caption]) -> dict
 @torch.no_grad()
 def evaluate(
     unet: UNet2DConditionModel,
-    text_encoder: CLIPTextModel,
+    text_encoder: nn.Module,  # CLIPTextModel
     sampler: Sampler,
     judge: Judge | None,
     style: str,

@@ -99,7 +99,8 @@ def text_encoder_of(clip: CLIPModel) -> CLIPTextModel:
     """CLIP's text tower as the CLIPTextModel of a pipeline folder, weights copied."""
     from transformers import CLIPTextModel
 
-    encoder = CLIPTextModel(clip.config.text_config)
+    config: Any = clip.config
+    encoder: Any = CLIPTextModel(config.text_config)
     state = clip.text_model.state_dict()
     own = encoder.state_dict()
     prefix = "text_model." if all(key.startswith("text_model.") for key in own) else ""
@@ -126,7 +127,7 @@ def save_pipeline(
     folder: Path,
     unet: UNet2DConditionModel,
     vae: AutoencoderKL,
-    text_encoder: CLIPTextModel,
+    text_encoder: Any,  # CLIPTextModel
     tokenizer: Path,  # folder with vocab.json and merges.txt
     scheduler: Mapping[str, Any] = SCHEDULER,
 ) -> None:
