@@ -18,7 +18,7 @@ from limner.export.tensorrt.rows import prepare
 from limner.runtime.bundle import Bundle, load_bundle, manifest_text
 from limner.runtime.bundle_schema import MANIFEST, FileMeta
 from limner.runtime.engines.ranges import graph_ranges
-from limner.runtime.engines.schema import EngineMeta, EnginePrecision
+from limner.runtime.engines.schema import EngineMeta, EnginePrecision, RangeMeta
 from limner.runtime.engines.selection import graph_source, why_stale
 from limner.runtime.errors import InputError, nearest
 from limner.runtime.files import sha256_bytes, write_atomically
@@ -89,10 +89,16 @@ def plan(bundle: Bundle, builder: EngineBuilder, config: EngineConfig) -> list[P
         Plan(
             name,
             f"{FOLDER}/{builder.name}/{name}.{label}.engine",
-            resolve(name, graphs[name], graph_ranges(bundle.manifest, name), config.shapes),
+            resolve(name, graphs[name], *_limits(bundle, name, config.shapes)),
         )
         for name in sorted(wanted, key=lambda name: _weight(bundle, name))
     ]
+
+
+def _limits(bundle: Bundle, name: str, asked: Sizes) -> tuple[dict[str, RangeMeta], Sizes, set[str]]:
+    """Ranges, what was asked for, and the dimensions whose range follows from the model alone."""
+    ranges, declared = graph_ranges(bundle.manifest, name), bundle.manifest.ranges
+    return ranges, asked, {d for d in ranges if d not in declared and f"{name}.{d}" not in declared}
 
 
 def compile_bundle(

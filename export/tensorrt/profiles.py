@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from limner.runtime.bundle_schema import GraphMeta, TensorMeta
@@ -45,7 +45,13 @@ def dimensions(graph: GraphMeta) -> list[str]:
     return list(dict.fromkeys(size for tensor in graph.inputs for size in tensor.shape if isinstance(size, str)))
 
 
-def resolve(name: str, graph: GraphMeta, ranges: Mapping[str, RangeMeta], asked: Sizes) -> Sizes:
+def resolve(
+    name: str,
+    graph: GraphMeta,
+    ranges: Mapping[str, RangeMeta],
+    asked: Sizes,
+    implied: Collection[str] = (),  # dimensions whose range nobody declared: only its steps bind
+) -> Sizes:
     """The sizes of a graph's free dimensions; InputError names the dimension that is out of the declared range."""
     sizes: Sizes = {}
     for dimension in dimensions(graph):
@@ -57,9 +63,15 @@ def resolve(name: str, graph: GraphMeta, ranges: Mapping[str, RangeMeta], asked:
             sizes[dimension] = (declared.minimum, declared.best, declared.maximum)
             continue
         for size in asked[dimension]:
-            refusal = declared.refusal(size) if declared is not None else None
+            if declared is not None and dimension in implied:
+                refusal, reason = None, "the model's own step"
+                if size % declared.multiple:
+                    refusal = f"multiples of {declared.multiple}"
+            else:
+                refusal = None if declared is None else declared.refusal(size)
+                reason = "the bundle declares this range"
             if refusal is not None:
-                raise InputError("shapes", f"{dimension} = {size}", refusal, "the bundle declares this range")
+                raise InputError("shapes", f"{dimension} = {size}", refusal, reason)
         sizes[dimension] = asked[dimension]
     return sizes
 

@@ -71,6 +71,13 @@ def test_outside_the_declared_range(asked: dict[str, tuple[int, int, int]], word
     assert words in str(caught.value)
 
 
+def test_only_the_steps_of_an_implied_range_bind() -> None:
+    asked = {"height": (8, 256, 512)}
+    assert resolve("unet", UNET, RANGES, asked, {"height"})["height"] == (8, 256, 512)
+    with pytest.raises(InputError, match="height = 12; allowed: multiples of 8; the model's own step"):
+        resolve("unet", UNET, RANGES, {"height": (8, 12, 16)}, {"height"})
+
+
 def test_a_dimension_without_a_range_has_to_be_given() -> None:
     with pytest.raises(InputError, match="no size for the dimension 'height' of the graph 'unet'"):
         resolve("unet", UNET, {"batch": RangeMeta(1, 1, 8)}, {})
