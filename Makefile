@@ -70,6 +70,12 @@ engines-scale: $(FULL) ## The same for a generator at 1024 pixels and a UNet of 
 battery-diffusion: $(FULL) ## Judge edits of the diffusion bundle on generated and held-out pictures
 	$(BIN)/python -m limner.export.diffusion.battery $(ARGS)
 
+.PHONY: precision
+precision: $(FULL) ## Convert the bundle to fp16 and int8 behind the gate, battery included; reports in out/*/parity.md
+	@mkdir -p out
+	for kind in fp16 int8; do $(BIN)/limner export precision checkpoints/avatars/bundle --out out/bundle-$$kind \
+		--precision $$kind --pictures avatars --judge checkpoints/avatars/judge $(ARGS); done
+
 .PHONY: bench
 bench: $(FULL) ## Time the runtime on this machine, beside torch eager
 	$(BIN)/python -m limner.export.bench $(ARGS)
