@@ -207,6 +207,14 @@ def check(recipe: Recipe) -> None:
         raise InputError("prompts.beta", repr(prompt.beta), f"nothing with {NAME}", "only global-directions has it")
     if prompt.strength is not None:
         require_number("prompts.strength", prompt.strength, 0.0, MAX_STRENGTH, "1 is the whole way to the text")
+    if recipe.parameters.get("objective") == "text":  # where nothing is said, the bundle's preset decides at the run
+        _refuse_neutral(prompt)
+
+
+def _refuse_neutral(prompt: PromptEdit) -> None:
+    if prompt.neutral is not None:
+        hint = 'with parameters.objective "direction" there is one'
+        raise InputError("prompts.neutral", repr(prompt.neutral), f"nothing with {NAME} towards a text", hint)
 
 
 def run(
@@ -225,9 +233,7 @@ def _resolve(models: Models, prompt: PromptEdit, parameters: LatentOptimizationP
     """Fill in strength and, where the objective compares with it, the neutral text."""
     strength = parameters.strength if prompt.strength is None else prompt.strength
     if parameters.objective == "text":
-        if prompt.neutral is not None:
-            hint = 'with parameters.objective "direction" there is one'
-            raise InputError("prompts.neutral", repr(prompt.neutral), f"nothing with {NAME} towards a text", hint)
+        _refuse_neutral(prompt)
         return replace(prompt, strength=strength)
     neutral = derive_neutral(prompt.text, neutral_texts(models.bundle)) if prompt.neutral is None else prompt.neutral
     return replace(prompt, strength=strength, neutral=neutral)

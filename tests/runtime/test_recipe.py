@@ -84,7 +84,7 @@ def test_what_is_refused_is_named(change: dict[str, Any], field: str) -> None:
     ("prompts", "parameters", "field"),
     [
         ((BEARD, PromptEdit("a smile")), {}, "prompts"),
-        ((PromptEdit("a smile", "a face"),), {}, "prompts.neutral"),
+        ((PromptEdit("a smile", "a face"),), {"objective": "text"}, "prompts.neutral"),
         ((PromptEdit("a smile", beta=0.1),), {}, "prompts.beta"),
         ((PromptEdit("a smile", strength=2.5),), {}, "prompts.strength"),
         ((PromptEdit("a smile", strength=-0.1),), {}, "prompts.strength"),
