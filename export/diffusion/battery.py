@@ -68,18 +68,26 @@ def describe(words: Words) -> str:
 
 def concepts(edit: BatteryEdit, before: Words, strength: float | None) -> tuple[PromptEdit, ...]:
     """SEGA's concepts of an edit: the new value, and away from the old one where that can be named."""
-    named = {
-        "hair": lambda value: HAIR.get(value, f"{value} hair").replace("{c}", ""),
-        "hair_color": lambda value: f"{value} hair",
-        "facial_hair": lambda value: BEARDS.get(value, ""),
-        "eyewear": lambda value: GLASSES.get(value, ""),
-        "expression": lambda value: "" if value == "neutral" else f"{value} person",
-        "clothes_color": lambda value: f"{value} clothes",
-        "background": lambda value: f"{value} background",
-    }[edit.attribute]
     scale = 5.0 if strength is None else strength
-    old = named(before[edit.attribute])
-    return (PromptEdit(named(edit.value), strength=scale), *([PromptEdit(old, strength=-scale)] if old else []))
+    old = _named(edit.attribute, before[edit.attribute])
+    return (
+        PromptEdit(_named(edit.attribute, edit.value), strength=scale),
+        *([PromptEdit(old, strength=-scale)] if old else []),
+    )
+
+
+def _named(attribute: str, value: str) -> str:
+    """A value's words alone; empty where it is the absence of something."""
+    if attribute == "hair":
+        return HAIR.get(value, f"{value} hair").replace("{c}", "")
+    if attribute == "facial_hair":
+        return BEARDS.get(value, "")
+    if attribute == "eyewear":
+        return GLASSES.get(value, "")
+    if attribute == "expression":
+        return "" if value == "neutral" else f"{value} person"
+    noun = {"hair_color": "hair", "clothes_color": "clothes", "background": "background"}[attribute]
+    return "" if value == "hidden" else f"{value} {noun}"
 
 
 @dataclass(frozen=True)
