@@ -99,7 +99,7 @@ test-all: $(FULL) ## Run every test, those that train and build included
 	$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: full-scale
-full-scale: $(FULL) ## Published files of real size, random inside, to edits at 1024 px; some 14 GB of memory
+full-scale: $(FULL) ## Published files of real size, random inside, to edits at 1024 px; may take 14 GB
 	$(BIN)/python -m pytest -q -s tests/test_full_scale.py -k full $(ARGS)
 
 .PHONY: check
