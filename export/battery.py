@@ -66,6 +66,8 @@ class BatteryEdit:
     value: str
     text: str
     neutral: str = "a person"
+    alpha: float | None = None  # of global directions, where the edit has its own, chosen on validation pictures
+    beta: float | None = None
 
 
 EDITS = (
@@ -73,9 +75,9 @@ EDITS = (
     BatteryEdit("glasses", "eyewear", "glasses", "a person with glasses"),
     BatteryEdit("sunglasses", "eyewear", "sunglasses", "a person with sunglasses"),
     BatteryEdit("bald", "hair", "bald", "a bald person"),
-    BatteryEdit("smiling", "expression", "smiling", "a smiling person"),
-    BatteryEdit("surprised", "expression", "surprised", "a surprised person"),
-    BatteryEdit("sad", "expression", "sad", "a sad person"),
+    BatteryEdit("smiling", "expression", "smiling", "a smiling person", alpha=8.0, beta=0.35),
+    BatteryEdit("surprised", "expression", "surprised", "a surprised person", alpha=8.0, beta=0.35),
+    BatteryEdit("sad", "expression", "sad", "a sad person", alpha=6.0, beta=0.3),
     BatteryEdit("long hair", "hair", "long", "a person with long hair"),
     BatteryEdit("blonde", "hair_color", "blonde", "a person with blonde hair"),
     BatteryEdit("red hair", "hair_color", "red", "a person with red hair"),
@@ -155,9 +157,12 @@ def global_directions(models: Models, parameters: GlobalDirectionsParameters) ->
         neutral = templated_features(models, edit.neutral, templates, "prompts.neutral")
         tensors = models.bundle.relevance
         direction = channel_direction(tensors["relevance"], tensors["style_std"], text_direction(target, neutral),
-                                      editable_channels(models.bundle), beta=parameters.beta,
+                                      editable_channels(models.bundle),
+                                      beta=parameters.beta if edit.beta is None else edit.beta,
                                       channels=parameters.channels)  # fmt: skip
-        styles = edit_styles(models.affine(w_plus), [direction], [parameters.alpha])
+        styles = edit_styles(
+            models.affine(w_plus), [direction], [parameters.alpha if edit.alpha is None else edit.alpha]
+        )
         return np.concatenate(
             [models.synthesis_from_styles(s) for s in np.array_split(styles, max(1, len(styles) // 25))]
         )
