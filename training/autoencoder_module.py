@@ -35,10 +35,25 @@ class AutoencoderTraining:
     kl: float = 1e-4
     adversarial: float = 0.1  # before the ratio of gradients
     adversarial_from: float = 0.6  # share of the steps without the adversarial term
+    crop: int = 0  # pixels a side of the random crops that the first steps see, cheaper than pictures; 0 for none
+    crop_until: float = 0.7  # share of the steps on crops: with the pixel and KL terms alone
 
     def __post_init__(self) -> None:
-        if not 0 <= self.adversarial_from <= 1:
-            raise ValueError(f"adversarial_from is {self.adversarial_from}; allowed: 0 to 1")
+        for name in ("adversarial_from", "crop_until"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 to 1")
+        if self.crop < 0 or self.crop % 32:
+            raise ValueError(f"crop is {self.crop}; allowed: 0 for none, or a multiple of 32 pixels")
+        if self.crop and self.adversarial and self.adversarial_from < self.crop_until:
+            raise ValueError(
+                f"adversarial_from is {self.adversarial_from}; allowed: crop_until = {self.crop_until} or more"
+            )
+
+
+def random_crops(image: Tensor, side: int, rng: torch.Generator) -> Tensor:
+    """One square of `side` pixels from each picture [N,C,H,W], anywhere in it."""
+    tops, lefts = (torch.randint(size - side + 1, (len(image),), generator=rng).tolist() for size in image.shape[-2:])
+    return torch.stack([row[:, y : y + side, x : x + side] for row, y, x in zip(image, tops, lefts, strict=True)])
 
 
 class Features(Protocol):
@@ -98,9 +113,15 @@ class AutoencoderModule(pl.LightningModule):
         wanted = self.discriminator is not None and self.config.adversarial > 0
         return wanted and self.global_step >= self.config.adversarial_from * self.max_steps
 
+    @property
+    def is_cropped(self) -> bool:
+        return self.config.crop > 0 and self.global_step < self.config.crop_until * self.max_steps
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image = image_float(batch["image"])
         rng = step_generator(self.seed, self.global_step, "cpu")
+        if self.is_cropped:
+            image = random_crops(image, self.config.crop, rng)
         posterior = self.network.encode(image).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=rng).to(image)
         made = self.network.decode(posterior.mean + posterior.std * noise).sample
@@ -115,7 +136,7 @@ class AutoencoderModule(pl.LightningModule):
     def reconstruction(self, made: Tensor, image: Tensor) -> dict[str, Tensor]:
         """The losses between made and true pictures [N,3,H,W]."""
         losses = {"pixel": (made - image).abs().mean()}
-        if self.features is not None and self.config.perceptual:
+        if self.features is not None and self.config.perceptual and not (self.training and self.is_cropped):
             features: Any = self.features
             losses["perceptual"] = perceptual_distance(features, made, image).mean()
         return losses
