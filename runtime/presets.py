@@ -5,6 +5,9 @@ In bundle.json, both optional:
     "defaults":  {"latent-optimization": {"steps": 100}, "global-directions": {"alpha": 6.0}, "inversion": {}}
     "neutrals":  {"with a beard": "", "blonde": "", "*": "a portrait of a person"}
 
+Methods on a diffusion bundle have two more sections: "sega.pictures" for what is different where the source is a
+picture file, and "sega.inversion" for its inversion.
+
 A recipe's own values win over the bundle's, and these over the published defaults.
 """
 
@@ -17,30 +20,38 @@ from limner.runtime.errors import BundleError, InputError
 from limner.runtime.recipe import plain_text
 from limner.runtime.schema import from_dict, to_dict
 
-__all__ = ["DEFAULT_NEUTRAL", "derive_neutral", "neutral_texts", "resolve_parameters"]
+__all__ = ["DEFAULT_NEUTRAL", "derive_neutral", "neutral_texts", "picture_section", "resolve_parameters"]
 
 P = TypeVar("P")
 DEFAULT_NEUTRAL = "a person"
 ANY = "*"
 
 
-def resolve_parameters(bundle: Bundle, section: str, cls: type[P], given: Mapping[str, Any]) -> P:
-    """Return `cls` from its own defaults, then the bundle's for `section` (a method, or "inversion"), then
-    `given`.
+def resolve_parameters(bundle: Bundle, section: str, cls: type[P], given: Mapping[str, Any], more: str = "") -> P:
+    """Return `cls` from its own defaults, then the bundle's for `section` (a method, or its inversion) and for the
+    section `more`, then `given`.
 
     Raises BundleError naming defaults.<section>.<key> for a bad preset, InputError for a bad value in
     `given`.
     """
-    presets = dict(getattr(bundle.manifest, "defaults", {}).get(section, {}))
-    where = f"defaults.{section}"
-    try:
-        checked = from_dict(cls, presets, where, BundleError)
-    except BundleError:
-        raise
-    except InputError as reason:
-        raise BundleError(f"{where} ({reason.field})", reason.given, reason.allowed) from reason
-    field = "inversion" if section == "inversion" else "parameters"
+    defaults = getattr(bundle.manifest, "defaults", {})
+    presets: dict[str, Any] = {}
+    for name in (section, more) if more in defaults else (section,):
+        presets |= defaults.get(name, {})
+        where = f"defaults.{name}"
+        try:
+            checked = from_dict(cls, presets, where, BundleError)
+        except BundleError:
+            raise
+        except InputError as reason:
+            raise BundleError(f"{where} ({reason.field})", reason.given, reason.allowed) from reason
+    field = "inversion" if section.rpartition(".")[2] == "inversion" else "parameters"
     return from_dict(cls, to_dict(checked) | dict(given), field)
+
+
+def picture_section(method: str, source: str) -> str:
+    """The further section of a method's presets for that kind of source, or nothing."""
+    return f"{method}.pictures" if source == "image" else ""
 
 
 def neutral_texts(bundle: Bundle) -> dict[str, str]:

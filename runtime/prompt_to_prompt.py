@@ -36,7 +36,7 @@ from limner.runtime.diffusion.sources import DiffusionStart
 from limner.runtime.errors import InputError
 from limner.runtime.images import to_u8
 from limner.runtime.methods import Method, Outcome, Progress
-from limner.runtime.presets import resolve_parameters
+from limner.runtime.presets import picture_section, resolve_parameters
 from limner.runtime.recipe import PromptEdit, Recipe
 from limner.runtime.schema import from_dict, to_dict
 from limner.runtime.timing import Timer
@@ -166,7 +166,8 @@ def needed(bundle: Bundle, recipe: Recipe) -> tuple[str, ...]:
     """Return what a picture file needs beside the method's graphs; InputError for words that are not in their prompts,
     before anything is loaded.
     """
-    parameters = resolve_parameters(bundle, NAME, PromptToPromptParameters, recipe.parameters)
+    more = picture_section(NAME, recipe.source.kind)
+    parameters = resolve_parameters(bundle, NAME, PromptToPromptParameters, recipe.parameters, more)
     _plan(Tokenizer.from_bundle(bundle), recipe.source.prompt or "", [recipe], parameters)
     return ("vae_encoder",) if recipe.source.kind == "image" else ()
 

@@ -4,7 +4,8 @@ A picture from a text and a seed takes the published guidance (`diffusion.concep
 into noise maps that give it back exactly (`diffusion.edit_friendly`), then made again with each concept inside its
 own mask (`diffusion.masks`, LEDITS++). Rows of the UNet that cannot change the result are left out.
 
-In a recipe the texts of `prompts` are the concepts: "glasses" with strength 5 adds them, with -5 takes them away.
+In a recipe the texts of `prompts` are the concepts: "glasses" with strength 5 adds them, with -5 takes them away. A
+concept without a strength takes the parameters' `scale`, and `away` turns it round.
 """
 
 from collections.abc import Sequence
@@ -25,14 +26,13 @@ from limner.runtime.diffusion.sources import DiffusionStart
 from limner.runtime.diffusion.steering import Base, MaskedSteering, SemanticSteering, Steering
 from limner.runtime.errors import InputError
 from limner.runtime.methods import Method, Outcome, Progress
-from limner.runtime.recipe import PromptEdit, Recipe, plain_text
+from limner.runtime.recipe import STRENGTH_LIMIT, PromptEdit, Recipe, plain_text
 from limner.runtime.schema import from_dict, to_dict
 from limner.runtime.timing import Timer
 
 __all__ = ["ConceptOptions", "SegaParameters", "edited_latents", "method"]
 
 FloatArray = NDArray[np.float32]
-DEFAULT_SCALE = 5.0
 MOST_WARMUP = 10  # of the published guidance, for its 50 steps; the masked one has none
 SOURCE_GUIDANCE = 3.5  # of a picture's prompt, as in LEDITS++
 MAX_CONCEPTS = 64
@@ -40,15 +40,17 @@ MAX_CONCEPTS = 64
 
 @dataclass(frozen=True)
 class ConceptOptions:
-    """What a concept may set beside its scale; the published defaults."""
+    """What a concept may set beside its scale; None takes the parameters'."""
 
-    threshold: float = 0.9  # 0 to 1, the part of the latent's pixels that the concept leaves alone
-    warmup: int | None = None  # steps before it is added; None is a fifth of them up to the published 10, 0 if masked
+    threshold: float | None = None  # 0 to 1, the part of the latent's pixels that the concept leaves alone
+    warmup: int | None = None  # steps before it is added
     cooldown: int | None = None  # the step that it stops at; None is never
     weight: float = 1.0  # against the other concepts; 0 and less is no influence
+    away: bool = False  # guide away from it, as a scale below 0 does
 
     def __post_init__(self) -> None:
-        require_number("prompts.options.threshold", self.threshold, 0.0, 1.0)
+        if self.threshold is not None:
+            require_number("prompts.options.threshold", self.threshold, 0.0, 1.0)
         require_number("prompts.options.weight", self.weight, -1000.0, 1000.0)
         if self.warmup is not None:
             require_int("prompts.options.warmup", self.warmup, 0, 1000)
@@ -65,6 +67,9 @@ class SegaParameters(SamplingParameters):
     """
 
     negative_prompt: str = ""
+    scale: float = 5.0  # of a concept without a strength
+    threshold: float = 0.9  # of a concept that names none
+    warmup: int | None = None  # the same; None is a fifth of the steps up to the published 10, and 0 if masked
     momentum_scale: float = 0.1  # s_m of the published guidance
     momentum_beta: float = 0.4
     guidance: Literal["semantic", "masked"] | None = None
@@ -72,6 +77,10 @@ class SegaParameters(SamplingParameters):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_number("parameters.scale", self.scale, -STRENGTH_LIMIT, STRENGTH_LIMIT)
+        require_number("parameters.threshold", self.threshold, 0.0, 1.0)
+        if self.warmup is not None:
+            require_int("parameters.warmup", self.warmup, 0, 1000)
         require_number("parameters.momentum_scale", self.momentum_scale, 0.0, 100.0)
         require_number("parameters.momentum_beta", self.momentum_beta, 0.0, 1.0)
 
@@ -88,7 +97,7 @@ def check(recipe: Recipe) -> None:
     seen: dict[str, float] = {}
     for prompt in recipe.prompts:
         _check_concept(prompt, parameters)
-        text, scale = plain_text(prompt.text), _scale(prompt)
+        text, scale = plain_text(prompt.text), _scale(prompt, parameters)
         if text in seen:
             opposed = seen[text] * scale < 0.0
             given = f"the concept {prompt.text!r} {'both added and taken away' if opposed else 'twice'}"
@@ -153,7 +162,7 @@ def edited_latents(
         draws = [maps.replay() for maps in prepared]  # type: ignore[misc]
         latents = np.concatenate([maps.start for maps in prepared])
     names = [[prompt.text for prompt in recipe.prompts] for recipe in recipes]
-    concepts = [[_concept(prompt) for prompt in recipe.prompts] for recipe in recipes]
+    concepts = [[_concept(prompt, parameters) for prompt in recipe.prompts] for recipe in recipes]
     steering: Steering
     if parameters.guidance == "semantic":
         momentum = (parameters.momentum_scale, parameters.momentum_beta)
@@ -188,11 +197,15 @@ def _inverted(
     recipes: Sequence[Recipe],
     progress: Progress | None,
 ) -> list[NoiseMaps]:
+    """The noise maps of each picture; edits of one picture share them."""
     parameters = from_dict(SegaParameters, recipes[0].parameters, "parameters")
     inversion = from_dict(DiffusionInversionParameters, recipes[0].inversion, "inversion")
-    base = _base(networks, starts, recipes[0], parameters)
-    clean = np.concatenate([start.clean for start in starts if start.clean is not None])
-    draws = [start.draws() for start in starts]
+    keys = [(start.recipe.source.sha256, start.prompt, start.seed, start.shape) for start in starts]
+    places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    once = [starts[keys.index(key)] for key in places]
+    base = _base(networks, once, recipes[0], parameters)
+    clean = np.concatenate([start.clean for start in once if start.clean is not None])
+    draws = [start.draws() for start in once]
     found = edit_friendly_invert(
         networks,
         clean,
@@ -204,7 +217,7 @@ def _inverted(
     )
     return [
         replace(found, start=found.start[row : row + 1], maps=found.maps[:, row : row + 1])
-        for row in range(len(starts))
+        for row in (places[key] for key in keys)
     ]
 
 
@@ -247,10 +260,10 @@ def _filled(recipe: Recipe) -> Recipe:
     prompts = []
     for prompt in recipe.prompts:
         options = from_dict(ConceptOptions, prompt.options, "prompts.options")
-        if options.warmup is None:
-            warmup = min(MOST_WARMUP, parameters.steps // 5) if parameters.guidance == "semantic" else 0
-            options = replace(options, warmup=warmup)
-        prompts.append(replace(prompt, strength=_scale(prompt), options=to_dict(options)))
+        warmup, threshold = _warmup(options, parameters), options.threshold
+        threshold = parameters.threshold if threshold is None else threshold
+        options = replace(options, warmup=warmup, threshold=threshold, away=False)
+        prompts.append(replace(prompt, strength=_scale(prompt, parameters), options=to_dict(options)))
     inversion = recipe.inversion
     if picture:
         found = from_dict(DiffusionInversionParameters, recipe.inversion, "inversion")
@@ -259,13 +272,24 @@ def _filled(recipe: Recipe) -> Recipe:
     return replace(recipe, prompts=tuple(prompts), parameters=to_dict(parameters), inversion=inversion)
 
 
-def _scale(prompt: PromptEdit) -> float:
-    return DEFAULT_SCALE if prompt.strength is None else prompt.strength
+def _scale(prompt: PromptEdit, parameters: SegaParameters) -> float:
+    scale = parameters.scale if prompt.strength is None else prompt.strength
+    return -scale if from_dict(ConceptOptions, prompt.options, "prompts.options").away else scale
 
 
-def _concept(prompt: PromptEdit) -> Concept:
+def _warmup(options: ConceptOptions, parameters: SegaParameters) -> int:
+    """The concept's own, the parameters', or the published one."""
+    for own in (options.warmup, parameters.warmup):
+        if own is not None:
+            return own
+    return min(MOST_WARMUP, parameters.steps // 5) if parameters.guidance == "semantic" else 0
+
+
+def _concept(prompt: PromptEdit, parameters: SegaParameters) -> Concept:
     options = from_dict(ConceptOptions, prompt.options, "prompts.options")
-    return Concept(_scale(prompt), options.threshold, options.warmup or 0, options.cooldown, options.weight)
+    threshold = parameters.threshold if options.threshold is None else options.threshold
+    warmup = _warmup(options, parameters)
+    return Concept(_scale(prompt, parameters), threshold, warmup, options.cooldown, options.weight)
 
 
 def _check_concept(prompt: PromptEdit, parameters: SegaParameters) -> None:
@@ -273,13 +297,14 @@ def _check_concept(prompt: PromptEdit, parameters: SegaParameters) -> None:
         if getattr(prompt, name) is not None:
             raise InputError(f"prompts.{name}", repr(getattr(prompt, name)), "nothing for the method 'sega'")
     options = from_dict(ConceptOptions, prompt.options, "prompts.options")
-    if options.warmup is not None and options.warmup >= parameters.steps:
-        given = f"{options.warmup} for {prompt.text!r} with {parameters.steps} steps"
+    warmup = parameters.warmup if options.warmup is None else options.warmup
+    if warmup is not None and warmup >= parameters.steps:
+        given = f"{warmup} for {prompt.text!r} with {parameters.steps} steps"
         hint = "the concept would never be added"
         raise InputError("prompts.options.warmup", given, f"0 to {parameters.steps - 1}", hint)
-    if options.warmup is not None and options.cooldown is not None and options.cooldown <= options.warmup:
-        given = f"{options.cooldown} for {prompt.text!r} after a warm-up of {options.warmup}"
-        raise InputError("prompts.options.cooldown", given, f"{options.warmup + 1} and more")
+    if warmup is not None and options.cooldown is not None and options.cooldown <= warmup:
+        given = f"{options.cooldown} for {prompt.text!r} after a warm-up of {warmup}"
+        raise InputError("prompts.options.cooldown", given, f"{warmup + 1} and more")
 
 
 method = Method(

@@ -20,9 +20,10 @@ def parse_concepts(concepts: Sequence[str], strengths: Sequence[float | None]) -
 
 
 def parse_concept(given: str, strength: float | None = None) -> PromptEdit:
-    """Return text, signed scale and options of [+|-]WORDS[:NAME=VALUE,...]; without a sign it is added."""
-    from limner.runtime.sega import DEFAULT_SCALE
+    """Return text, signed scale and options of [+|-]WORDS[:NAME=VALUE,...]; without a sign it is added.
 
+    A scale that nobody names is left to the method's parameters, and so to the bundle.
+    """
     sign = -1.0 if given.startswith("-") else 1.0
     text = given[1:] if given[:1] in ("+", "-") else given
     words, colon, tail = text.rpartition(":")
@@ -31,7 +32,9 @@ def parse_concept(given: str, strength: float | None = None) -> PromptEdit:
         text, options = words, _options(tail)
     if not text.strip():
         raise InputError("concept", repr(given), "a sign and words, as in +glasses or -beard:scale=7")
-    scale = options.pop(SCALE, DEFAULT_SCALE if strength is None else strength)
+    scale = options.pop(SCALE, strength)
+    if scale is None:
+        return PromptEdit(text.strip(), options=options | ({"away": True} if sign < 0 else {}))
     if isinstance(scale, bool) or not isinstance(scale, (int, float)) or scale < 0:
         raise InputError("concept", f"the scale {scale!r} in {given!r}", "a number from 0", "the sign says where to")
     return PromptEdit(text.strip(), strength=sign * scale, options=options)

@@ -85,6 +85,35 @@ def test_a_batch_equals_its_parts(editor: Editor) -> None:
         assert mean_change(one.image, editor.edit(recipe).image) < 0.02
 
 
+def test_presets_reach_concepts_pictures_and_inversions(tmp_path: Path) -> None:
+    own = {"steps": 8, "scale": 3.0, "threshold": 0.5, "warmup": 1}
+    defaults = {"sega": own, "sega.pictures": {"scale": 7.0, "warmup": 0}, "sega.inversion": {"skip": 0.25}}
+    editor = Editor(build_toy_diffusion_bundle(tmp_path / "bundle", defaults))
+    prompts = (PromptEdit("red"), PromptEdit("big", options={"away": True, "threshold": 0.9}))
+    red, big = editor.edit(sega(Source.from_prompt("a cat", 3), *prompts)).recipe.prompts
+    assert (red.strength, red.options["threshold"], red.options["warmup"]) == (3.0, 0.5, 1)
+    assert (big.strength, big.options["threshold"], big.options["away"]) == (-3.0, 0.9, False)
+    picture = np.random.RandomState(0).randint(0, 256, (32, 32, 3), dtype=np.uint8)
+    found = editor.edit(sega(Source("image", prompt="a cat"), *prompts), given=picture).recipe
+    assert [prompt.strength for prompt in found.prompts] == [7.0, -7.0]
+    assert found.prompts[0].options["warmup"] == 0 and found.inversion["skip"] == 0.25
+    bad = build_toy_diffusion_bundle(tmp_path / "bad", {"sega.pictures": {"scales": 7.0}})
+    with pytest.raises(BundleError, match=r"defaults\.sega\.pictures\.scales"):
+        Editor(bad).edit(sega(Source("image")), given=picture)
+
+
+def test_edits_of_one_picture_share_its_inversion(editor: Editor) -> None:
+    picture = np.random.RandomState(0).randint(0, 256, (32, 32, 3), dtype=np.uint8)
+    recipes = [sega(Source("image", prompt="a cat"), PromptEdit(word), masks="noise") for word in ("red", "big", "q")]
+    networks = editor.diffusion.networks
+    alone = [editor.edit(recipe, given=picture) for recipe in recipes]
+    before = networks.unet_rows
+    together = editor.edit_batch(recipes, given=[picture] * 3)
+    assert networks.unet_rows - before == (2 + 3 * 3) * 8  # 8 steps: two rows to invert, three an edit
+    for one, other in zip(alone, together, strict=True):
+        assert mean_change(one.image, other.image) < 0.02
+
+
 def test_replays_from_a_png(editor: Editor, tmp_path: Path) -> None:
     write_edit(tmp_path / "a.png", editor.edit(sega(Source.from_prompt("a cat", 5))))
     assert read_recipe(tmp_path / "a.png").source.prompt == "a cat"
@@ -208,11 +237,11 @@ def test_refuses(limner: Run, tmp_path: Path, words: list[str], arguments: tuple
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ("+glasses", PromptEdit("glasses", strength=5.0)),
-        ("-a red hat", PromptEdit("a red hat", strength=-5.0)),
+        ("+glasses", PromptEdit("glasses")),
+        ("-a red hat", PromptEdit("a red hat", options={"away": True})),
         ("beard:scale=7, threshold=0.9", PromptEdit("beard", strength=7, options={"threshold": 0.9})),
-        ("+time: noon", PromptEdit("time: noon", strength=5.0)),
-        ("-x:cooldown=null", PromptEdit("x", strength=-5.0, options={"cooldown": None})),
+        ("+time: noon", PromptEdit("time: noon")),
+        ("-x:cooldown=null", PromptEdit("x", options={"cooldown": None, "away": True})),
     ],
 )
 def test_parses_concepts(given: str, expected: PromptEdit) -> None:

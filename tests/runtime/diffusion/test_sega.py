@@ -213,7 +213,8 @@ def test_run_fills_the_recipe_in_and_renders_other_strengths(tiny: TinyModels) -
     recipe = Recipe("sega", Source.from_prompt("a cat", 3), prompts, {"steps": 12, "guidance_scale": 5.0})
     outcome = run(networks, recipe)
     assert [prompt.strength for prompt in outcome.recipe.prompts] == [5.0, -3.0]
-    assert outcome.recipe.prompts[0].options == {"threshold": 0.9, "warmup": 2, "cooldown": None, "weight": 1.0}
+    filled = {"threshold": 0.9, "warmup": 2, "cooldown": None, "weight": 1.0, "away": False}
+    assert outcome.recipe.prompts[0].options == filled
     assert outcome.recipe.parameters["guidance"] == "semantic"
     image = outcome.render(outcome.recipe)
     assert image.shape == (1, 3, 32, 32)
