@@ -10,8 +10,9 @@ Reading order:
 6. `sources`, `models`, `presets`, `methods`: where a picture comes from, what a method works with
 7. `descent`, `spaces`, `trajectory`, `adam`: the walk down a loss in W+, P_N or S
 8. `inversion`, `latent_optimization`, `global_directions`, `latent_mapper` (with `mapper_schema`): the methods
-9. `diffusion`, `attention`: latent diffusion, and attention control; `sega`, `prompt_to_prompt`: the methods on them
-10. `provenance`: the recipe in a PNG, and its replay
+9. `faces`: faces of photographs, cut out and pasted back
+10. `diffusion`, `attention`: latent diffusion, and attention control; `sega`, `prompt_to_prompt`: the methods on them
+11. `provenance`: the recipe in a PNG, and its replay
 
 Names below are imported when first used, so that `import limner.runtime` stays fast.
 """
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
         MissingGraphError,
         ProviderError,
     )
+    from limner.runtime.faces.face import Face
+    from limner.runtime.faces.whole import whole_picture
     from limner.runtime.images import Picture, read_picture, write_png_atomically
     from limner.runtime.inversion import Inversion
     from limner.runtime.provenance import read_recipe, replay, write_edit
@@ -47,6 +50,7 @@ _HOME = {
     "BundleError": "errors",
     "Edit": "edit",
     "Editor": "editor",
+    "Face": "faces.face",
     "GraphError": "errors",
     "InputError": "errors",
     "LimnerError": "errors",
@@ -65,6 +69,7 @@ _HOME = {
     "load_bundle": "bundle",
     "make_sheet": "sheets",
     "read_picture": "images",
+    "whole_picture": "faces.whole",
     "write_png_atomically": "images",
 }
 
@@ -73,6 +78,7 @@ __all__ = [
     "BundleError",
     "Edit",
     "Editor",
+    "Face",
     "GraphError",
     "InputError",
     "Inversion",
@@ -90,6 +96,7 @@ __all__ = [
     "read_picture",
     "read_recipe",
     "replay",
+    "whole_picture",
     "write_edit",
     "write_png_atomically",
 ]

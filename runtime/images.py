@@ -3,7 +3,7 @@
 What `read_picture` does, in order: check the file's size, read its header and check the pixel count before
 anything is decoded, decode, turn by the EXIF orientation, reduce 16 bits to 8, convert an embedded colour
 profile to sRGB, put transparency on white, crop to the centred square, resize with an antialiased (Lanczos)
-filter.
+filter. `read_photo` stops after the colours and keeps size and transparency.
 """
 
 import io
@@ -56,33 +56,47 @@ class Picture:
     notes: tuple[str, ...] = ()  # what was changed on the way, one phrase each
 
 
+@dataclass(frozen=True)
+class Photo:
+    """A picture file at its own size, as it is displayed: `image_u8` uint8 [H,W,3] RGB."""
+
+    image_u8: ByteImage
+    alpha_u8: ByteImage | None  # [H,W]; None where the file has no transparency
+    path: Path
+    sha256: str  # of the file as it is on disk
+    notes: tuple[str, ...] = ()  # what was changed on the way, one phrase each
+
+    def on_white(self) -> ByteImage:
+        """Return the picture with its transparency put on white."""
+        if self.alpha_u8 is None:
+            return self.image_u8
+        rgb, alpha = Image.fromarray(self.image_u8), Image.fromarray(self.alpha_u8)
+        return np.array(Image.composite(rgb, Image.new("RGB", rgb.size, "white"), alpha), dtype=np.uint8)
+
+
 def read_picture(path: str | Path, size: int, field: str = "picture") -> Picture:
     """Read a picture file as uint8 RGB [size,size,3].
 
     Raises InputError naming `field` for a file that is missing, unreadable, empty, no picture, truncated,
     larger than 50 megapixels or 200 MB, or smaller than 16 pixels on a side.
     """
+    photo = read_photo(path, field)
+    notes = [*photo.notes]
+    if photo.alpha_u8 is not None and photo.alpha_u8.min() < 255:
+        notes.append("transparency put on white")
+    upright = Image.fromarray(photo.on_white())
+    square = np.array(_square(upright, size, notes), dtype=np.uint8)
+    return Picture(square, photo.path, photo.sha256, upright.width, upright.height, tuple(notes))
+
+
+def read_photo(path: str | Path, field: str = "picture") -> Photo:
+    """Read a picture file at its own size, neither cut nor put on white; InputError as for `read_picture`."""
     path = Path(path).expanduser()
     data = _read_bytes(path, field)
     notes: list[str] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # our own limits are stricter than Pillow's warnings
-        image = _open(data, path, field)
-        try:
-            upright = _decode(image, notes)
-        except (*DECODE_ERRORS, Image.DecompressionBombError) as reason:
-            given = f"{path.name!r}, which does not decode ({reason})"
-            raise InputError(field, given, f"{ALLOWED_FILE} that is whole") from reason
-    width, height = upright.size
-    square = _square(upright, size, notes)
-    return Picture(
-        np.array(square, dtype=np.uint8),
-        path,
-        sha256_bytes(data),
-        width,
-        height,
-        tuple(notes),
-    )
+    rgb, alpha = _upright(data, path, field, notes)
+    alpha_u8 = None if alpha is None else np.array(alpha, dtype=np.uint8)
+    return Photo(np.array(rgb, dtype=np.uint8), alpha_u8, path, sha256_bytes(data), tuple(notes))
 
 
 def to_float(image_u8: ByteImage) -> FloatImage:
@@ -108,7 +122,7 @@ def to_u8(image: FloatImage) -> ByteImage:
 
 def write_png_atomically(
     path: str | Path,
-    image_u8: ByteImage,  # uint8 [H,W,3] RGB
+    image_u8: ByteImage,  # uint8 [H,W,3] RGB or [H,W,4] RGBA
     text: Mapping[str, str] | None = None,  # metadata, one iTXt chunk each, before the pixels
     field: str = "output",
 ) -> Path:
@@ -120,9 +134,9 @@ def write_png_atomically(
 
 
 def png_bytes(image_u8: ByteImage, text: Mapping[str, str] | None = None) -> bytes:
-    """Return a PNG file of uint8 [H,W,3] RGB as bytes, with `text` as iTXt chunks."""
-    if image_u8.dtype != np.uint8 or image_u8.ndim != 3 or image_u8.shape[-1] != 3:
-        raise InputError("image_u8", f"{image_u8.dtype} {list(image_u8.shape)}", "uint8 [H,W,3]")
+    """Return a PNG file of uint8 [H,W,3] RGB or [H,W,4] RGBA as bytes, with `text` as iTXt chunks."""
+    if image_u8.dtype != np.uint8 or image_u8.ndim != 3 or image_u8.shape[-1] not in (3, 4):
+        raise InputError("image_u8", f"{image_u8.dtype} {list(image_u8.shape)}", "uint8 [H,W,3] or [H,W,4]")
     info = PngImagePlugin.PngInfo()
     for key, value in (text or {}).items():
         info.add_itxt(key, value)
@@ -191,8 +205,20 @@ def _too_large(field: str, path: Path, megapixels: str) -> InputError:
     )
 
 
-def _decode(image: Image.Image, notes: list[str]) -> Image.Image:
-    """Decode to an upright 8-bit RGB picture in sRGB, adding to `notes` what was changed."""
+def _upright(data: bytes, path: Path, field: str, notes: list[str]) -> tuple[Image.Image, Image.Image | None]:
+    """Decode a file's bytes to RGB and alpha, as they are displayed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # our own limits are stricter than Pillow's warnings
+        image = _open(data, path, field)
+        try:
+            return _decode(image, notes)
+        except (*DECODE_ERRORS, Image.DecompressionBombError) as reason:
+            given = f"{path.name!r}, which does not decode ({reason})"
+            raise InputError(field, given, f"{ALLOWED_FILE} that is whole") from reason
+
+
+def _decode(image: Image.Image, notes: list[str]) -> tuple[Image.Image, Image.Image | None]:
+    """Decode to an upright 8-bit RGB picture in sRGB and its alpha, adding to `notes` what was changed."""
     if getattr(image, "n_frames", 1) > 1:
         notes.append(f"first of {getattr(image, 'n_frames', 1)} frames used")
     image.load()
@@ -206,11 +232,7 @@ def _decode(image: Image.Image, notes: list[str]) -> Image.Image:
         opaque, alpha = layers.convert("RGB"), layers.getchannel("A")
     else:
         opaque, alpha = colours, None
-    rgb = _to_srgb(opaque, profile, notes)
-    if alpha is None or alpha.getextrema() == (255, 255):
-        return rgb
-    notes.append("transparency put on white")
-    return Image.composite(rgb, Image.new("RGB", rgb.size, "white"), alpha)
+    return _to_srgb(opaque, profile, notes), alpha
 
 
 def _reduce_depth(image: Image.Image, notes: list[str]) -> Image.Image:

@@ -6,7 +6,7 @@ Text chunks (iTXt, before the pixels):
     limner.bundle    the bundle's hash, as in the recipe
     limner.source    the sha256 of the source picture or latents, where there is one
     limner.provider  the execution provider; pixels repeat exactly on the same provider and machine
-    limner.pixels    the sha256 of the pixels, uint8 [H,W,3]
+    limner.pixels    the sha256 of the pixels, uint8 [H,W,3], or [H,W,4] of a photograph with transparency
     limner.software  "limner <version>"
     Source           "edited by a model": says to any reader that the picture is synthetic
 """
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from limner.runtime.edit import Edit
 from limner.runtime.editor import Editor
 from limner.runtime.errors import InputError
+from limner.runtime.faces.whole import whole_picture
 from limner.runtime.files import sha256_bytes
 from limner.runtime.images import read_png_text, write_png_atomically
 from limner.runtime.methods import Progress
@@ -42,13 +43,13 @@ class Replay:
     same_pixels: bool | None
 
 
-def metadata(edit: Edit) -> dict[str, str]:
-    """Return the text chunks of an edit."""
+def metadata(edit: Edit, image: NDArray[np.uint8] | None = None) -> dict[str, str]:
+    """Return the text chunks of an edit's picture: `image`, or its whole picture."""
     recipe = edit.recipe
     texts = {
         RECIPE_KEY: recipe.to_json(),
         "limner.provider": edit.provider,
-        PIXELS_KEY: _pixels_hash(edit.image),
+        PIXELS_KEY: _pixels_hash(whole_picture(edit) if image is None else image),
         "limner.software": f"limner {_version()}",
         "Source": "edited by a model",
     }
@@ -56,9 +57,18 @@ def metadata(edit: Edit) -> dict[str, str]:
     return texts | {key: value for key, value in optional.items() if value is not None}
 
 
-def write_edit(path: str | Path, edit: Edit, field: str = "output") -> Path:
-    """Write the edited picture with its recipe as PNG, whole or not at all; InputError naming `field`."""
-    return write_png_atomically(path, edit.image, metadata(edit), field)
+def write_edit(
+    path: str | Path,
+    edit: Edit,
+    field: str = "output",
+    image: NDArray[np.uint8] | None = None,  # `edit.image`, or a whole picture that was made already
+) -> Path:
+    """Write the edited picture with its recipe as PNG, whole or not at all; InputError naming `field`.
+
+    An edit of a face writes the whole photograph unless it is given the face alone.
+    """
+    image = whole_picture(edit) if image is None else image
+    return write_png_atomically(path, image, metadata(edit, image), field)
 
 
 def read_recipe(path: str | Path, field: str = "picture") -> Recipe:
@@ -87,7 +97,9 @@ def replay(
         recipe = replace(recipe, source=replace(recipe.source, path=str(source)))
     edit = editor.edit(recipe, progress, given=given)
     expected = texts.get(PIXELS_KEY)
-    return Replay(edit, None if expected is None else expected == _pixels_hash(edit.image))
+    if expected is None:
+        return Replay(edit, None)
+    return Replay(edit, expected in (_pixels_hash(edit.image), _pixels_hash(whole_picture(edit, given))))
 
 
 def _recipe_of(texts: Mapping[str, str], path: str | Path, field: str) -> Recipe:

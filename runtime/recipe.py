@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from limner.runtime.checks import require_int, require_number, require_sha256
 from limner.runtime.errors import InputError
+from limner.runtime.faces.face import Face
 from limner.runtime.methods import Method, find_method
 from limner.runtime.schema import from_dict, parse_json, read_json, to_dict
 
@@ -46,7 +47,8 @@ class Source:
     "prompt": the diffusion model makes the picture from the text `prompt` and the seed. Without a path an image
     or a w_plus is handed to the Editor as an array. `sha256` is that of the file's bytes (or of the array's),
     filled in by the Editor, and compared where it was given. For an image, `prompt` may say what it shows;
-    methods on a diffusion bundle read it.
+    methods on a diffusion bundle read it. `face` is the part of an image that is edited; without one it is the
+    centred square.
     """
 
     kind: Literal["image", "seed", "w_plus", "prompt"]
@@ -55,6 +57,7 @@ class Source:
     sha256: str | None = None
     truncation: float = 0.7  # psi of a seed, 0 (the mean face) to 1 (no truncation)
     prompt: str | None = None
+    face: Face | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in SOURCE_KINDS:
@@ -74,6 +77,8 @@ class Source:
             raise InputError("source.path", repr(self.path), "the path of a file")
         if self.sha256 is not None:
             require_sha256("source.sha256", self.sha256)
+        if self.face is not None and self.kind != "image":
+            raise InputError("landmarks", f"a face of a source of kind {self.kind!r}", "a face of a picture file")
 
     @classmethod
     def from_image(cls, path: str | Path, prompt: str | None = None) -> "Source":

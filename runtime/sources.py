@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limner.runtime.errors import InputError
+from limner.runtime.faces.face import Face
+from limner.runtime.faces.whole import cut_array, read_source
 from limner.runtime.files import sha256_bytes
-from limner.runtime.images import read_picture, to_float, to_u8
+from limner.runtime.images import to_float, to_u8
 from limner.runtime.inversion import Inversion, InversionParameters, invert
 from limner.runtime.methods import Progress
 from limner.runtime.models import Models
@@ -82,22 +84,25 @@ class Sources:
         parameters: InversionParameters,
         progress: Progress | None = None,
         check: Callable[[str], None] | None = None,  # called with the sha256 before the work starts
+        face: Face | None = None,  # the part of the picture that is inverted; an array may then have any size
     ) -> tuple[Inversion, str]:
         """Invert a picture file, or uint8 [H,W,3] of the generator's size; return the inversion and the
         sha256.
         """
         size = self.models.bundle.generator.size
         if isinstance(picture, np.ndarray):
-            if picture.dtype != np.uint8 or picture.shape != (size, size, 3):
-                shown = f"{picture.dtype} {list(picture.shape)}"
+            image_u8 = picture if face is None else cut_array(picture, size, face)
+            if image_u8.dtype != np.uint8 or image_u8.shape != (size, size, 3):
+                shown = f"{image_u8.dtype} {list(image_u8.shape)}"
                 raise InputError("source", shown, f"uint8 [{size}, {size}, 3], or the path of a picture")
-            image_u8, digest = picture, sha256_bytes(np.ascontiguousarray(picture).tobytes())
+            digest = sha256_bytes(np.ascontiguousarray(picture).tobytes())
         else:
-            read = read_picture(picture, size, field="source")
+            read = read_source(picture, size, face)
             image_u8, digest = read.image_u8, read.sha256
         if check is not None:
             check(digest)
-        key = f"{digest} {isinstance(picture, np.ndarray)} {parameters}"
+        place = None if face is None else (face.landmarks, face.framing)
+        key = f"{digest} {isinstance(picture, np.ndarray)} {parameters} {place}"
         with self._lock:
             found = self._inversions.get(key)
         if found is None:
@@ -119,7 +124,8 @@ class Sources:
         if picture is None:
             raise InputError("source.path", "nothing", "the path of a picture, or an array given beside the recipe")
         parameters = self.inversion_parameters(recipe.inversion)
-        found, digest = self.inversion(picture, parameters, progress, lambda d: _check_hash(recipe.source, d))
+        source = recipe.source
+        found, digest = self.inversion(picture, parameters, progress, lambda d: _check_hash(source, d), source.face)
         recipe = replace(_with_hash(recipe, digest), inversion=to_dict(parameters))
         scores = {f"inversion_{name}": value for name, value in found.scores.items()}
         return Start(recipe, found.w_plus, found.picture, found.rendered, scores)

@@ -1,6 +1,6 @@
 """The command line `limner`: parse, call one function, print.
 
-Reading order: `app` (the verbs), `options` (what they share), `editing`, `inspecting`, `demo`, `commands`
+Reading order: `app` (the verbs), `options` (what they share), `editing`, `faces`, `inspecting`, `demo`, `commands`
 (verbs that other packages bring), `console` (what goes to stdout and to stderr).
 
 Nothing heavy is imported before a verb runs, so `limner --help` is quick.

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from limner.runtime.cli import commands, demo, editing, inspecting, sampling
+from limner.runtime.cli import commands, demo, editing, faces, inspecting, sampling
 
 __all__ = ["app"]
 
@@ -35,6 +35,7 @@ def _root(
 
 app.command("edit")(editing.edit)
 app.command("invert")(editing.invert)
+app.command("align")(faces.align)
 app.command("sample")(sampling.sample)
 app.command("replay")(editing.replay)
 app.command("demo")(demo.demo)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from limner.runtime.cli.console import note, print_json, print_result, report, steps
+from limner.runtime.cli.faces import FaceOption, FinderOption, FramingOption, LandmarksOption, PasteOption, chosen_face
 from limner.runtime.cli.options import (
     BundleOption,
     DryRunOption,
@@ -18,6 +19,7 @@ from limner.runtime.cli.options import (
     open_bundle,
     open_editor,
 )
+from limner.runtime.errors import InputError
 
 if TYPE_CHECKING:
     from limner.runtime.edit import Edit
@@ -38,7 +40,7 @@ def edit(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="PNG file to write; <source>-edited.png if not given."),
+        typer.Option("--output", "-o", "--out", help="PNG file to write; <source>-edited.png if not given."),
     ] = None,
     method: Annotated[
         str | None,
@@ -112,6 +114,14 @@ def edit(
         typer.Option("--refine", help="Steps of refinement after the encoder, for a picture file."),
     ] = None,
     truncation: Annotated[float, typer.Option("--truncation", help="Of a seed, 0 to 1.")] = 0.7,
+    landmarks: LandmarksOption = None,
+    landmark_finder: FinderOption = None,
+    face: FaceOption = None,
+    framing: FramingOption = None,
+    paste: PasteOption = None,
+    crop: Annotated[
+        Path | None, typer.Option("--crop", help="Also write the edited face alone to this PNG file.")
+    ] = None,
     sheet: SheetOption = None,
     bundle: BundleOption = None,
     provider: ProviderOption = "cpu",
@@ -120,7 +130,7 @@ def edit(
     as_json: JsonOption = False,
 ) -> None:
     """Edit a picture by words."""
-    from limner.runtime.cli.recipes import choose_method, make_recipe, make_source, suggested_output
+    from limner.runtime.cli.recipes import choose_method, make_recipe, make_source, suggested_output, with_face
     from limner.runtime.cli.words import with_words, word_options
     from limner.runtime.methods import find_method
 
@@ -135,7 +145,12 @@ def edit(
     target = output if output is not None else suggested_output(start)
     check_output(target, "output", source=start.path)
     check_output(sheet, "sheet", source=start.path)
+    check_output(crop, "crop", source=start.path)
     check_folder(maps, "maps")
+    pictured = start.path if start.kind == "image" else None
+    recipe = with_face(recipe, chosen_face(pictured, landmarks, landmark_finder, face, framing, paste))
+    if crop is not None and recipe.source.face is None:
+        raise InputError("crop", repr(str(crop)), "a face, by --landmarks FILE or --landmark-finder NAME")
     if dry_run:
         from limner.runtime.cli.recipes import plan
 
@@ -144,7 +159,7 @@ def edit(
     editor = open_editor(bundle, provider, threads, family)
     with steps(method) as progress:
         result = editor.edit(recipe, progress)
-    _deliver(result, target, sheet, as_json, maps=maps)
+    _deliver(result, target, sheet, as_json, maps=maps, crop=crop)
 
 
 def invert(
@@ -238,21 +253,27 @@ def _deliver(
     as_json: bool,
     extra: dict[str, Any] | None = None,
     maps: Path | None = None,
+    crop: Path | None = None,
 ) -> None:
     """Write the files of an edit, all drawn before the first is written, and print where they are."""
     from limner.runtime.cli.sheets import edit_sheet, write_pictures
+    from limner.runtime.faces.whole import whole_picture
     from limner.runtime.images import write_png_atomically
     from limner.runtime.provenance import write_edit
 
-    drawn = edit_sheet(result) if sheet is not None else None
+    whole = whole_picture(result)
+    drawn = edit_sheet(result, whole) if sheet is not None else None
     if output is not None:
-        write_edit(output, result)
+        write_edit(output, result, image=whole)
+    if crop is not None:
+        write_edit(crop, result, "crop", result.image)
     if sheet is not None and drawn is not None:
         write_png_atomically(sheet, drawn, field="sheet")
     written = write_pictures(maps, result.pictures) if maps is not None else []
     report(result.scores, result.timing)
     data: dict[str, Any] = {"output": _text(output), "sheet": _text(sheet), "recipe": result.recipe.to_dict()}
     data |= {"maps": [str(path) for path in written]} if maps is not None else {}
+    data |= {"crop": str(crop)} if crop is not None else {}
     data |= {"scores": result.scores, "timing_ms": result.timing, "provider": result.provider}
     print_result(data | (extra or {}), as_json)
 

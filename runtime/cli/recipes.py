@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 from limner.runtime.bundle import Bundle
 from limner.runtime.cli.concepts import parse_concepts
 from limner.runtime.errors import InputError
+from limner.runtime.faces.face import Face
 from limner.runtime.methods import find_method, needed_graphs, require_family
 from limner.runtime.recipe import PromptEdit, Recipe, Source
 
-__all__ = ["choose_method", "make_recipe", "make_source", "plan", "suggested_output", "with_source"]
+__all__ = ["choose_method", "make_recipe", "make_source", "plan", "suggested_output", "with_face", "with_source"]
 
 SEED = "seed:"
 USUAL_METHOD, MAPPER_METHOD = "global-directions", "latent-mapper"
@@ -122,9 +123,14 @@ def with_source(recipe: Recipe, path: Path | None) -> Recipe:
     return replace(recipe, source=replace(recipe.source, path=str(path)))
 
 
+def with_face(recipe: Recipe, face: Face | None) -> Recipe:
+    """Return the recipe with the part of its picture that is edited."""
+    return recipe if face is None else replace(recipe, source=replace(recipe.source, face=face))
+
+
 def plan(recipe: Recipe, bundle: Bundle, provider: str) -> dict[str, Any]:
     """Return what would run, after checking everything that can be checked without running a graph."""
-    from limner.runtime.images import read_picture
+    from limner.runtime.faces.whole import read_source
     from limner.runtime.providers import check_provider
 
     check_provider(provider)
@@ -135,7 +141,7 @@ def plan(recipe: Recipe, bundle: Bundle, provider: str) -> dict[str, Any]:
         bundle.graph(graph)
     source = recipe.source
     if source.kind == "image" and source.path is not None:
-        read_picture(source.path, bundle.image_size, field="source")
+        read_source(source.path, bundle.image_size, source.face)
     elif source.path is not None and not Path(source.path).is_file():
         raise InputError("source", f"no file at {source.path!r}", "a .npy file")
     return {

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limner.runtime.edit import Edit
-from limner.runtime.images import write_png_atomically
+from limner.runtime.images import read_photo, write_png_atomically
 from limner.runtime.inversion import Inversion
 from limner.runtime.methods import find_method
 from limner.runtime.recipe import PromptEdit
@@ -20,10 +20,11 @@ __all__ = ["array_bytes", "edit_sheet", "grid", "inversion_sheet", "write_pictur
 ImageU8 = NDArray[np.uint8]
 
 
-def edit_sheet(edit: Edit) -> ImageU8:
+def edit_sheet(edit: Edit, whole: ImageU8 | None = None) -> ImageU8:
     """Draw source | reconstruction | half the strength | the edit; uint8 [H,W,3].
 
-    Half the strength is left out where it would be a whole run of a diffusion model.
+    Half the strength is left out where it would be a whole run of a diffusion model. `whole`, the photograph that an
+    edited face is back in, makes a row of its own.
     """
     diffusion = find_method(edit.recipe.method).family == "diffusion"
     words = " + ".join(_shown(prompt, edit.recipe.method) for prompt in edit.recipe.prompts)
@@ -34,7 +35,20 @@ def edit_sheet(edit: Edit) -> ImageU8:
         cells.insert(
             0, Cell(edit.reconstruction, "as the model makes it" if diffusion else "as the generator makes it")
         )
-    return make_sheet([SheetRow(Cell(edit.source, "source"), tuple(cells), edit.recipe.method)])
+    rows = [SheetRow(Cell(edit.source, "source"), tuple(cells), edit.recipe.method)]
+    source = edit.recipe.source
+    if source.face is not None and source.path is not None and whole is not None:
+        before = Cell(read_photo(source.path, "source").on_white(), "photograph")
+        rows.append(SheetRow(before, (Cell(_opaque(whole), words),), f"pasted back: {source.face.paste}"))
+    return make_sheet(rows)
+
+
+def _opaque(image_u8: ImageU8) -> ImageU8:
+    """[H,W,4] on white -> [H,W,3]."""
+    if image_u8.shape[2] == 3:
+        return image_u8
+    alpha = image_u8[:, :, 3:] / np.float32(255)
+    return np.rint(image_u8[:, :, :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
 
 
 def _shown(prompt: PromptEdit, method: str) -> str:

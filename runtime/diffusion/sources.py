@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from limner.runtime.diffusion.networks import DiffusionNetworks
 from limner.runtime.diffusion.sampling import Draws
 from limner.runtime.errors import InputError
+from limner.runtime.faces.whole import cut_array, read_source
 from limner.runtime.files import sha256_bytes
-from limner.runtime.images import read_picture, to_float
+from limner.runtime.images import to_float
 from limner.runtime.recipe import Recipe
 
 __all__ = ["DiffusionStart", "resolve_start"]
@@ -62,18 +63,21 @@ def resolve_start(
 def _picture(
     networks: DiffusionNetworks, recipe: Recipe, given: NDArray[Any] | None, size: tuple[int | None, int | None]
 ) -> tuple[ImageU8, str]:
-    if given is not None:
+    face = recipe.source.face
+    if given is not None and face is None:
         if given.dtype != np.uint8 or given.ndim != 3 or given.shape[2] != 3:
             raise InputError("source", f"{given.dtype} {list(given.shape)}", "uint8 [height, width, 3]")
         networks.check_size(given.shape[0], given.shape[1], field="source")
         return given, sha256_bytes(np.ascontiguousarray(given).tobytes())
-    if recipe.source.path is None:
-        raise InputError("source.path", "nothing", "the path of a picture, or an array given beside the recipe")
     height, width = size
     if height is not None and width is not None and height != width:
         given_size = f"{height} x {width} pixels for a picture file"
         raise InputError("parameters.height", given_size, "one and the same side", "files are cut to a square")
     side = next((one for one in size if one is not None), networks.meta.image_size)
     networks.check_size(side, side)
-    read = read_picture(recipe.source.path, side, field="source")
+    if given is not None and face is not None:
+        return cut_array(given, side, face), sha256_bytes(np.ascontiguousarray(given).tobytes())
+    if recipe.source.path is None:
+        raise InputError("source.path", "nothing", "the path of a picture, or an array given beside the recipe")
+    read = read_source(recipe.source.path, side, face)
     return read.image_u8, read.sha256
