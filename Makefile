@@ -70,6 +70,10 @@ engines-scale: $(FULL) ## The same for a generator at 1024 pixels and a UNet of 
 battery-diffusion: $(FULL) ## Judge edits of the diffusion bundle on generated and held-out pictures
 	$(BIN)/python -m limner.export.diffusion.battery $(ARGS)
 
+.PHONY: tune-diffusion
+tune-diffusion: $(FULL) ## Choose settings of a diffusion method on validation pictures: ARGS="--method sega --out out/tune"
+	$(BIN)/python -m limner.export.diffusion.battery.tuning $(ARGS)
+
 .PHONY: precision
 precision: $(FULL) ## Convert the bundle to fp16 and int8 behind the gate, battery included; reports in out/*/parity.md
 	@mkdir -p out

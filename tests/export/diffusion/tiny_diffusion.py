@@ -10,6 +10,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from limner.runtime.shipped import checkpoints_folder
 from limner.training.avatars.tokens import write_tokenizer
 from limner.training.models.diffusion import SCHEDULER, AutoencoderConfig, build_autoencoder, save_pipeline
 
@@ -49,7 +50,8 @@ def tiny_vae() -> AutoencoderKL:
 def write_folder(root: Path, kind: str = "sd1") -> Path:
     """A folder in diffusers' format; "sd2" predicts v and fills texts up with "!"."""
     tokenizer = root.parent / "tokens"
-    vocabulary = write_tokenizer(tokenizer, [])
+    lines = (checkpoints_folder() / "avatars" / "clip" / "merges.txt").read_text(encoding="utf-8").splitlines()[1:]
+    vocabulary = write_tokenizer(tokenizer, [(a, b) for a, b in (line.split(" ") for line in lines if line)])
     torch.manual_seed(2)
     text = CLIPTextModel(CLIPTextConfig(
         vocab_size=vocabulary, hidden_size=TEXT_WIDTH, intermediate_size=32, num_hidden_layers=2,
