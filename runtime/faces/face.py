@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from limner.runtime.checks import require_number
 from limner.runtime.errors import InputError, nearest
-from limner.runtime.faces.landmarks import check_landmarks
+from limner.runtime.faces.landmarks import Points, check_landmarks
 
 __all__ = ["FFHQ", "Face", "Framing", "PasteMode"]
 
@@ -43,7 +43,7 @@ class Face:
     of the width `feather`, a part of the square's side.
     """
 
-    landmarks: tuple[tuple[float, ...], ...]
+    landmarks: Points
     framing: Framing = FFHQ
     paste: PasteMode = "replace"
     threshold: float = 0.1

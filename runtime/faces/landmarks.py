@@ -23,7 +23,7 @@ from limner.runtime.schema import read_json
 
 __all__ = ["KeyPoints", "Points", "check_landmarks", "choose_face", "key_points", "read_landmarks"]
 
-Points = tuple[tuple[float, float], ...]
+Points = tuple[tuple[float, ...], ...]  # pairs
 
 COUNTS = (68, 5)
 ALLOWED = "68 or 5 points [x, y] of a face"

@@ -49,7 +49,9 @@ def change_mask(
     changed = Image.fromarray((change > threshold * 255.0).astype(np.uint8) * np.uint8(255))
     radius = max(1, round(feather * size / 2))
     grown = np.asarray(changed.filter(ImageFilter.MaxFilter(2 * radius + 1)), dtype=np.float32) / np.float32(255)
-    return np.clip(gaussian_blur(grown, radius / 2), 0, 1) * ramp
+    mask = np.clip(gaussian_blur(grown, radius / 2), 0, 1) * ramp
+    mask[mask < NOTHING] = 0
+    return mask
 
 
 def paste_face(
@@ -130,4 +132,5 @@ def _border_ramp(size: int, feather: float) -> FloatArray:
     centres = np.arange(size) + 0.5
     t = np.clip(np.minimum(centres, size - centres) / (feather * size) - 0.5 / (feather * size), 0, 1)
     rise = t * t * (3 - 2 * t)
-    return (rise[:, None] * rise[None, :]).astype(np.float32)
+    ramp: FloatArray = (rise[:, None] * rise[None, :]).astype(np.float32)
+    return ramp
