@@ -122,7 +122,7 @@ def run(
     groups: dict[tuple[Any, ...], list[int]] = {}
     for row, start in enumerate(starts):
         digest = start.recipe.source.sha256
-        groups.setdefault((start.prompt, start.seed, start.shape, digest), []).append(row)
+        groups.setdefault((start.prompt, start.seed, start.shape, digest, start.place), []).append(row)
     found: dict[int, Outcome] = {}
     for rows in groups.values():
         outcomes = _run_source(networks, starts[rows[0]], [recipes[row] for row in rows], timer, progress)

@@ -200,7 +200,7 @@ def _inverted(
     """The noise maps of each picture; edits of one picture share them."""
     parameters = from_dict(SegaParameters, recipes[0].parameters, "parameters")
     inversion = from_dict(DiffusionInversionParameters, recipes[0].inversion, "inversion")
-    keys = [(start.recipe.source.sha256, start.prompt, start.seed, start.shape) for start in starts]
+    keys = [(start.recipe.source.sha256, start.place, start.prompt, start.seed, start.shape) for start in starts]
     places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
     once = [starts[keys.index(key)] for key in places]
     base = _base(networks, once, recipes[0], parameters)

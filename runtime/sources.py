@@ -101,7 +101,7 @@ class Sources:
             image_u8, digest = read.image_u8, read.sha256
         if check is not None:
             check(digest)
-        place = None if face is None else (face.landmarks, face.framing)
+        place = None if face is None else face.place
         key = f"{digest} {isinstance(picture, np.ndarray)} {parameters} {place}"
         with self._lock:
             found = self._inversions.get(key)

@@ -31,6 +31,12 @@ class DiffusionStart:
     picture: ImageU8 | None = None  # [H,W,3], of an image
     clean: FloatArray | None = None  # [1,C,h,w], its latents
 
+    @property
+    def place(self) -> object:
+        """What part of the source's file this is: edits of one picture share work if it is the same."""
+        face = self.recipe.source.face
+        return None if face is None else face.place
+
     def draws(self) -> Draws:
         """A fresh stream of draws [1,C,h,w]; the first one is the noise that a prompt starts from."""
         return Draws([self.seed], self.shape)

@@ -49,6 +49,11 @@ class Face:
     threshold: float = 0.1
     feather: float = 0.06
 
+    @property
+    def place(self) -> tuple[Points, Framing]:
+        """What is cut out: faces that differ in how they go back alone have the same."""
+        return self.landmarks, self.framing
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "landmarks", check_landmarks(self.landmarks, "landmarks"))
         if self.paste not in PASTE_MODES:

@@ -193,6 +193,18 @@ def test_methods_on_diffusion_take_the_same_door(method: str, photo: Path, tmp_p
     assert np.array_equal(given.image, edit.image)
 
 
+@pytest.mark.parametrize("method", ["sega", "prompt-to-prompt"])
+def test_two_faces_of_one_picture_share_no_inversion(method: str, photo: Path, tmp_path: Path) -> None:
+    editor = Editor(build_toy_diffusion_bundle(tmp_path / "bundle", {method: {"steps": 4}}))
+    text = PromptEdit("red", options={"warmup": 1}) if method == "sega" else PromptEdit("b cat")
+    faces = (FACE, Face(five_at((80, 60), 22).tolist()))
+    recipes = [Recipe(method, Source("image", path=str(photo), prompt="a cat", face=face), (text,)) for face in faces]
+    for one, recipe in zip(editor.edit_batch(recipes), recipes, strict=True):
+        alone = editor.edit(recipe)
+        assert np.array_equal(one.source, alone.source)
+        assert np.abs(one.image.astype(int) - alone.image).max() <= 2
+
+
 def avatar_photo(angle: float, scale: float, centre: tuple[float, float]) -> tuple[np.ndarray, Face]:
     """A held-out avatar on a larger picture, turned and scaled, and its face."""
     avatar = Image.open(checkpoints_folder() / "avatars" / "pictures" / "test-0091.png").convert("RGB")
