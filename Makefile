@@ -51,8 +51,8 @@ export: $(FULL) ## Export checkpoints/avatars to the bundle of ONNX graphs, with
 	$(BIN)/limner export onnx $(ARGS)
 
 .PHONY: export-diffusion
-export-diffusion: $(FULL) ## Export checkpoints/avatars/diffusion to its bundle, with its parity report
-	$(BIN)/limner export onnx --model checkpoints/avatars/diffusion --out checkpoints/avatars/diffusion_bundle $(ARGS)
+export-diffusion: $(FULL) ## Make a bundle of checkpoints/avatars/diffusion, in place, with its parity report
+	$(BIN)/limner export onnx --model checkpoints/avatars/diffusion --in-place $(ARGS)
 
 .PHONY: sd15-scale
 sd15-scale: $(FULL) ## Export and edit with a random pipeline of Stable Diffusion 1.5's size (minutes to an hour, 16 GB)

@@ -234,7 +234,7 @@ def manifest(
             name: MapperMeta(m.config.prompt or name, m.config.space, m.config.generator, m.config.strength)
             for name, m in networks.mappers.items()
         },
-        **_presets(extras.presets),
+        **read_presets(extras.presets),
     )
 
 
@@ -247,7 +247,7 @@ def _graph_meta(spec: GraphSpec, report: parity.GraphParity) -> GraphMeta:
     return GraphMeta(f"{spec.name}.onnx", spec.inputs, spec.outputs, (WEIGHTS,), measured)
 
 
-def _presets(path: Path | None) -> dict[str, Any]:
+def read_presets(path: Path | None) -> dict[str, Any]:
     """The fields of presets.json, which are fields of the manifest."""
     if path is None:
         return {}

@@ -91,6 +91,13 @@ class WeightFile:
         )
 
 
+def data_files(path: Path) -> tuple[str, ...]:
+    """The files beside a graph that its weights lie in."""
+    values = ir.load(path).graph.initializers.values()
+    found = {str(v.const_value.location) for v in values if isinstance(v.const_value, ir.ExternalTensor)}
+    return tuple(sorted(found))
+
+
 def exact_in_fp16(array: NDArray[Any]) -> bool:
     """True if a float32 array survives the way to fp16 and back bit for bit."""
     if array.dtype != np.float32:

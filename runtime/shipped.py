@@ -3,10 +3,10 @@
 from importlib.resources import files
 from pathlib import Path
 
-__all__ = ["BUNDLES", "checkpoints_folder", "demo_file", "shipped_bundle"]
+__all__ = ["BUNDLES", "checkpoints_folder", "demo_file", "is_shipped", "shipped_bundle"]
 
-FAMILY = "avatars"
-BUNDLES = {"stylegan2": "bundle", "diffusion": "diffusion_bundle"}
+FAMILY, MANIFEST = "avatars", "bundle.json"
+BUNDLES = {"stylegan2": "bundle", "diffusion": "diffusion"}  # the second lies among its model's own weights
 
 
 def checkpoints_folder() -> Path:
@@ -17,6 +17,11 @@ def checkpoints_folder() -> Path:
 def shipped_bundle(family: str = "stylegan2") -> Path:
     """Return the folder of the bundle of that family that is used when none is named; it need not exist."""
     return checkpoints_folder() / FAMILY / BUNDLES[family]
+
+
+def is_shipped(family: str) -> bool:
+    """Whether there is a bundle of that family."""
+    return (shipped_bundle(family) / MANIFEST).is_file()
 
 
 def demo_file() -> Path:

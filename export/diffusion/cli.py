@@ -17,6 +17,7 @@ def run(
     edited_layers: str,
     blend_layers: str,
     dry_run: bool,
+    in_place: bool = False,
     **config: Any,
 ) -> dict[str, Any]:
     """Export, or plan, and return what is to be printed."""
@@ -25,14 +26,17 @@ def run(
     check_folder(model)
     from limner.export.diffusion.writer import DiffusionExport, export_folder, plan
 
-    target = model.absolute().with_name(model.absolute().name + SUFFIX) if out is None else out
+    if in_place and out is not None:
+        raise InputError("out", repr(str(out)), "nothing with --in-place")
+    beside = model.absolute().with_name(model.absolute().name + SUFFIX) if out is None else out
+    target = None if in_place else beside
     settings = DiffusionExport(edited_layers=patterns(edited_layers), blend_layers=patterns(blend_layers), **config)
     if dry_run:
         return plan(model, target, settings)
     bundle = export_folder(model, target, settings, say=lambda line: print(line, file=sys.stderr, flush=True))
     manifest = bundle.manifest
     return {
-        "bundle": str(target),
+        "bundle": str(bundle.root),
         "digest": bundle.digest,
         "megabytes": sum(meta.size for meta in manifest.files.values()) / 1e6,
         "max_rel_error": {key: graph.parity.max_rel_error for key, graph in manifest.graphs.items() if graph.parity},

@@ -44,6 +44,11 @@ class DiffusionFolder:
     def modules(self) -> tuple[nn.Module, ...]:
         return self.unet, self.vae, self.text_encoder
 
+    @property
+    def weights(self) -> tuple[Path, ...]:
+        """The weight files."""
+        return tuple(sorted(path for part in PARTS for path in (self.root / part).glob("*.safetensors")))
+
     @torch.no_grad()
     def round_to_fp16(self) -> None:
         """Round every weight to what fp16 holds, in place, but for tensors that fp16 has no room for."""

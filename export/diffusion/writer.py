@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,16 +11,22 @@ from typing import Any
 import torch
 
 from limner.export import parity
-from limner.export.bundle_writer import Say, check_target
+from limner.export.bundle_writer import PRESETS, Say, check_target, read_presets
 from limner.export.diffusion.folder import DiffusionFolder, licences_of, read_folder
+from limner.export.diffusion.in_place import FolderWeights, put_into
 from limner.export.diffusion.layers import ControlledLayers, choose_layers, stride
 from limner.export.diffusion.report import write_reports
 from limner.export.diffusion.specs import TracedGraph, folder_graphs
 from limner.export.graphs import OPSET
-from limner.export.weights import WEIGHTS, Storage, WeightFile
+from limner.export.partial_folder import folder_beside, put_in_place
+from limner.export.weights import WEIGHTS, Storage, WeightFile, data_files
 from limner.runtime.bundle import Bundle, load_bundle, write_manifest
 from limner.runtime.bundle_schema import BundleManifest, ClipMeta, DiffusionMeta, GraphMeta, ParityMeta
-from limner.runtime.errors import InputError
+from limner.runtime.diffusion.parameters import DiffusionInversionParameters
+from limner.runtime.diffusion.sampling import SamplingParameters
+from limner.runtime.errors import InputError, nearest
+from limner.runtime.methods import find_method, method_names
+from limner.runtime.schema import from_dict
 
 SCHEDULER = "scheduler/scheduler_config.json"
 BATCHES = (1, 2, 3)
@@ -49,12 +54,18 @@ class DiffusionExport:
             raise InputError("batches", list(self.batches), "batch sizes from 1")
 
 
-def export_folder(model: Path, out: Path, config: DiffusionExport = DiffusionExport(), say: Say = print) -> Bundle:
+def export_folder(
+    model: Path,
+    out: Path | None,  # None: in place, among the folder's own weights
+    config: DiffusionExport = DiffusionExport(),
+    say: Say = print,
+) -> Bundle:
     """Export the diffusers folder `model` as the bundle `out`.
 
     Raises InputError for a folder or layers that do not fit, LimnerError when a graph is not on par with torch.
     """
-    check_target(out)
+    if out is not None:
+        check_target(out)
     folder = read_folder(model)
     layers = choose_layers(folder.unet, config.edited_layers, config.blend_layers)
     if config.weights_storage == "fp16":
@@ -63,33 +74,42 @@ def export_folder(model: Path, out: Path, config: DiffusionExport = DiffusionExp
 
 
 def write_bundle(
-    folder: DiffusionFolder, layers: ControlledLayers, out: Path, config: DiffusionExport, say: Say = print
+    folder: DiffusionFolder,
+    layers: ControlledLayers,
+    out: Path | None,
+    config: DiffusionExport = DiffusionExport(),
+    say: Say = print,
 ) -> Bundle:
-    """Write the bundle `out`, all of it or nothing."""
-    out = out.absolute()
-    beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
-    try:
+    """Write the bundle, all of it or nothing."""
+    target = (folder.root if out is None else out).absolute()
+    presets_of(folder.root)
+    with folder_beside(target) as beside:
         graphs = folder_graphs(folder, layers)
-        reports = write_graphs(graphs, beside, config, say)
+        weights = WeightFile(beside, config.weights_storage)
+        if out is None:
+            weights = FolderWeights(beside, config.weights_storage, folder.root, folder.weights)
+        reports = write_graphs(graphs, beside, weights, config, say)
         write_reports(beside, list(reports.values()), config.tolerance)
         _copy_files(folder, beside)
-        write_manifest(beside, manifest(folder, layers, graphs, reports, config))
+        write_manifest(beside, manifest(folder, layers, graphs, reports, config, beside))
         for path in (beside, *beside.rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)
-        _put_in_place(beside, out)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    return load_bundle(out, verify_hashes=False)
+        if out is None:
+            put_into(beside, target)
+        else:
+            put_in_place(beside, target)
+    return load_bundle(target, verify_hashes=False)
 
 
 def write_graphs(
-    graphs: dict[str, TracedGraph], folder: Path, config: DiffusionExport, say: Say = print
+    graphs: dict[str, TracedGraph], folder: Path, weights: WeightFile, config: DiffusionExport, say: Say = print
 ) -> dict[str, parity.GraphParity]:
-    """Export each graph with its weights into one file, and compare all its cases with torch."""
-    weights = WeightFile(folder, config.weights_storage)
+    """Export each graph with its weights outside, and compare all its cases with torch."""
     for name, graph in graphs.items():
         weights.save(graph.export(config.opset), folder / f"{name}.onnx")
     say(f"{WEIGHTS}: {weights.size / 1e6:.1f} MB, {weights.shared / 1e6:.1f} MB saved by sharing")
+    if not weights.size:
+        (folder / WEIGHTS).unlink()
     reports = {}
     for name, graph in graphs.items():
         path = folder / f"{name}.onnx"
@@ -118,6 +138,7 @@ def manifest(
     graphs: dict[str, TracedGraph],
     reports: dict[str, parity.GraphParity],
     config: DiffusionExport,
+    written: Path,  # folder with the graphs
 ) -> BundleManifest:
     """bundle.json but for the hashes of the files."""
     text, vae, unet = folder.text_encoder.config, folder.vae.config, folder.unet
@@ -149,15 +170,34 @@ def manifest(
             blend_layers=layers.blends,
         ),
         constants=None,
-        graphs={name: _graph_meta(name, graph, reports[name]) for name, graph in graphs.items()},
+        graphs={name: _graph_meta(name, graph, reports[name], written) for name, graph in graphs.items()},
         licences=licences_of(folder.root),
+        **presets_of(folder.root),
     )
 
 
-def _graph_meta(name: str, graph: TracedGraph, report: parity.GraphParity) -> GraphMeta:
+def presets_of(root: Path) -> dict[str, Any]:
+    """The fields of the folder's presets.json, checked; InputError naming a section or a value that is not allowed."""
+    path = root / PRESETS
+    found = read_presets(path if path.is_file() else None)
+    sections: dict[str, type[Any]] = {"sampling": SamplingParameters}
+    for name in method_names():
+        if (method := find_method(name)).family == "diffusion":
+            sections |= {name: method.parameters, f"{name}.pictures": method.parameters}
+            sections |= {f"{name}.inversion": DiffusionInversionParameters}
+    for name, values in found.get("defaults", {}).items():
+        if name not in sections:
+            raise InputError(f"{PRESETS}:defaults", repr(name), ", ".join(sections), nearest(name, sections))
+        from_dict(sections[name], values, f"{PRESETS}:defaults.{name}")
+    return found
+
+
+def _graph_meta(name: str, graph: TracedGraph, report: parity.GraphParity, folder: Path) -> GraphMeta:
     cases = len(report.batches) * (1 + len(graph.more))
     measured = ParityMeta(report.max_rel_error, report.tolerance, cases, report.outputs)
-    return GraphMeta(f"{name}.onnx", graph.spec.inputs, graph.spec.outputs, (WEIGHTS,), measured)
+    return GraphMeta(
+        f"{name}.onnx", graph.spec.inputs, graph.spec.outputs, data_files(folder / f"{name}.onnx"), measured
+    )
 
 
 def _copy_files(folder: DiffusionFolder, out: Path) -> None:
@@ -168,20 +208,6 @@ def _copy_files(folder: DiffusionFolder, out: Path) -> None:
         shutil.copyfile(folder.tokenizer / name, out / "tokenizer" / name)
 
 
-def _put_in_place(beside: Path, out: Path) -> None:
-    """Put the finished folder in the place of an old one, which is kept until then."""
-    old = beside.with_name(beside.name + ".old")
-    if out.exists():
-        out.rename(old)
-    try:
-        beside.rename(out)
-    except OSError:
-        if old.exists():
-            old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _version() -> str:
     try:
         return version("limner")
@@ -189,9 +215,10 @@ def _version() -> str:
         return "0"
 
 
-def plan(model: Path, out: Path, config: DiffusionExport) -> dict[str, Any]:
+def plan(model: Path, out: Path | None, config: DiffusionExport) -> dict[str, Any]:
     """What an export would do, after every check that needs no export."""
-    check_target(out)
+    if out is not None:
+        check_target(out)
     folder = read_folder(model)
     layers = choose_layers(folder.unet, config.edited_layers, config.blend_layers)
     parameters = {
@@ -199,7 +226,7 @@ def plan(model: Path, out: Path, config: DiffusionExport) -> dict[str, Any]:
         for name, module in zip(("unet", "vae", "text_encoder"), folder.modules, strict=True)
     }
     return {
-        "out": str(out),
+        "out": str(model if out is None else out),
         "graphs": ["text_encoder", "vae_encoder", "vae_decoder", "unet"],
         "parameters": parameters,
         "opset": config.opset,

@@ -24,10 +24,10 @@ def models(context: typer.Context, bundle: BundleOption = None, as_json: JsonOpt
     if context.invoked_subcommand is not None:
         return
     from limner.runtime.cli.inventory import bundle_entry, checkpoint_entries
-    from limner.runtime.shipped import BUNDLES, checkpoints_folder, shipped_bundle
+    from limner.runtime.shipped import BUNDLES, checkpoints_folder, is_shipped, shipped_bundle
 
     checkpoints = checkpoint_entries(checkpoints_folder())
-    paths = [bundle] if bundle is not None else [path for path in map(shipped_bundle, BUNDLES) if path.is_dir()]
+    paths = [bundle] if bundle is not None else [shipped_bundle(family) for family in BUNDLES if is_shipped(family)]
     entries = [bundle_entry(open_bundle(path)) for path in paths]
     if as_json:
         print_json({"checkpoints": checkpoints, "bundle": entries[0] if entries else None, "bundles": entries})
@@ -59,7 +59,7 @@ def check(bundle: BundleOption = None, as_json: JsonOption = False) -> int:
     Prints machine, versions, execution providers and conflicts between onnxruntime wheels; verifies the
     bundle. Exit code 1 if there is a problem.
     """
-    from limner.runtime.shipped import shipped_bundle
+    from limner.runtime.shipped import is_shipped, shipped_bundle
 
     report: dict[str, Any] = {"limner": package_version("limner"), "machine": _machine()}
     names = (*PACKAGES, *OPTIONAL_PACKAGES)
@@ -68,7 +68,7 @@ def check(bundle: BundleOption = None, as_json: JsonOption = False) -> int:
     report["onnxruntime"] = _onnxruntime(problems)
     report["backends"] = _backends()
     report["bundle"] = _bundle(bundle, problems)
-    if bundle is None and shipped_bundle("diffusion").is_dir():
+    if bundle is None and is_shipped("diffusion"):
         report["diffusion_bundle"] = _bundle(shipped_bundle("diffusion"), problems)
     report["problems"] = problems
     if as_json:

@@ -25,7 +25,7 @@ from limner.export.diffusion.specs import identity_control, random_control, unet
 from limner.export.diffusion.surgery import operate
 from limner.export.diffusion.writer import DiffusionExport, export_folder
 from limner.export.weights import WeightFile
-from limner.runtime.bundle import Bundle
+from limner.runtime.bundle import Bundle, load_bundle
 from limner.runtime.diffusion.networks import DiffusionNetworks
 from limner.runtime.errors import InputError, LimnerError
 from limner.runtime.sessions import Sessions
@@ -165,6 +165,37 @@ def test_without_an_edit_the_source_is_never_read(sd1_bundle: Bundle) -> None:
     noise = session.run(["noise_pred"], feed)[0]
     feed["source_index"] = np.zeros(2, np.int64)
     np.testing.assert_array_equal(session.run(["noise_pred"], feed)[0], noise)
+
+
+def test_in_place_the_graphs_read_the_folders_own_weights(sd1_folder: Path, sd1_bundle: Bundle, tmp_path: Path) -> None:
+    root = tmp_path / "model"
+    shutil.copytree(sd1_folder, root)
+    presets = {"defaults": {"sega": {"steps": 20}, "sega.inversion": {"skip": 0.2}}}
+    (root / "presets.json").write_text(json.dumps(presets))
+    config = DiffusionExport(batches=(1,))
+    bundle = export_folder(root, None, config, say=lambda line: None)
+    weights = sum(path.stat().st_size for path in root.glob("*/*.safetensors"))
+    assert (root / "weights.bin").stat().st_size < 0.1 * weights  # the text encoder's mask, little else
+    assert bundle.root == root and bundle.manifest.defaults == presets["defaults"]
+    assert "unet/diffusion_pytorch_model.safetensors" in bundle.graph("unet").data
+    assert set(bundle.graph("unet").data) <= set(bundle.manifest.files)
+    assert not {"README.md", "model_index.json"} & set(bundle.manifest.files)
+    assert not list(tmp_path.glob(".*"))
+    rng = np.random.RandomState(0)
+    sample, states = rng.randn(2, 4, 8, 8), rng.randn(2, 77, 16)
+    outputs = []
+    for one in (bundle, sd1_bundle):
+        networks = DiffusionNetworks.from_bundle(one, Sessions(one))
+        outputs.append(networks.unet(sample.astype(np.float32), 9.0, states.astype(np.float32)).output)
+        outputs.append(networks.token_states(["a hat"]))
+    np.testing.assert_allclose(outputs[0], outputs[2], atol=1e-6)
+    np.testing.assert_allclose(outputs[1], outputs[3], atol=1e-6)
+    read_folder(root)  # still a folder of diffusers'
+    assert export_folder(root, None, config, say=lambda line: None).digest == bundle.digest
+    (root / "presets.json").write_text(json.dumps({"defaults": {"saga": {}}}))
+    with pytest.raises(InputError, match="did you mean 'sega'"):
+        export_folder(root, None, config, say=lambda line: None)
+    assert load_bundle(root).digest == bundle.digest
 
 
 def broken(tmp_path: Path, source: Path, change: str) -> Path:
