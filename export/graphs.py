@@ -13,7 +13,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from limner.export.clip_tower import FastClipImage
 from limner.export.gradient_graph import INPUTS, LatentLoss, Network, trace
@@ -42,6 +42,7 @@ class GraphSpec:
     reference: Callable[..., Tensors]  # what the result is compared with
     sample: Sample
     differentiates: bool = False
+    modules: tuple[nn.Module, ...] = ()  # what the reference runs, if its gradient can be had in float64
 
 
 class Sampler:
@@ -178,6 +179,7 @@ def _gradient_spec(
         reference=reference.gradient_by_autograd,
         sample=sample,
         differentiates=True,
+        modules=(generator, networks.clip_image, networks.identity),
     )
 
 
