@@ -47,7 +47,7 @@ def gaussian_blur(plane: NDArray[np.float32], sigma: float) -> NDArray[np.float3
 def _convolve_rows(plane: NDArray[np.float32], kernel: NDArray[np.float64]) -> NDArray[np.float32]:
     """Convolve each row of [H,W] by FFT in float64; both its ends are mirrored, the last pixel doubled."""
     radius, width = len(kernel) // 2, plane.shape[1]
-    length = width + 4 * radius
+    length = _fast_length(width + 4 * radius)
     spectrum = np.fft.rfft(kernel, length)
     result = np.empty_like(plane)
     for first in range(0, len(plane), BLOCK):
@@ -55,3 +55,9 @@ def _convolve_rows(plane: NDArray[np.float32], kernel: NDArray[np.float64]) -> N
         full = np.fft.irfft(np.fft.rfft(rows, length) * spectrum, length)
         result[first : first + BLOCK] = full[:, 2 * radius : 2 * radius + width]
     return result
+
+
+def _fast_length(least: int) -> int:
+    """The smallest length of at least `least` that an FFT divides well."""
+    lengths = (factor << shift for factor in (1, 3, 5, 9, 15) for shift in range(least.bit_length() + 1))
+    return min(length for length in lengths if length >= least)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from limner.runtime.errors import InputError
 from limner.runtime.faces.face import PasteMode
@@ -46,10 +46,9 @@ def change_mask(
     if threshold == 0:
         return ramp
     change = np.abs(after_u8.astype(np.int16) - before_u8.astype(np.int16)).max(axis=2)  # [S,S]
-    changed = Image.fromarray((change > threshold * 255.0).astype(np.uint8) * np.uint8(255))
     radius = max(1, round(feather * size / 2))
-    grown = np.asarray(changed.filter(ImageFilter.MaxFilter(2 * radius + 1)), dtype=np.float32) / np.float32(255)
-    mask = np.clip(gaussian_blur(grown, radius / 2), 0, 1) * ramp
+    grown = _grown(_grown(change > threshold * 255.0, radius).T, radius).T
+    mask = np.clip(gaussian_blur(grown.astype(np.float32), radius / 2), 0, 1) * ramp
     mask[mask < NOTHING] = 0
     return mask
 
@@ -125,6 +124,12 @@ def _place(quad: NDArray[np.float64], size: int, picture: tuple[int, int]) -> _P
     offset = inverse @ (np.array([left, top]) - 0.5 - origin)
     (a, b), (d, e) = inverse
     return _Place(left, top, right, bottom, drawn, (a, b, float(offset[0]), d, e, float(offset[1])))
+
+
+def _grown(changed: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
+    """Where a changed pixel lies within `radius` in the same row, [H,W]."""
+    counts = np.pad(changed, ((0, 0), (radius + 1, radius))).cumsum(axis=1)
+    return counts[:, 2 * radius + 1 :] > counts[:, : -2 * radius - 1]
 
 
 def _border_ramp(size: int, feather: float) -> FloatArray:
