@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.training.avatars.dataset import image_float
-from limner.training.runner import OptimizerConfig, adamw
+from limner.training.runner import OptimizerConfig, optimizer_of
 from limner.training.sampling import Batch, step_generator
 
 if TYPE_CHECKING:
@@ -178,4 +178,4 @@ class AutoencoderModule(pl.LightningModule):
         return self._shown
 
     def configure_optimizers(self) -> Any:
-        return adamw(self, self.optimizer, self.max_steps)
+        return optimizer_of(self, self.optimizer, self.max_steps)

@@ -23,7 +23,7 @@ from limner.training.avatars.captions import Caption, caption, counterfactual, p
 from limner.training.avatars.dataset import image_float
 from limner.training.avatars.tokens import CaptionTokenizer
 from limner.training.models.clip import ClipImageTower, ClipTextTower, unit
-from limner.training.runner import OptimizerConfig, adamw
+from limner.training.runner import OptimizerConfig, optimizer_of
 from limner.training.sampling import Batch, step_generator
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ class ClipModule(pl.LightningModule):
             self.log(f"validation/{name}", right.float().mean(), batch_size=len(right))
 
     def configure_optimizers(self) -> Any:
-        return adamw(self, self.optimizer, self.max_steps)
+        return optimizer_of(self, self.optimizer, self.max_steps)
 
 
 def zero_shot(style: StyleSpec, scores: torch.Tensor, attributes: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -21,7 +21,7 @@ from limner.training.avatars.captions import ATTRIBUTES, PLAIN_COLORS, caption
 from limner.training.avatars.tokens import CONTEXT_LENGTH, CaptionTokenizer
 from limner.training.diffusion_sampling import Sampler, noise_levels
 from limner.training.models.diffusion import SCHEDULER
-from limner.training.runner import OptimizerConfig, adamw
+from limner.training.runner import OptimizerConfig, optimizer_of
 from limner.training.sampling import Batch, step_generator
 
 if TYPE_CHECKING:
@@ -161,4 +161,4 @@ class DenoiserModule(pl.LightningModule):
         return self._shown
 
     def configure_optimizers(self) -> Any:
-        return adamw(self.network, self.optimizer, self.max_steps)
+        return optimizer_of(self.network, self.optimizer, self.max_steps)

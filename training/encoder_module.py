@@ -20,7 +20,7 @@ from limner.training.augment import AugmentConfig, augment
 from limner.training.avatars.dataset import image_float
 from limner.training.models.irse import IdentityNet
 from limner.training.models.psp import E4eEncoder
-from limner.training.runner import OptimizerConfig, adamw
+from limner.training.runner import OptimizerConfig, optimizer_of
 from limner.training.sampling import Batch, step_generator
 
 TargetLatent = Callable[[Batch], torch.Tensor]  # a batch's w_plus [N,L,D]
@@ -144,4 +144,4 @@ class EncoderModule(pl.LightningModule):
         return self._shown
 
     def configure_optimizers(self) -> Any:
-        return adamw(self.network, self.optimizer, self.max_steps)
+        return optimizer_of(self.network, self.optimizer, self.max_steps)

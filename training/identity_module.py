@@ -15,7 +15,7 @@ from limner.training.augment import AugmentConfig, augment
 from limner.training.avatars.attributes import StyleSpec
 from limner.training.avatars.dataset import image_float
 from limner.training.models.irse import IdentityNet
-from limner.training.runner import OptimizerConfig, adamw
+from limner.training.runner import OptimizerConfig, optimizer_of
 from limner.training.sampling import Batch, step_generator
 
 
@@ -111,4 +111,4 @@ class IdentityModule(pl.LightningModule):
         self.log("validation/different", different.mean())
 
     def configure_optimizers(self) -> Any:
-        return adamw(self, self.optimizer, self.max_steps)
+        return optimizer_of(self, self.optimizer, self.max_steps)

@@ -13,7 +13,7 @@ from limner.runtime.errors import InputError
 from limner.training.augment import AugmentConfig, augment
 from limner.training.avatars.dataset import image_float
 from limner.training.models.judge import Judge
-from limner.training.runner import OptimizerConfig, adamw
+from limner.training.runner import OptimizerConfig, optimizer_of
 from limner.training.sampling import Batch, step_generator
 
 
@@ -61,4 +61,4 @@ class JudgeModule(pl.LightningModule):
             self.log(f"validation/{name}", right[:, i].float().mean(), batch_size=size)
 
     def configure_optimizers(self) -> Any:
-        return adamw(self.network, self.optimizer, self.max_steps)
+        return optimizer_of(self.network, self.optimizer, self.max_steps)

@@ -27,7 +27,7 @@ from limner.training.models.judge import Judge
 from limner.training.models.mapper import LatentMapper
 from limner.training.models.stylegan2 import Generator
 from limner.training.ranger import Ranger
-from limner.training.runner import OptimizerConfig, adamw
+from limner.training.runner import OptimizerConfig, optimizer_of
 from limner.training.sampling import Batch, step_generator
 
 SHOWN = 6  # held-out latents on a grid
@@ -224,7 +224,7 @@ class MapperModule(pl.LightningModule):
             return Ranger(self.network.parameters(), config.learning_rate, config.betas,
                           weight_decay=config.weight_decay)  # fmt: skip
         settings = OptimizerConfig(config.learning_rate, config.weight_decay, config.betas, config.warmup)
-        return adamw(self.network, settings, self.max_steps)
+        return optimizer_of(self.network, settings, self.max_steps)
 
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:

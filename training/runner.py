@@ -22,6 +22,7 @@ from torch import nn
 from limner.runtime.errors import InputError
 from limner.training.callbacks import Grids, Progress, WeightAverage
 from limner.training.config import to_plain
+from limner.training.muon import Muon
 
 LAST = "last.ckpt"
 
@@ -57,16 +58,17 @@ class TrainerConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with a warm-up and a cosine down to zero."""
+    """AdamW, or Muon for matrices and AdamW for vectors, with a warm-up and a cosine down to zero."""
 
     learning_rate: float = 1e-3
     weight_decay: float = 0.05  # of matrices alone
     betas: tuple[float, float] = (0.9, 0.99)
     warmup: float = 0.05  # of all steps
+    name: Literal["adamw", "muon"] = "adamw"
 
 
-def adamw(module: nn.Module, config: OptimizerConfig, max_steps: int) -> dict[str, Any]:
-    """What `configure_optimizers` returns: AdamW without decay of vectors, and the schedule by step.
+def optimizer_of(module: nn.Module, config: OptimizerConfig, max_steps: int) -> dict[str, Any]:
+    """What `configure_optimizers` returns: the optimizer without decay of vectors, and the schedule by step.
 
     A parameter's attribute `lr_factor`, where it has one, multiplies its learning rate.
     """
@@ -75,9 +77,12 @@ def adamw(module: nn.Module, config: OptimizerConfig, max_steps: int) -> dict[st
         if weight.requires_grad:
             matrix, factor = weight.ndim > 1, float(getattr(weight, "lr_factor", 1.0))
             decay, rate = config.weight_decay if matrix else 0.0, config.learning_rate * factor
-            group = groups.setdefault((matrix, factor), {"params": [], "lr": rate, "weight_decay": decay})
+            group = groups.setdefault(
+                (matrix, factor), {"params": [], "lr": rate, "weight_decay": decay, "matrices": matrix}
+            )
             group["params"].append(weight)
-    optimizer = torch.optim.AdamW(list(groups.values()), config.learning_rate, betas=config.betas)
+    kind: Any = Muon if config.name == "muon" else torch.optim.AdamW
+    optimizer: torch.optim.Optimizer = kind(list(groups.values()), config.learning_rate, betas=config.betas)
     warmup = max(1, round(config.warmup * max_steps))
 
     def along_schedule(step: int) -> float:

@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from limner.training.families import mapper as family
 from limner.training.families.mapper import Run
 from limner.training.mapper_module import MapperModule
 from limner.training.models.mapper import LatentMapper, generator_digest
-from limner.training.models.store import load_model
+from limner.training.models.store import load_model, save_model
 from limner.training.ranger import Ranger
 from limner.training.runner import fit, seed_all
 
@@ -199,6 +200,21 @@ def test_the_command_writes_a_checkpoint_a_mapper(
     text = (tmp_path / "saved" / "beard" / "README.md").read_text()
     assert "limner train mapper" in text and "Pablo Stanley" in text
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["prompts"][0]["strength"] == 1.5
+
+
+def test_a_run_goes_on_from_finished_mappers(mapper_checkpoints: Path, tmp_path: Path) -> None:
+    run = tiny_run(mapper_checkpoints)
+    first = built(run, tmp_path).network
+    for prompt, mapper in zip(run.prompts, first, strict=True):
+        weights = {key: value + 1.0 for key, value in mapper.state_dict().items()}
+        save_model(tmp_path / "trained" / prompt.label, "mapper", mapper.config, weights)
+    second = built(replace(run, start=str(tmp_path / "trained")), tmp_path).network
+    for ours, theirs in zip(first, second, strict=True):
+        for key, value in ours.state_dict().items():
+            torch.testing.assert_close(theirs.state_dict()[key], value + 1.0, atol=5e-3, rtol=1e-3)  # stored as fp16
+    other = replace(run, start=str(tmp_path / "trained"), model=replace(run.model, kind="single"))
+    with pytest.raises(InputError, match="of other sizes"):
+        built(other, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from limner.runtime.errors import InputError
 from limner.training.callbacks import WeightAverage, tile
 from limner.training.cli import CONFIGS, resolve, run_family
 from limner.training.families import FAMILIES, judge
-from limner.training.runner import OptimizerConfig, TrainerConfig, adamw, fit, seed_all
+from limner.training.runner import OptimizerConfig, TrainerConfig, fit, optimizer_of, seed_all
 from limner.training.sampling import InOrder, StepBatches, epoch_order
 
 TINY = ["data={size: 32, train: 24, validation: 8, test: 8}", "model.channels=[16, 16, 16]", "model.blocks=[1]",
@@ -124,7 +124,7 @@ def test_streams_start_anywhere_and_ranks_share_the_data() -> None:
 
 def test_schedule_warms_up_and_ends_at_zero() -> None:
     layer = nn.Linear(2, 2)
-    made = adamw(layer, OptimizerConfig(1.0, warmup=0.1), 100)
+    made = optimizer_of(layer, OptimizerConfig(1.0, warmup=0.1), 100)
     factor = made["lr_scheduler"]["scheduler"].lr_lambdas[0]
     assert factor(0) == pytest.approx(0.1) and factor(9) == pytest.approx(1.0)
     assert factor(55) == pytest.approx(0.5) and factor(100) == pytest.approx(0.0)

@@ -75,6 +75,7 @@ class Run:
     clip: str = "checkpoints/avatars/clip"  # with its tokenizer
     identity: str = "checkpoints/avatars/identity"
     judge: str = "checkpoints/avatars/judge"  # for figures alone
+    start: str = ""  # folder of finished mappers, one below it a name: their weights to begin with
     drawings: str = ""  # style of the pictures that the networks know, for the cards' licence
     model: MapperSizes = field(default_factory=MapperSizes)
     latents: LatentsConfig = field(default_factory=LatentsConfig)
@@ -115,7 +116,7 @@ def build(run: Run, cache: Path) -> tuple[MapperModule, StepData]:
     if len(train) < run.trainer.batch_size * run.trainer.devices:
         raise InputError("latents", f"{len(train)} to train on", "as many as trainer.batch_size times devices")
     module = MapperModule(
-        nn.ModuleList([fresh_mapper(run, prompt, generator, digest) for prompt in run.prompts]),
+        nn.ModuleList([first_mapper(run, prompt, generator, digest) for prompt in run.prompts]),
         make_targets(run, clip, judge), generator,
         ClipImageTower(clip, generator.config.size, run.training.preprocess), identity, judge, run.training,
         run.optimizer, run.trainer.max_steps, held_out, run.trainer.seed,
@@ -123,6 +124,19 @@ def build(run: Run, cache: Path) -> tuple[MapperModule, StepData]:
     data = StepData(lambda: LatentPool(train), lambda: LatentPool(held_out), run.trainer.batch_size,
                     run.trainer.seed, run.trainer.validation_limit, run.trainer.workers)  # fmt: skip
     return module, data
+
+
+def first_mapper(run: Run, prompt: Prompt, generator: Generator, digest: str) -> LatentMapper:
+    """A fresh mapper, or one with the weights below `start`, which may have been trained for another generator."""
+    mapper = fresh_mapper(run, prompt, generator, digest)
+    if run.start:
+        folder = Path(run.start) / prompt.label
+        trained = _loaded(str(folder), LatentMapper, "start")
+        try:
+            mapper.load_state_dict(trained.state_dict())
+        except RuntimeError as reason:
+            raise InputError("start", f"{folder}, of other sizes", "mappers of the run's model") from reason
+    return mapper
 
 
 def fresh_mapper(run: Run, prompt: Prompt, generator: Generator, digest: str) -> LatentMapper:
