@@ -19,6 +19,7 @@ from limner.runtime.cli.options import (
     check_output,
     open_bundle,
 )
+from limner.runtime.errors import InputError
 
 if TYPE_CHECKING:
     from limner.runtime.bundle import Bundle
@@ -39,7 +40,10 @@ def demo(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Edit held-out portraits and write one sheet."""
+    """Edit portraits by all five methods and write one sheet.
+
+    Methods whose bundle is not there are left out.
+    """
     from limner.runtime.cli.demo_list import read_demo
     from limner.runtime.editor import Editor
     from limner.runtime.images import write_png_atomically
@@ -49,6 +53,8 @@ def demo(
     begin = time.perf_counter()
     path = demo_file() if edits is None else edits
     plan = read_demo(path)
+    if edits is None:
+        plan = _with_bundles(plan, bundle)
     recipes = plan.recipes(path.parent)
     if dry_run:
         from limner.runtime.cli.recipes import plan as check_plan
@@ -60,9 +66,10 @@ def demo(
     if output == OUTPUT:
         OUTPUT.parent.mkdir(exist_ok=True)
     check_output(output, "output")
+    loaded = _bundles(plan, bundle)
     note(f"{len(recipes)} edits of {len({row.source(path.parent) for row in plan.rows})} pictures")
     results: dict[int, Edit] = {}
-    for family, loaded_bundle in _bundles(plan, bundle).items():
+    for family, loaded_bundle in loaded.items():
         note(f"bundle {loaded_bundle.manifest.name} {loaded_bundle.digest[:12]}, provider {provider}")
         rows = [row for row, recipe in enumerate(recipes) if find_method(recipe.method).family == family]
         with steps("demo") as progress:
@@ -76,6 +83,25 @@ def demo(
         print_json({"output": str(output), "seconds": seconds, "edits": [_entry(one) for one in done]})
     else:
         print(output)
+
+
+def _with_bundles(plan: "Demo", path: Path | None) -> "Demo":
+    """The shipped list without the rows of a family whose bundle does not ship, which is said."""
+    from dataclasses import replace
+
+    from limner.runtime.shipped import is_shipped, shipped_bundle
+
+    given = None if path is None else open_bundle(path).manifest.family
+    missing = [
+        name for name in dict.fromkeys(row.family for row in plan.rows) if name != given and not is_shipped(name)
+    ]
+    rows = tuple(row for row in plan.rows if row.family not in missing)
+    if not rows:
+        raise InputError("bundle", f"no bundle at {str(shipped_bundle(missing[0]))!r}", "a bundle", "see `make export`")
+    for family in missing:
+        methods = ", ".join(dict.fromkeys(row.method for row in plan.rows if row.family == family))
+        note(f"without {methods}: no bundle of the family {family} is shipped")
+    return replace(plan, rows=rows)
 
 
 def _bundles(plan: "Demo", path: Path | None) -> "dict[str, Bundle]":

@@ -13,8 +13,11 @@ from toy_diffusion import build_toy_diffusion_bundle
 from limner.runtime import Editor, InputError, PromptEdit, Recipe, Source
 from limner.runtime.bundle import Bundle
 from limner.runtime.cli.concepts import parse_concept
+from limner.runtime.cli.demo_list import read_demo
 from limner.runtime.errors import BundleError
+from limner.runtime.methods import method_names
 from limner.runtime.provenance import read_recipe, replay, write_edit
+from limner.runtime.shipped import demo_file
 
 Run = Callable[..., Any]
 PROMPTED = ("edit", "seed:7", "--source-prompt", "a cat")
@@ -194,6 +197,32 @@ def test_demo_draws_prompts_and_pictures(limner: Run, portrait: Path, tmp_path: 
     assert Image.open(tmp_path / "out" / "demo.png").width > 2 * 64
     ran = limner("models", "--json")
     assert json.loads(ran.out)["bundles"][0]["size"] == 32
+
+
+def test_the_shipped_demo_leaves_out_what_has_no_bundle(
+    limner: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from limner.runtime import shipped
+
+    rows = [{"prompt": "a cat", "method": "sega", "edits": [{"text": "red", "options": {"warmup": 1}}]}]
+    rows.append({"picture": "portrait.png", "method": "global-directions", "edits": [{"text": "a person with a hat"}]})
+    (tmp_path / "demo.json").write_text(json.dumps({"rows": rows}))
+    monkeypatch.setattr(shipped, "demo_file", lambda: tmp_path / "demo.json")
+    monkeypatch.setattr(shipped, "checkpoints_folder", lambda: tmp_path / "nothing")
+    ran = limner("demo", "--json")
+    assert ran.code == 0, ran.err
+    assert "without global-directions: no bundle of the family stylegan2 is shipped" in ran.err
+    assert [edit["recipe"]["method"] for edit in json.loads(ran.out)["edits"]] == ["sega"]
+    monkeypatch.delenv("LIMNER_BUNDLE")
+    ran = limner("demo", "-o", "none.png")
+    assert ran.code == 2 and ran.err.startswith("error: ") and not Path("none.png").exists()
+
+
+def test_the_shipped_demo_is_a_list_of_edits_by_all_methods() -> None:
+    plan = read_demo(demo_file())
+    assert {row.method for row in plan.rows} == set(method_names())
+    assert len(plan.recipes(demo_file().parent)) == sum(len(row.edits) for row in plan.rows)
+    assert all((demo_file().parent / row.picture).is_file() for row in plan.rows if row.picture)
 
 
 @pytest.mark.parametrize(
