@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -115,22 +116,12 @@ def compile_bundle(
     changed is removed.
     """
     bundle, builder = load_bundle(root), find_builder(config.builder)
-    targets, plans = builder.resolve_targets(config.targets), plan(bundle, builder, config)
+    plans = plan(bundle, builder, config)
     _drop_stale(bundle, say)
     results = []
     for number, wanted in enumerate(plans, start=1):
         bundle = load_bundle(root, verify_hashes=False)
-        meta = EngineMeta(
-            wanted.graph,
-            wanted.file,
-            graph_source(bundle, wanted.graph),
-            builder.name,
-            builder.version,
-            targets,
-            config.precision,
-            dict(wanted.sizes),
-            config.refit,
-        )
+        meta = _meta(bundle, builder, config, wanted)
         try:
             built = _build_one(bundle, builder, config, meta, progress)
         except RefusedError as refused:
@@ -151,20 +142,52 @@ def _build_one(
     if there is not None:
         size = bundle.manifest.files[there.file].size / 1e6
         return Built(meta.graph, there.seconds, size, "bundle", meta=there)
-    cached = None if config.cache is None else config.cache / f"{_key(meta, config)}.engine"
-    if cached is not None and cached.is_file():
-        data, seconds, source = cached.read_bytes(), _seconds(cached), "cache"
-    else:
-        start = time.perf_counter()
-        data, source = _compile(bundle, builder, config, meta, progress), "built"
-        seconds = time.perf_counter() - start
-        if cached is not None:
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(cached.with_suffix(".json"), json.dumps({"seconds": seconds}).encode(), "cache")
-            write_atomically(cached, data, "cache")
+    data, seconds, source = _engine(bundle, builder, config, meta, progress)
     meta = replace(meta, seconds=round(seconds, 1))
     record(bundle.root, meta, data)
     return Built(meta.graph, seconds, len(data) / 1e6, source, meta=meta)
+
+
+def _meta(bundle: Bundle, builder: EngineBuilder, config: EngineConfig, wanted: Plan) -> EngineMeta:
+    """What bundle.json will say of an engine, but for the seconds."""
+    return EngineMeta(
+        wanted.graph,
+        wanted.file,
+        graph_source(bundle, wanted.graph),
+        builder.name,
+        builder.version,
+        builder.resolve_targets(config.targets),
+        config.precision,
+        dict(wanted.sizes),
+        config.refit,
+    )
+
+
+def build_into_cache(root: Path, config: EngineConfig, graph: str) -> None:
+    """Build one engine of a bundle unless the cache has it; the bundle stays as it is, and a refusal is left for
+    `compile_bundle` to find. What one of several processes does."""
+    bundle, builder = load_bundle(root, verify_hashes=False), find_builder(config.builder)
+    config = replace(config, graphs=(graph,))
+    for wanted in plan(bundle, builder, config):
+        with suppress(RefusedError):
+            _engine(bundle, builder, config, _meta(bundle, builder, config, wanted), None)
+
+
+def _engine(
+    bundle: Bundle, builder: EngineBuilder, config: EngineConfig, meta: EngineMeta, progress: Progress | None
+) -> tuple[bytes, float, str]:
+    """The engine, the seconds that its build took, and where it is from: "cache" or "built"."""
+    cached = None if config.cache is None else config.cache / f"{_key(meta, config)}.engine"
+    if cached is not None and cached.is_file():
+        return cached.read_bytes(), _seconds(cached), "cache"
+    start = time.perf_counter()
+    data = _compile(bundle, builder, config, meta, progress)
+    seconds = time.perf_counter() - start
+    if cached is not None:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(cached.with_suffix(".json"), json.dumps({"seconds": seconds}).encode(), "cache")
+        write_atomically(cached, data, "cache")
+    return data, seconds, "built"
 
 
 def _seconds(cached: Path) -> float:

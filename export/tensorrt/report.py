@@ -8,11 +8,12 @@ only if the graph ran here a moment ago.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -21,14 +22,15 @@ import typer
 from limner.export.precision_samples import Samples
 from limner.export.tensorrt.builders import find_builder
 from limner.export.tensorrt.compile import Built, EngineConfig, compile_bundle, copy_bundle
+from limner.export.tensorrt.parallel import Task, fill_cache
 from limner.export.tensorrt.profiles import parse_shapes
 from limner.runtime.bundle import Bundle, load_bundle
 from limner.runtime.engines.backends import backends
 from limner.runtime.engines.caches import cache_folder
 from limner.runtime.engines.driver import probe_driver
-from limner.runtime.errors import LimnerError
+from limner.runtime.errors import InputError, LimnerError, nearest
 from limner.runtime.sessions import Sessions
-from limner.runtime.shipped import checkpoints_folder
+from limner.runtime.shipped import BUNDLES, is_shipped, shipped_bundle
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 TARGETS = ("sm86", "sm89", "sm120")
@@ -112,12 +114,39 @@ def as_markdown(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
+def titles(bundles: Sequence[Bundle]) -> dict[str, Bundle]:
+    """A title for each bundle: its name, with the family or a number where several are called the same."""
+    names = [bundle.manifest.name for bundle in bundles]
+    found: dict[str, Bundle] = {}
+    for name, bundle in zip(names, bundles, strict=True):
+        family = "stylegan2" if bundle.manifest.diffusion is None else "diffusion"
+        title = name if names.count(name) == 1 else f"{name}-{family}"
+        more = (f"{title}-{number}" for number in itertools.count(2))
+        found[next(t for t in itertools.chain([title], more) if t not in found)] = bundle
+    return found
+
+
+def with_graphs(bundles: dict[str, Bundle], graphs: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Which of the graphs each bundle has, and no bundle without one; InputError for a graph that none has."""
+    known = [name for bundle in bundles.values() for name in bundle.manifest.graphs]
+    for name in graphs:
+        if name not in known:
+            raise InputError("graph", repr(name), ", ".join(sorted(known)), nearest(name, known))
+    own = {title: tuple(g for g in graphs if g in bundle.manifest.graphs) for title, bundle in bundles.items()}
+    return {title: wanted for title, wanted in own.items() if wanted or not graphs}
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def about_machine() -> str:
     """Two sentences: the GPU, and what the build seconds were taken on."""
     gpus = probe_driver().gpus
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    count = cores()
     load = f" with a load average of {os.getloadavg()[0]:.0f}" if hasattr(os, "getloadavg") else ""
-    about = f"Builds had {cores} core{'s' * (cores != 1)}{load}."
+    about = f"Builds had {count} core{'s' * (count != 1)}{load}."
     if gpus:
         return f"The GPU at hand: {gpus[0].name} ({gpus[0].target}). {about}"
     return f"No GPU was at hand: engines were compiled and never run, and no figure here comes from a GPU. {about}"
@@ -131,13 +160,14 @@ def main(
     shapes: Annotated[list[str] | None, typer.Option(help="DIMENSION=SMALLEST:BEST:LARGEST.")] = None,
     graph: Annotated[list[str] | None, typer.Option(help="Graphs; all if not given.")] = None,
     builder: Annotated[str | None, typer.Option(help="tensorrt or tensorrt-rtx.")] = None,
+    jobs: Annotated[int, typer.Option(help="Builds at a time; as many as there are cores if not given.")] = 0,
     work: Annotated[Path, typer.Option(help="Where copies of the bundles with their engines go.")] = Path(
         "out/engines"
     ),
     out: Annotated[Path, typer.Option(help="Where ENGINES.md and ENGINES.json go.")] = Path(),
 ) -> None:
     """Compile, survey, write the tables. Exit code 1 if a graph was refused."""
-    folders = bundle or [path.parent for path in sorted(checkpoints_folder().glob("*/*bundle/bundle.json"))]
+    folders = bundle or [shipped_bundle(family) for family in BUNDLES if is_shipped(family)]
     targets = tuple(name for names in target or TARGETS for name in names.split(","))
     chosen = find_builder(builder)
     built: dict[str, list[Built]] = {}
@@ -145,21 +175,20 @@ def main(
     reasons: dict[str, str] = {}
     for folder in (work, out):
         folder.mkdir(parents=True, exist_ok=True)
-    for folder in folders:
-        loaded = load_bundle(folder)
-        copy = copy_bundle(loaded.root, work / loaded.manifest.name)
+    bundles = titles([load_bundle(folder) for folder in folders])
+    configs: dict[str, list[EngineConfig]] = {}
+    for title, wanted in with_graphs(bundles, graph or ()).items():
         for kind in precision or ("fp16", "fp32"):
-            config = EngineConfig(
-                targets,
-                kind,  # type: ignore[arg-type]
-                parse_shapes(shapes or ()),
-                tuple(graph or ()),
-                builder,
-                cache=cache_folder() / "engines",
-            )
-            built[f"{loaded.manifest.name}, {kind}"] = compile_bundle(copy, config, say, stop_at_refusal=False)
-        rows, reasons = survey_backends(loaded, [one for found in built.values() for one in found])
-        matrix |= {f"{name}": row for name, row in rows.items()}
+            config = EngineConfig(targets, kind, parse_shapes(shapes or ()), wanted, builder)  # type: ignore[arg-type]
+            configs.setdefault(title, []).append(replace(config, cache=cache_folder() / "engines"))
+    tasks = [Task(bundles[title].root, config) for title, several in configs.items() for config in several]
+    fill_cache(tasks, jobs or cores(), say)
+    for title, several in configs.items():
+        loaded = bundles[title]
+        copy = copy_bundle(loaded.root, work / title)
+        own = {f"{title}, {c.precision}": compile_bundle(copy, c, say, stop_at_refusal=False) for c in several}
+        rows, reasons = survey_backends(loaded, [one for found in own.values() for one in found])
+        built, matrix = built | own, matrix | rows
     about = f"{chosen.name} {chosen.version}"
     report = Report(about_machine(), about, chosen.resolve_targets(targets), built, matrix, reasons)
     text = as_markdown(report)
