@@ -120,6 +120,8 @@ def descend(
     schedule: Schedule,
     *,
     space: Space = Latents(),  # what is walked in: W+ if not said
+    begin: FloatArray | None = None,  # displacement [N,...] that the first step jumps to
+    free: NDArray[np.bool_] | None = None,  # [N,...], false for what a picture's walk may not move
     moments: Moments = "element",  # of Adam
     stopping: Stopping = Stopping(),
     keep_every: int = 0,  # keep a point and its image every so many steps; 0 keeps the two ends alone
@@ -128,7 +130,8 @@ def descend(
     """Walk down from `start` for N pictures at once; the order of the results is that of the rows.
 
     A picture that runs to the end gives its last point, as published, unless `stopping.best`; one that stops
-    early gives its best one. Raises GraphError, with what to change, when the walk diverges.
+    early gives its best one. With `begin` the first step goes there, whatever its rate (as published, 0), and Adam
+    starts from there. Raises GraphError, with what to change, when the walk diverges.
     """
     state = _State(start, schedule, stopping, keep_every)
     adam = Adam(AdamConfig(moments=moments))
@@ -153,8 +156,13 @@ def descend(
         if space.measures:
             found = found | {"loss_l2": np.square(v[rows]).reshape(len(rows), -1).sum(axis=1)}
             gradient[rows] += np.float32(2 * weights.l2) * v[rows]
+        if free is not None:
+            gradient *= free
         state.record(step, rows, found, weight_array, keep)
-        moved = adam.step(v, gradient, schedule.rate(step)).astype(np.float32)
+        if step == 0 and begin is not None:
+            moved = begin.astype(np.float32)
+        else:
+            moved = adam.step(v, gradient, schedule.rate(step)).astype(np.float32)
         v = np.where(_wide(state.active, v), moved, v)
         state.w_plus = np.where(_wide(state.active, state.w_plus), space.point(state.start, v), state.w_plus)
         if progress is not None:

@@ -11,6 +11,9 @@ own features but the source picture's, moved from the neutral text towards the t
 StyleGAN-NADA, eq. 1, as a point): what the text does not speak of then stays where the picture has it.
 
     goal = unit(CLIP(G(w0)) + scale unit(CLIP(text) - CLIP(neutral)))       texts by the 79 templates
+
+In S that objective can also use what the channels are known to do: `start` and `relevance`, see `warm_start`. With any
+other space or objective these two count nothing.
 """
 
 from collections.abc import Sequence
@@ -24,7 +27,7 @@ from limner.runtime.adam import Moments
 from limner.runtime.checks import require_int, require_number
 from limner.runtime.descent import Descent, GradientGraph, LossWeights, Schedule, Stopping, Targets, descend
 from limner.runtime.errors import BundleError, InputError
-from limner.runtime.global_directions import editable_channels, templated_features, text_direction
+from limner.runtime.global_directions import MAX_ALPHA, editable_channels, templated_features, text_direction
 from limner.runtime.methods import Method, Outcome, Progress
 from limner.runtime.models import Models, unit
 from limner.runtime.presets import derive_neutral, neutral_texts, resolve_parameters
@@ -33,6 +36,7 @@ from limner.runtime.schema import to_dict
 from limner.runtime.spaces import Latents, Space, SpaceName, Styles, Whitened
 from limner.runtime.templates import STYLECLIP_TEMPLATES
 from limner.runtime.timing import Timer
+from limner.runtime.warm_start import warm_start
 
 __all__ = ["LatentOptimizationParameters", "goal_features", "layer_mask", "method", "optimise", "render", "walk"]
 
@@ -58,6 +62,8 @@ class LatentOptimizationParameters:
     moments: Moments = "element"  # Adam's second moment: per number, or one per picture ("row")
     objective: Literal["text", "direction"] = "text"  # published: text
     direction_scale: float = 0.5  # of the objective "direction": how far the goal lies from the picture
+    start: float = 0.0  # in S: standard deviations along the global direction where the walk begins; published: 0
+    relevance: float = 0.0  # in S: channels that have less to do with the text stay; published: 0, all move
     layers: tuple[LayerGroup, ...] = ("coarse", "medium", "fine")  # w rows 0-3, 4-7, 8 and up
     patience: int = 0  # stop after so many steps without improvement; 0 never stops
     min_improvement: float = 1e-3  # of the loss, to count as one
@@ -75,12 +81,19 @@ class LatentOptimizationParameters:
             require_int(f"parameters.{name}", getattr(self, name), 0, 10_000)
         require_number("parameters.strength", self.strength, 0.0, MAX_STRENGTH)
         require_number("parameters.direction_scale", self.direction_scale, 1e-3, 100.0)
+        require_number("parameters.start", self.start, 0.0, MAX_ALPHA)
+        require_number("parameters.relevance", self.relevance, 0.0, 1.0)
         if self.space in ("w", "p_n") and len(self.layers) < len(LAYER_GROUPS):
             given = list(self.layers)
             raise InputError("parameters.layers", given, f"all of coarse, medium, fine with space {self.space}")
         unknown = set(self.layers) - set(LAYER_GROUPS)
         if unknown or not self.layers or len(set(self.layers)) != len(self.layers):
             raise InputError("parameters.layers", list(self.layers), "one or more of coarse, medium, fine, each once")
+
+    @property
+    def guided(self) -> bool:
+        """Whether the relevance of the channels has a say."""
+        return self.space == "s" and self.objective == "direction" and max(self.start, self.relevance) > 0
 
     @property
     def weights(self) -> LossWeights:
@@ -117,6 +130,8 @@ def optimise(
     parameters: LatentOptimizationParameters,
     progress: Progress | None = None,
     space: Space | None = None,  # None: W+ or W, which need nothing of a bundle
+    begin: FloatArray | None = None,  # as in `descend`
+    free: NDArray[np.bool_] | None = None,
 ) -> list[Descent]:
     """Edit N pictures at once, each towards its own goal; one result a row, the same as if it ran alone."""
     targets = Targets(w_plus, text_features, identity_source, image_source)
@@ -129,6 +144,8 @@ def optimise(
         parameters.weights,
         parameters.schedule,
         space=space,
+        begin=begin,
+        free=free,
         moments=parameters.moments,
         stopping=Stopping(parameters.patience, parameters.min_improvement),
         keep_every=parameters.keep_every,
@@ -162,12 +179,14 @@ def goal_features(
     """Return what each picture's CLIP features are to become, unit [N,C]."""
     if parameters.objective == "text":
         return np.stack([models.text_features(prompt.text) for prompt in prompts])
-    directions = []
-    for prompt in prompts:
-        target = templated_features(models, prompt.text, STYLECLIP_TEMPLATES, "prompts.text")
-        neutral = templated_features(models, prompt.neutral or "", STYLECLIP_TEMPLATES, "prompts.neutral")
-        directions.append(text_direction(target, neutral))
-    return unit(models.clip_image(image) + np.float32(parameters.direction_scale) * np.stack(directions))
+    directions = np.stack([_direction(models, prompt) for prompt in prompts])
+    return unit(models.clip_image(image) + np.float32(parameters.direction_scale) * directions)
+
+
+def _direction(models: Models, prompt: PromptEdit) -> FloatArray:
+    target = templated_features(models, prompt.text, STYLECLIP_TEMPLATES, "prompts.text")
+    neutral = templated_features(models, prompt.neutral or "", STYLECLIP_TEMPLATES, "prompts.neutral")
+    return text_direction(target, neutral)
 
 
 def walk(
@@ -185,11 +204,24 @@ def walk(
         identity = models.identity(image)
     with timer.stage("text"):
         goals = goal_features(models, image, prompts, parameters)
+        begin, free = _guide(models, space, prompts, parameters)
     with timer.stage("optimise"):
         in_styles = parameters.space == "s"
         graph = models.style_gradient if in_styles else models.latent_gradient
         start = models.affine(w_plus) if in_styles else w_plus
-        return optimise(graph, start, goals, identity, image, parameters, progress, space)
+        return optimise(graph, start, goals, identity, image, parameters, progress, space, begin, free)
+
+
+def _guide(
+    models: Models, space: Space, prompts: Sequence[PromptEdit], parameters: LatentOptimizationParameters
+) -> tuple[FloatArray | None, NDArray[np.bool_] | None]:
+    """Where the walks begin and what they may move; None, None without guidance."""
+    if not (parameters.guided and isinstance(space, Styles)):
+        return None, None
+    directions = [_direction(models, prompt) for prompt in prompts]
+    relevance = models.bundle.relevance["relevance"]
+    begin, free = warm_start(relevance, directions, space.sigma > 0, parameters.start, parameters.relevance)
+    return (begin if parameters.start > 0 else None), free
 
 
 def render(models: Models, latents: FloatArray, parameters: LatentOptimizationParameters) -> FloatArray:
