@@ -12,8 +12,8 @@ StyleGAN-NADA, eq. 1, as a point): what the text does not speak of then stays wh
 
     goal = unit(CLIP(G(w0)) + scale unit(CLIP(text) - CLIP(neutral)))       texts by the 79 templates
 
-In S that objective can also use what the channels are known to do: `start` and `relevance`, see `warm_start`. With any
-other space or objective these two count nothing.
+In S that objective can also use what the channels are known to do: `start`, `start_beta` and `relevance`, see
+`warm_start`. With any other space or objective these count nothing.
 """
 
 from collections.abc import Sequence
@@ -63,6 +63,7 @@ class LatentOptimizationParameters:
     objective: Literal["text", "direction"] = "text"  # published: text
     direction_scale: float = 0.5  # of the objective "direction": how far the goal lies from the picture
     start: float = 0.0  # in S: standard deviations along the global direction where the walk begins; published: 0
+    start_beta: float = 0.15  # of that direction, as in global-directions
     relevance: float = 0.0  # in S: channels that have less to do with the text stay; published: 0, all move
     layers: tuple[LayerGroup, ...] = ("coarse", "medium", "fine")  # w rows 0-3, 4-7, 8 and up
     patience: int = 0  # stop after so many steps without improvement; 0 never stops
@@ -82,7 +83,8 @@ class LatentOptimizationParameters:
         require_number("parameters.strength", self.strength, 0.0, MAX_STRENGTH)
         require_number("parameters.direction_scale", self.direction_scale, 1e-3, 100.0)
         require_number("parameters.start", self.start, 0.0, MAX_ALPHA)
-        require_number("parameters.relevance", self.relevance, 0.0, 1.0)
+        for name in ("start_beta", "relevance"):
+            require_number(f"parameters.{name}", getattr(self, name), 0.0, 1.0)
         if self.space in ("w", "p_n") and len(self.layers) < len(LAYER_GROUPS):
             given = list(self.layers)
             raise InputError("parameters.layers", given, f"all of coarse, medium, fine with space {self.space}")
@@ -219,8 +221,14 @@ def _guide(
     if not (parameters.guided and isinstance(space, Styles)):
         return None, None
     directions = [_direction(models, prompt) for prompt in prompts]
-    relevance = models.bundle.relevance["relevance"]
-    begin, free = warm_start(relevance, directions, space.sigma > 0, parameters.start, parameters.relevance)
+    begin, free = warm_start(
+        models.bundle.relevance["relevance"],
+        directions,
+        space.sigma > 0,
+        start=parameters.start,
+        start_beta=parameters.start_beta,
+        least=parameters.relevance,
+    )
     return (begin if parameters.start > 0 else None), free
 
 

@@ -4,8 +4,9 @@ A gradient at one picture finds changes that please CLIP and that nobody sees. T
 gradient too, over 100 pictures and steps of several standard deviations (StyleCLIP, section 6.1), so what it holds is
 seen on any picture. Hence, r = relevance dt as in `global_directions`:
 
-    v0 = start r / max|r|     begin where the global direction leads, then optimise: predict first and descend from
-                              there, as Zhu et al. 2016 (Generative visual manipulation, section 3.3) invert pictures
+    v0 = start r / max|r|     where |r| >= start_beta, else 0: begin where the global direction leads, then optimise;
+                              predict first and descend from there, as Zhu et al. 2016 (Generative visual manipulation
+                              on the natural image manifold, section 3.3) invert pictures
     v_c stays 0               where |r_c| < relevance: StyleCLIP's beta (section 6.2), held during the whole walk
 """
 
@@ -26,20 +27,23 @@ def warm_start(
     relevance: FloatArray,  # [S,C] unit rows
     directions: Sequence[FloatArray],  # each [C] unit, one a picture
     movable: NDArray[np.bool_],  # [S]
+    *,
     start: float,  # standard deviations that the strongest channel begins with
-    least: float,  # |r| of a channel that may move
+    start_beta: float,  # |r| of a channel that begins away from 0
+    least: float,  # |r| of a channel that may move at all
 ) -> tuple[FloatArray, NDArray[np.bool_]]:
     """Return v0 [N,S] in standard deviations, and bool [N,S], true for channels that may move.
 
-    Raises InputError naming parameters.relevance, and the largest that would do, if no channel is left.
+    Raises InputError naming the parameter, and the largest that would do, if no channel is left.
     """
+    beta = max(start_beta, least) if start > 0 else least
     sigma = np.ones(len(relevance), np.float32)
     try:
-        rows = [channel_direction(relevance, sigma, one, movable, beta=least) for one in directions]
+        rows = [channel_direction(relevance, sigma, one, movable, beta=beta) for one in directions]
     except InputError as reason:
         if reason.field != "beta":
             raise
-        raise InputError("parameters.relevance", reason.given, reason.allowed, reason.hint) from reason
-    v = np.stack(rows)
-    free = (v != 0) if least > 0 else np.broadcast_to(movable, v.shape)
-    return np.float32(start) * v, free
+        field = "parameters.start_beta" if beta > least else "parameters.relevance"
+        raise InputError(field, reason.given, reason.allowed, reason.hint) from reason
+    free = movable & (np.abs(np.stack(directions) @ relevance.T) >= least)
+    return np.float32(start) * np.stack(rows), free

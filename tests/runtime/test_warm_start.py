@@ -19,10 +19,10 @@ from limner.runtime.warm_start import warm_start
 
 Toy = tuple[Bundle, ToyWeights]
 Array = NDArray[np.float64]
-START, LEAST, STEPS = 3.0, 0.2, 12
+START, START_BETA, LEAST, STEPS = 3.0, 0.4, 0.2, 12
 GUIDED: dict[str, Any] = {"space": "s", "objective": "direction", "direction_scale": 3.0, "steps": STEPS,
                           "learning_rate": 0.1, "l2_weight": 0.001, "identity_weight": 0.02, "keep_every": 4,
-                          "start": START, "relevance": LEAST}  # fmt: skip
+                          "start": START, "start_beta": START_BETA, "relevance": LEAST}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -33,23 +33,25 @@ def editor(toy: Toy) -> Editor:
 def reference_start(weights: ToyWeights, dt: Array) -> tuple[Array, NDArray[np.bool_]]:
     """Channel by channel, float64."""
     r = np.array([float(row.astype(np.float64) @ dt) for row in weights.relevance]) * EDITABLE
-    free = np.abs(r) >= LEAST
-    return START * np.where(free, r, 0) / np.abs(r).max(), free
+    return START * np.where(np.abs(r) >= START_BETA, r, 0) / np.abs(r).max(), np.abs(r) >= LEAST
 
 
 def test_start_and_free_channels_against_float64(toy: Toy) -> None:
     random = np.random.default_rng(1)
     directions = random.standard_normal((3, CLIP_DIM))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    v, free = warm_start(toy[1].relevance, list(directions.astype(np.float32)), EDITABLE, START, LEAST)
+    rows = list(directions.astype(np.float32))
+    v, free = warm_start(toy[1].relevance, rows, EDITABLE, start=START, start_beta=START_BETA, least=LEAST)
     for row, dt in enumerate(directions):
         expected, moves = reference_start(toy[1], dt)
         np.testing.assert_allclose(v[row], expected, atol=2e-6 * START)  # fp32 sums of a few terms
         np.testing.assert_array_equal(free[row], moves)
-        assert 0 < moves.sum() < EDITABLE.sum()
+        assert 0 < np.count_nonzero(expected) < moves.sum() < EDITABLE.sum()
         assert np.abs(v[row]).max() == pytest.approx(START)
-    every = warm_start(toy[1].relevance, list(directions.astype(np.float32)), EDITABLE, START, 0.0)[1]
+    every = warm_start(toy[1].relevance, rows, EDITABLE, start=START, start_beta=START_BETA, least=0.0)[1]
     np.testing.assert_array_equal(every, np.tile(EDITABLE, (3, 1)))
+    few, free = warm_start(toy[1].relevance, rows, EDITABLE, start=START, start_beta=0.0, least=LEAST)
+    np.testing.assert_array_equal(few != 0, free)  # what may not move does not begin elsewhere
 
 
 def test_a_guided_walk_against_float64(toy: Toy, editor: Editor) -> None:
@@ -117,10 +119,17 @@ def test_elsewhere_start_and_relevance_count_nothing(editor: Editor) -> None:
 
 
 def test_bad_values_name_the_field(editor: Editor) -> None:
-    for field, value in (("start", -1.0), ("start", 31.0), ("relevance", 1.5), ("relevance", "much")):
+    for field, value in (
+        ("start", -1.0),
+        ("start", 31.0),
+        ("start_beta", 1.5),
+        ("relevance", 1.5),
+        ("relevance", "much"),
+    ):
         with pytest.raises(InputError, match=f"parameters.{field}"):
             editor.edit(recipe(**{field: value}))
-    with pytest.raises(InputError, match="leaves no channel") as caught:
-        editor.edit(recipe(relevance=1.0))
-    assert caught.value.field == "parameters.relevance"
-    assert "at most" in caught.value.allowed
+    for field, others in (("relevance", {}), ("relevance", {"start": 0.0}), ("start_beta", {})):
+        with pytest.raises(InputError, match="leaves no channel") as caught:
+            editor.edit(recipe(**{field: 1.0}, **others))
+        assert caught.value.field == f"parameters.{field}"
+        assert "at most" in caught.value.allowed
