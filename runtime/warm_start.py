@@ -8,6 +8,8 @@ seen on any picture. Hence, r = relevance dt as in `global_directions`:
                               predict first and descend from there, as Zhu et al. 2016 (Generative visual manipulation
                               on the natural image manifold, section 3.3) invert pictures
     v_c stays 0               where |r_c| < relevance: StyleCLIP's beta (section 6.2), held during the whole walk
+
+Both thresholds count as half the largest |r| where they are above that: any words leave some channels.
 """
 
 from collections.abc import Sequence
@@ -15,7 +17,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.errors import InputError
 from limner.runtime.global_directions import channel_direction
 
 __all__ = ["warm_start"]
@@ -34,16 +35,14 @@ def warm_start(
 ) -> tuple[FloatArray, NDArray[np.bool_]]:
     """Return v0 [N,S] in standard deviations, and bool [N,S], true for channels that may move.
 
-    Raises InputError naming the parameter, and the largest that would do, if no channel is left.
+    Raises InputError naming prompts.text if no channel has to do with it.
     """
-    beta = max(start_beta, least) if start > 0 else least
     sigma = np.ones(len(relevance), np.float32)
-    try:
-        rows = [channel_direction(relevance, sigma, one, movable, beta=beta) for one in directions]
-    except InputError as reason:
-        if reason.field != "beta":
-            raise
-        field = "parameters.start_beta" if beta > least else "parameters.relevance"
-        raise InputError(field, reason.given, reason.allowed, reason.hint) from reason
-    free = movable & (np.abs(np.stack(directions) @ relevance.T) >= least)
-    return np.float32(start) * np.stack(rows), free
+    v, free = [], []
+    for direction in directions:
+        size = np.abs(np.where(movable, relevance @ direction, 0))
+        most = float(size.max(initial=0)) / 2
+        beta = min(max(start_beta, least), most)
+        v.append(np.float32(start) * channel_direction(relevance, sigma, direction, movable, beta=beta))
+        free.append(movable & (size >= min(least, most)))
+    return np.stack(v), np.stack(free)

@@ -19,7 +19,7 @@ from limner.runtime.warm_start import warm_start
 
 Toy = tuple[Bundle, ToyWeights]
 Array = NDArray[np.float64]
-START, START_BETA, LEAST, STEPS = 3.0, 0.4, 0.2, 12
+START, START_BETA, LEAST, STEPS = 3.0, 0.3, 0.15, 12
 GUIDED: dict[str, Any] = {"space": "s", "objective": "direction", "direction_scale": 3.0, "steps": STEPS,
                           "learning_rate": 0.1, "l2_weight": 0.001, "identity_weight": 0.02, "keep_every": 4,
                           "start": START, "start_beta": START_BETA, "relevance": LEAST}  # fmt: skip
@@ -33,7 +33,9 @@ def editor(toy: Toy) -> Editor:
 def reference_start(weights: ToyWeights, dt: Array) -> tuple[Array, NDArray[np.bool_]]:
     """Channel by channel, float64."""
     r = np.array([float(row.astype(np.float64) @ dt) for row in weights.relevance]) * EDITABLE
-    return START * np.where(np.abs(r) >= START_BETA, r, 0) / np.abs(r).max(), np.abs(r) >= LEAST
+    half = np.abs(r).max() / 2  # no threshold counts as more
+    begins, moves = np.abs(r) >= min(START_BETA, half), np.abs(r) >= min(LEAST, half)
+    return START * np.where(begins, r, 0) / np.abs(r).max(), moves
 
 
 def test_start_and_free_channels_against_float64(toy: Toy) -> None:
@@ -128,8 +130,15 @@ def test_bad_values_name_the_field(editor: Editor) -> None:
     ):
         with pytest.raises(InputError, match=f"parameters.{field}"):
             editor.edit(recipe(**{field: value}))
-    for field, others in (("relevance", {}), ("relevance", {"start": 0.0}), ("start_beta", {})):
-        with pytest.raises(InputError, match="leaves no channel") as caught:
-            editor.edit(recipe(**{field: 1.0}, **others))
-        assert caught.value.field == f"parameters.{field}"
-        assert "at most" in caught.value.allowed
+
+
+def test_thresholds_leave_channels_for_any_words(toy: Toy) -> None:
+    """Half the largest |r| is the most that either counts."""
+    dt = np.eye(CLIP_DIM)[2]
+    size = np.abs(toy[1].relevance.astype(np.float64) @ dt) * EDITABLE
+    rows = [dt.astype(np.float32)]
+    v, free = warm_start(toy[1].relevance, rows, EDITABLE, start=2.0, start_beta=1.0, least=1.0)
+    np.testing.assert_array_equal(free[0], size >= size.max() / 2)
+    np.testing.assert_array_equal(v[0] != 0, free[0])
+    with pytest.raises(InputError, match="no channel has to do with"):
+        warm_start(0 * toy[1].relevance, rows, EDITABLE, start=2.0, start_beta=0.1, least=0.1)
