@@ -129,7 +129,11 @@ def edit(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Edit a picture by words."""
+    """Edit a picture by words.
+
+    A picture file is cut to its centred square. With --landmarks (or a finder) the face is cut out of it as FFHQ did,
+    edited, and pasted back: the photograph comes out at its own size.
+    """
     from limner.runtime.cli.recipes import choose_method, make_recipe, make_source, suggested_output, with_face
     from limner.runtime.cli.words import with_words, word_options
     from limner.runtime.methods import find_method
