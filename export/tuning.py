@@ -24,14 +24,19 @@ from limner.runtime.models import Models
 from limner.runtime.presets import resolve_parameters
 
 log = logging.getLogger("limner")
-DIRECTION = {"objective": "direction", "steps": 30, "identity_weight": 0.05}
+DIRECTION = {"objective": "direction", "start": 0.0, "relevance": 0.0, "steps": 30, "identity_weight": 0.05}
+WARM = {"objective": "direction", "space": "s", "moments": "element", "direction_scale": 3.0, "steps": 12,
+        "learning_rate": 0.3, "l2_weight": 0.00002, "identity_weight": 0.02}  # fmt: skip
 GRID: dict[str, tuple[dict[str, Any], ...]] = {
     "latent-optimization": (
         {},
         {**DIRECTION, "space": "w", "learning_rate": 0.02, "l2_weight": 0.0005},
         {**DIRECTION, "space": "p_n", "learning_rate": 0.05, "l2_weight": 0.0005, "moments": "row"},
-        {**DIRECTION, "space": "s", "learning_rate": 0.1, "l2_weight": 0.0005, "moments": "row"},
-        {**DIRECTION, "space": "s", "learning_rate": 0.2, "l2_weight": 0.0005, "moments": "row"},
+        {**DIRECTION, "space": "s", "learning_rate": 0.15, "l2_weight": 0.00002, "moments": "row"},
+        {**WARM, "start": 6.0, "start_beta": 0.22, "relevance": 0.12},
+        {**WARM, "start": 6.0, "start_beta": 0.3, "relevance": 0.12},
+        {**WARM, "start": 6.0, "start_beta": 0.22, "relevance": 0.12, "learning_rate": 0.5},
+        {**WARM, "start": 8.0, "start_beta": 0.22, "relevance": 0.12},
     ),
     "global-directions": tuple({"alpha": a, "beta": b} for a in (4.0, 7.0) for b in (0.25, 0.35)),
 }
