@@ -97,23 +97,23 @@ class FlatLinear(TorchFunctionMode):
 def trace(
     function: Callable[..., tuple[Tensor, ...]],
     inputs: tuple[Tensor, ...],
-    batched: tuple[bool, ...],  # which inputs have the batch as their first axis
+    axes: tuple[tuple[int, ...], ...],  # of each input, those that are free; axis 0 is the batch
     differentiates: bool = True,  # put the backward rules in place
 ) -> fx.GraphModule:
-    """Record `function` operator by operator; the batch is a symbol, every other size a number.
+    """Record `function` operator by operator; the free sizes are symbols, every other one a number.
 
-    Raises LimnerError if an operation ties the batch to the number that it happens to have in `inputs`.
+    Raises LimnerError if an operation ties a free size to the number that it happens to be in `inputs`.
     """
     shapes = ShapeEnv()
     fake = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True, static_shapes=False)
 
-    def stand_in(tensor: Tensor, free: bool) -> Tensor:
+    def stand_in(tensor: Tensor, free: tuple[int, ...]) -> Tensor:
         sizes = [DimDynamic.STATIC] * tensor.dim()
-        if free:
-            sizes[0] = DimDynamic.DUCK  # equal numbers share one symbol: the batch
+        for axis in free:
+            sizes[axis] = DimDynamic.DYNAMIC if axis else DimDynamic.DUCK  # equal numbers share one symbol: the batch
         return fake.from_tensor(tensor, symbolic_context=StatelessSymbolicContext(dynamic_sizes=sizes))
 
-    stand_ins = [stand_in(tensor, free) for tensor, free in zip(inputs, batched, strict=True)]
+    stand_ins = [stand_in(tensor, free) for tensor, free in zip(inputs, axes, strict=True)]
 
     def call(*arrays: Tensor) -> tuple[Tensor, ...]:  # a bound method would count its `self` as an input
         with FlatLinear():
@@ -122,9 +122,10 @@ def trace(
     rules = RULES if differentiates else {}
     tracer = make_fx(call, decomposition_table=rules, tracing_mode="symbolic", _allow_non_fake_inputs=True)
     graph: fx.GraphModule = tracer(*stand_ins)
-    for array, free in zip(stand_ins, batched, strict=True):
-        if free and not is_symbolic(array.shape[0]):
-            raise LimnerError("an operation of the graph fixes the batch size")
+    for array, free in zip(stand_ins, axes, strict=True):
+        for axis in free:
+            if not is_symbolic(array.shape[axis]):
+                raise LimnerError(f"an operation of the graph fixes the {'size of an axis' if axis else 'batch size'}")
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph

@@ -24,8 +24,8 @@ from limner.runtime.bundle_schema import TensorMeta
 from limner.runtime.errors import LimnerError
 from limner.runtime.mapper_schema import graph_name
 
-BATCH = "batch"
-TRACE_BATCH = 7  # of the example: 1 would be taken for a constant, and other sizes are seldom 7
+BATCH, TOKENS = "batch", "tokens"
+TRACED = {BATCH: 7, TOKENS: 5}  # sizes of the example: 1 would be taken for a constant, and others are seldom these
 OPSET = 20
 Tensors = tuple[Tensor, ...]
 Sample = Callable[[int, torch.Generator], Tensors]  # batch, random source -> inputs
@@ -79,16 +79,17 @@ class Sampler:
         return (image,)
 
     def input_ids(self, batch: int, rng: torch.Generator) -> Tensors:
-        """Start, 3 to 20 words, end, padding."""
+        """Start, 3 to 20 words, end, padding up to the longest text or to the end."""
         config = self.networks.clip.config.text_config
         length, words = config.max_position_embeddings, config.vocab_size - 2
-        ids = torch.full((batch, length), int(config.pad_token_id))
+        ids, longest = torch.full((batch, length), int(config.pad_token_id)), 0
         for row in ids:
             count = int(torch.randint(3, min(20, length - 2), (1,), generator=rng))
             row[0] = config.bos_token_id
             row[1 : count + 1] = torch.randint(0, words, (count,), generator=rng)
             row[count + 1] = config.eos_token_id
-        return (ids,)
+            longest = max(longest, count + 2)
+        return (ids if batch % 2 else ids[:, :longest].contiguous(),)
 
     def latent_gradient(self, batch: int, rng: torch.Generator) -> Tensors:
         """A point some steps away from its source, and targets of other pictures."""
@@ -124,7 +125,7 @@ def build_specs(networks: Networks) -> dict[str, GraphSpec]:
     clip_width = networks.clip.config.projection_dim
     image_features = TensorMeta("image_features", "float32", (BATCH, clip_width))
     text_features = TensorMeta("text_features", "float32", (BATCH, clip_width))
-    ids = TensorMeta("input_ids", "int64", (BATCH, networks.clip.config.text_config.max_position_embeddings))
+    ids = TensorMeta("input_ids", "int64", (BATCH, TOKENS))
     fast = FastSynthesis(generator).eval().requires_grad_(False)
     clip_image = FastClipImage(networks.clip_image).eval().requires_grad_(False)
     plain: list[tuple[str, TensorMeta, TensorMeta, Network, Network, Sample]] = [
@@ -190,10 +191,11 @@ def _tuple(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensors]:
 def export_graph(spec: GraphSpec, opset: int = OPSET) -> ir.Model:
     """The spec's function as a simplified ONNX model with a free batch axis. LimnerError if the batch got fixed."""
     inputs = tuple(_example(tensor) for tensor in spec.inputs)
-    batched = tuple(tensor.shape[0] == BATCH for tensor in spec.inputs)
-    module = trace(spec.function, inputs, batched, spec.differentiates)
-    batch = torch.export.Dim(BATCH)
-    axes = tuple({0: batch} if free else None for free in batched)
+    free = tuple(tuple(i for i, size in enumerate(tensor.shape) if size in TRACED) for tensor in spec.inputs)
+    module = trace(spec.function, inputs, free, spec.differentiates)
+    dims = {name: torch.export.Dim(name) for name in TRACED}
+    axes = tuple({i: dims[str(tensor.shape[i])] for i in own} or None
+                 for tensor, own in zip(spec.inputs, free, strict=True))  # fmt: skip
     with _quiet():
         program = torch.onnx.export(
             module.eval(),
@@ -215,7 +217,7 @@ def export_graph(spec: GraphSpec, opset: int = OPSET) -> ir.Model:
 
 def _example(tensor: TensorMeta) -> Tensor:
     """Zeros of the right shape: tracing reads no values, and pictures would have to be made."""
-    sizes = [TRACE_BATCH if isinstance(size, str) else size for size in tensor.shape]
+    sizes = [TRACED[size] if isinstance(size, str) else size for size in tensor.shape]
     return torch.zeros(sizes, dtype=torch.int64 if tensor.dtype == "int64" else torch.float32)
 
 

@@ -9,6 +9,7 @@ from limner.runtime.engines.schema import RangeMeta
 BATCH = RangeMeta(1, 1, 8)
 ROWS = RangeMeta(1, 4, 16)  # of a UNet: with guidance, N edits and their source are 2 (N + 1) rows
 WORDS = RangeMeta(1, 1, 8)  # groups of words whose attention maps are asked for
+TEXT = 16  # tokens of a usual text, its start and its end
 
 
 def graph_ranges(manifest: BundleManifest, graph: str) -> dict[str, RangeMeta]:
@@ -19,6 +20,9 @@ def graph_ranges(manifest: BundleManifest, graph: str) -> dict[str, RangeMeta]:
     implied = {"batch": BATCH}
     if manifest.diffusion is not None:
         implied |= _diffusion(manifest.diffusion, graph)
+    elif manifest.clip.context_length > 1:
+        longest = manifest.clip.context_length
+        implied["tokens"] = RangeMeta(2, min(TEXT, longest), longest)
     declared = {name: sizes for name, sizes in manifest.ranges.items() if "." not in name}
     own = {name.partition(".")[2]: sizes for name, sizes in manifest.ranges.items() if name.startswith(f"{graph}.")}
     return implied | declared | own

@@ -40,7 +40,7 @@ def spec(networks: Networks) -> GraphSpec:
 @pytest.fixture(scope="module")
 def traced(spec: GraphSpec) -> fx.GraphModule:
     inputs = spec.sample(7, torch.Generator().manual_seed(0))
-    return trace(spec.function, inputs, (True,) * 5 + (False,))
+    return trace(spec.function, inputs, ((0,),) * 5 + ((),))
 
 
 def error(found: Tensor, wanted: Tensor) -> float:

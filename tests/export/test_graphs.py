@@ -16,6 +16,8 @@ from limner.export.networks import Networks
 from limner.export.synthesis import FastSynthesis, doubling_matrix
 from limner.runtime.bundle import Bundle
 from limner.runtime.errors import LimnerError
+from limner.runtime.models import Models
+from limner.runtime.tokenizer import Tokenizer
 from limner.training.models.clip import ClipImageTower
 from limner.training.models.stylegan2 import Generator, StyleGAN2Config, upsample_rgb
 
@@ -113,3 +115,17 @@ def test_parity_notices_a_difference(tiny_bundle: Bundle, networks: Networks) ->
     assert report.max_rel_error == pytest.approx(0.01, rel=0.2)
     assert "mapping" in parity.as_markdown([report])
     assert np.isfinite(parity.as_json([report])["graphs"]["mapping"]["max_rel_error"])
+
+
+def test_texts_are_cut_to_the_longest(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The features of a text do not depend on what it is filled up with, nor on the texts beside it."""
+    models = Models(tiny_bundle, threads=1)
+    texts = ["a person", "a smiling person with red hair", "hair"]
+    full = Tokenizer.from_bundle(tiny_bundle).encode(texts)
+    expected = models.sessions.run("clip_text", input_ids=full)["text_features"]
+    widths = []
+    run = models.sessions.run
+    monkeypatch.setattr(models.sessions, "run", lambda *a, **k: widths.append(k["input_ids"].shape[1]) or run(*a, **k))
+    np.testing.assert_allclose(models.clip_text(texts), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(models.clip_text(texts[:1]), expected[:1], rtol=1e-5, atol=1e-6)
+    assert widths[1] < widths[0] < full.shape[1]
