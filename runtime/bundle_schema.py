@@ -102,6 +102,9 @@ class DiffusionMeta:
     scheduler: str = "scheduler/scheduler_config.json"  # diffusers' file
     edited_layers: tuple[str, ...] = ()  # the UNet's attention layers that the control inputs reach
     blend_layers: tuple[str, ...] = ()  # those of them whose maps `blend_maps` averages
+    pooled: int = 0  # channels of the pooled text that an SDXL-shaped UNet takes beside the token states; 0 is none
+    second_pad: int = 0  # token that fills up the texts of the second text encoder, with `pooled`
+    zero_empty: bool = False  # an empty text is all zeros
 
     @property
     def image_size(self) -> int:
@@ -269,6 +272,9 @@ def _check_family(manifest: BundleManifest) -> None:
 def _check_diffusion(diffusion: DiffusionMeta) -> None:
     if not diffusion.scaling_factor > 0.0:
         raise BundleError("diffusion.scaling_factor", f"{diffusion.scaling_factor:g}", "a number above 0")
+    for name in ("pooled", "second_pad"):
+        if getattr(diffusion, name) < 0:
+            raise BundleError(f"diffusion.{name}", getattr(diffusion, name), "0 or more")
     for name in ("latent_channels", "sample_size", "vae_factor", "multiple"):
         if getattr(diffusion, name) < 1:
             raise BundleError(f"diffusion.{name}", getattr(diffusion, name), "1 or more")

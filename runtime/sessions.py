@@ -28,6 +28,7 @@ from limner.runtime.providers import (
     check_provider,
     import_onnxruntime,
 )
+from limner.runtime.threads import usable_cores
 
 ONNX_TYPES = {
     "float32": "tensor(float)",
@@ -49,18 +50,18 @@ class Sessions:
         self,
         bundle: Bundle,
         provider: str = "cpu",  # "cpu", "cuda", "tensorrt", ...: a key of `providers.PROVIDERS`
-        threads: int | None = None,  # CPU threads within one operation; None leaves it to ONNX Runtime
+        threads: int | None = None,  # CPU threads within one operation; None takes `usable_cores`
         provider_options: Mapping[str, str] | None = None,  # passed to the provider as they are
     ) -> None:
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
             raise InputError(
                 "threads",
                 repr(threads),
-                "a whole number from 1, or nothing for all cores",
+                "a whole number from 1, or nothing for the cores that this process may use",
             )
         self.bundle = bundle
         self.provider = provider
-        self.threads = threads
+        self.threads = usable_cores() if threads is None else threads
         self.load_ms: dict[str, float] = {}
         self._chain = check_provider(provider)
         self._provider_options = dict(provider_options or {})
@@ -100,7 +101,7 @@ class Sessions:
         session = self._session(graph)
         feed = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         try:
-            arrays = session.run(wanted, feed)
+            arrays = session.run(wanted, feed, *self._run_options(len(wanted) < len(known)))
         except LimnerError:
             raise
         except Exception as reason:
@@ -108,6 +109,14 @@ class Sessions:
         outputs = dict(zip(wanted, arrays, strict=True))
         check_outputs(graph, outputs, inputs)
         return outputs
+
+    def _run_options(self, partly: bool) -> tuple[Any, ...]:
+        """What ONNX Runtime is told when some outputs are left out: to leave out what only they need."""
+        if not partly or self.provider == ENGINE:
+            return ()
+        options = import_onnxruntime().RunOptions()
+        options.only_execute_path_to_fetches = True
+        return (options,)
 
     def close(self) -> None:
         """Drop the loaded graphs; a later `run` loads them again."""
@@ -135,8 +144,7 @@ class Sessions:
         options.log_severity_level = 3  # errors only: they come back as exceptions
         options.use_deterministic_compute = True
         options.inter_op_num_threads = 1
-        if self.threads is not None:
-            options.intra_op_num_threads = self.threads
+        options.intra_op_num_threads = self.threads
         defaults = [dict(PROVIDER_OPTIONS.get(provider, {})) for provider in self._chain]
         defaults[0] |= self._from_bundle(name, onnxruntime.__version__) | self._provider_options
         providers: list[tuple[str, dict[str, str]]] | None = list(zip(self._chain, defaults, strict=True))

@@ -4,7 +4,7 @@
 - Prompt-to-Prompt, one edit of one picture: the published loop in torch (four rows a step, every attention map made,
   edited and applied), against the method `prompt-to-prompt`.
 - The UNet alone: a call in torch eager, with identity control in the runtime, and its multiply-adds a second beside
-  those of a large matrix product.
+  those of a large matrix product; and against the same UNet exported without control (`bench_control`).
 
 Both sides take turns with equal threads and the same steps; text encoder and VAE are left out; medians are compared.
 Writes BENCHMARKS-diffusion.md and .json into --out.
@@ -27,6 +27,7 @@ import typer
 from torch import Tensor
 
 from limner.export.bench import machine
+from limner.export.diffusion.bench_control import CONTROL_TARGET, ControlRow, control_cost
 from limner.runtime.bundle import load_bundle
 from limner.runtime.editor import Editor
 from limner.runtime.errors import InputError
@@ -67,6 +68,7 @@ class Report:
     steps: int
     rows: list[Row] = field(default_factory=list)
     unet: dict[str, float] = field(default_factory=dict)
+    control: list[ControlRow] = field(default_factory=list)
 
 
 def sega_sides(
@@ -223,6 +225,9 @@ def as_markdown(report: Report) -> str:
     ]
     lines += ["", "A call of the UNet:", "", "| figure | value |", "| --- | --- |"]
     lines += [f"| {name} | {value:.4g} |" for name, value in report.unet.items()]
+    lines += ["", "Identity control against the plain UNet, one thread, CPU time:", ""]
+    lines += ["| rows | plain, ms | control, ms | ratio |", "| --- | --- | --- | --- |"]
+    lines += [f"| {r.rows} | {r.plain_ms:.1f} | {r.control_ms:.1f} | {r.ratio:.3f} |" for r in report.control]
     return "\n".join(lines) + "\n"
 
 
@@ -255,12 +260,15 @@ def main(
             rows.append(in_turns(f"SEGA, {name}", count, sega_sides(pipe, editor, steps, concepts, settings), repeats))
         rows.append(in_turns("Prompt-to-Prompt, word swap", count, prompt_sides(pipe, editor, steps), repeats))
         unet = unet or unet_figures(pipe, editor, repeats)
-    report = Report(machine(), folder.name, steps, rows, unet)
+    report = Report(machine(), folder.name, steps, rows, unet, control_cost(pipe.unet, loaded))
     text = as_markdown(report)
     (out / "BENCHMARKS-diffusion.md").write_text(text, encoding="utf-8")
     (out / "BENCHMARKS-diffusion.json").write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
     print(text)
     slow = [f"{row.ratio:.2f} for {row.what}" for row in rows if row.ratio < TARGET]
+    costly = [f"{row.ratio:.3f} at {row.rows} rows" for row in report.control if row.ratio > CONTROL_TARGET]
+    if costly:
+        print(f"control costs more than {CONTROL_TARGET}: {'; '.join(costly)}", file=sys.stderr)
     if slow:
         print(f"below the target of {TARGET}: {'; '.join(slow)}", file=sys.stderr)
 

@@ -4,11 +4,12 @@ For row b with source row s = source_index[b], in every edited cross-attention l
 
     A'_b = A_s T_b + A_b diag(d_b),      T = token_transfer, d = token_keep,
 
-so that A'_b V_b = A_s (T_b V_b) + A_b (d_b V_b), and no edited map is ever made. In an edited self-attention layer
-a row with self_replace takes the source row's queries and keys. Blend maps are A'_b w for words w, a mean over heads.
+so that A'_b V_b = A_b (d_b V_b) + A_s (T_b V_b), and no edited map is ever made. Values are linear in the text
+(V = text W), so d_b and T_b are applied to the text, once for all layers. In an edited self-attention layer a row with
+self_replace takes the source row's queries and keys. Blend maps are A'_b w for words w, a mean over heads.
 
-Rows whose T is all zero, and rows without self_replace, are left out of the first term by number: the plain
-UNet is then all that is computed. The rows are found once for all layers.
+Rows whose T is all zero are left out of the second term by number: the plain UNet is then all that is computed. The
+rows are found once for all layers.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from limner.export.diffusion.layers import ControlledLayers, attention_layers
-from limner.export.diffusion.rows import add_rows, put_rows
+from limner.export.diffusion.rows import add_rows, merge_heads, split_heads
 from limner.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,39 +32,38 @@ CONTROL_INPUTS = ("source_index", "token_transfer", "token_keep", "self_replace"
 
 @dataclass(frozen=True, eq=False)
 class Control:
-    """The control inputs, and what all layers need of them. E rows are edited, R rows replaced."""
+    """The control inputs, and what all layers need of them. E rows are edited."""
 
-    token_keep: Tensor  # [B,1,77,1]
-    edited: Tensor  # int64 [E]
-    edited_source: Tensor  # int64 [E]
-    transfer: Tensor  # [E,1,77,77]
-    replaced: Tensor  # int64 [R]
-    replaced_source: Tensor  # int64 [R]
+    edited: Tensor  # int64 [E,1]
+    source: Tensor  # int64 [E], of the edited rows
+    queries: Tensor  # int64 [B], the row that self-attention takes queries and keys of
+    text_kept: Tensor  # [B,77,D], d_b * text
+    text_moved: Tensor  # [E,77,D], T_b text
     words_kept: Tensor  # [B,77,K], d_b * w
     words_moved: Tensor  # [E,77,K], T_b w
 
     @classmethod
     def of(
         cls,
+        text: Tensor,  # [B,77,D]
         source_index: Tensor,  # int64 [B]
         token_transfer: Tensor,  # [B,77,77]: source's tokens, row's tokens
         token_keep: Tensor,  # [B,77]
         self_replace: Tensor,  # [B], 0 or 1
         blend_words: Tensor,  # [B,K,77]
     ) -> Control:
-        edited = torch.nonzero(token_transfer.abs().amax((1, 2)))[:, 0]
-        replaced = torch.nonzero(self_replace)[:, 0]
+        edited = torch.nonzero(token_transfer.abs().amax((1, 2)))
+        rows = edited[:, 0]
+        keep, transfer = token_keep[:, :, None], token_transfer.index_select(0, rows)
         words = blend_words.transpose(1, 2)  # [B,77,K]
-        transfer = token_transfer[edited]
         return cls(
-            token_keep=token_keep[:, None, :, None],
             edited=edited,
-            edited_source=source_index[edited],
-            transfer=transfer[:, None],
-            replaced=replaced,
-            replaced_source=source_index[replaced],
-            words_kept=token_keep[:, :, None] * words,
-            words_moved=transfer @ words[edited],
+            source=source_index.index_select(0, rows),
+            queries=torch.where(self_replace != 0, source_index, torch.arange(source_index.shape[0])),
+            text_kept=keep * text,
+            text_moved=transfer @ text.index_select(0, rows),
+            words_kept=keep * words,
+            words_moved=transfer @ words.index_select(0, rows),
         )
 
 
@@ -83,41 +83,47 @@ class ControlAttention:
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
+        control = self.control if self.edited else None
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        asking, values = hidden_states, context
+        if control is not None and encoder_hidden_states is None:
+            asking = context = hidden_states.index_select(0, control.queries)
+        elif control is not None:
+            values = control.text_kept
         q, k, v = (
-            project(x).unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # [B,heads,tokens,C/heads]
-            for project, x in ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context))
+            in_heads(project, x, attn.heads)  # [B,heads,tokens,c]
+            for project, x in ((attn.to_q, asking), (attn.to_k, context), (attn.to_v, values))
         )
         dtype = q.dtype
         if attn.upcast_attention:  # Stable Diffusion 2.x: the product overflows in fp16
             q, k = q.float(), k.float()
-        control = self.control if self.edited else None
-        if encoder_hidden_states is None:
-            if control is not None:
-                q, k = (put_rows(x, control.replaced, x[control.replaced_source]) for x in (q, k))
-            mixed = attention_map(q, k, attn).to(dtype) @ v
-        else:
-            mixed = self.cross(attention_map(q, k, attn).to(dtype), v, control)
-        mixed = attn.to_out[0](mixed.transpose(1, 2).flatten(-2))  # [B,N,C]
+        weights = attention_map(q, k, attn).to(dtype)  # [B,heads,N,tokens]
+        mixed = weights @ v
+        if control is not None and encoder_hidden_states is not None:
+            moved = in_heads(attn.to_v, control.text_moved, attn.heads)  # [E,heads,77,c]
+            mixed = add_rows(mixed, control.edited, weights.index_select(0, control.source) @ moved)
+            if self.blends:
+                self.map = blend_map(weights.mean(1), control)
+        mixed = attn.to_out[0](merge_heads(mixed))  # [B,N,C]
         return mixed / attn.rescale_output_factor if attn.rescale_output_factor != 1 else mixed
 
-    def cross(self, weights: Tensor, v: Tensor, control: Control | None) -> Tensor:
-        """Weights [B,heads,N,77] and values [B,heads,77,c] -> [B,heads,N,c]."""
-        if control is None:
-            return weights @ v
-        mixed = weights @ (control.token_keep * v)
-        moved = weights[control.edited_source] @ (control.transfer @ v[control.edited])  # [E,heads,N,c]
-        if self.blends:
-            means = weights.mean(1)  # [B,N,77]
-            more = means[control.edited_source] @ control.words_moved
-            self.map = add_rows(means @ control.words_kept, control.edited, more)
-        return add_rows(mixed, control.edited, moved)
+
+def in_heads(project: Any, x: Tensor, heads: int) -> Tensor:
+    """x [B,N,D] through a linear layer, [B,heads,N,c]."""
+    return split_heads(project(x), heads, project.out_features // heads)
+
+
+def blend_map(means: Tensor, control: Control) -> Tensor:
+    """A'_b w [B,N,K] of means over heads [B,N,77]."""
+    moved = means.index_select(0, control.source) @ control.words_moved
+    return add_rows(means @ control.words_kept, control.edited, moved)
 
 
 def check_plain(name: str, attn: Any) -> None:
     """InputError for an attention layer with parts that `ControlAttention` does not compute."""
     extras = ("spatial_norm", "group_norm", "norm_q", "norm_k", "norm_cross", "added_kv_proj_dim")
     found = [part for part in extras if getattr(attn, part, None)]
+    found += ["a bias of its values"] if getattr(attn.to_v, "bias", None) is not None else []
     if found or attn.residual_connection:
         raise InputError(f"unet.{name}", f"attention with {', '.join(found) or 'a shortcut'}", "plain attention")
 
@@ -156,7 +162,7 @@ class ControlUNet(nn.Module):
         time_ids: Tensor | None = None,  # [B,6] of SDXL
     ) -> tuple[Tensor, Tensor]:
         """noise_pred [B,C,h,w], blend_maps [B,K,h_a,w_a]."""
-        control = Control.of(source_index, token_transfer, token_keep, self_replace, blend_words)
+        control = Control.of(encoder_hidden_states, source_index, token_transfer, token_keep, self_replace, blend_words)
         added = None if text_embeds is None else {"text_embeds": text_embeds, "time_ids": time_ids}
         before = self.unet.attn_processors
         self.unet.set_attn_processor({f"{name}.processor": one for name, one in self.processors.items()})

@@ -18,11 +18,13 @@ from limner.training.models.store import FP16_LARGEST, FP16_SMALLEST
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 INDEX = "model_index.json"
 END = "<|endoftext|>"
+TIME_IDS = 6  # SDXL: original size, crop, target size
 PARTS = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"}
+SECOND, SECOND_KIND = "text_encoder_2", "CLIPTextModelWithProjection"
 FILES = ("scheduler/scheduler_config.json", "tokenizer/vocab.json", "tokenizer/merges.txt")
 
 
@@ -34,20 +36,35 @@ class DiffusionFolder:
     unet: UNet2DConditionModel
     vae: AutoencoderKL
     text_encoder: CLIPTextModel
+    text_encoder_2: CLIPTextModelWithProjection | None  # of SDXL
     scheduler: Path
     tokenizer: Path  # folder with vocab.json and merges.txt
     prediction_type: str
     eos: int
     pad: int
+    second_pad: int = 0  # of the second text encoder
+    zero_empty: bool = False  # an empty text is zeros, as SDXL was trained
 
     @property
     def modules(self) -> tuple[nn.Module, ...]:
-        return self.unet, self.vae, self.text_encoder
+        second = () if self.text_encoder_2 is None else (self.text_encoder_2,)
+        return self.unet, self.vae, self.text_encoder, *second
+
+    @property
+    def text_width(self) -> int:
+        """Channels of the token states."""
+        second = self.text_encoder_2
+        return int(self.text_encoder.config.hidden_size) + (0 if second is None else int(second.config.hidden_size))
+
+    @property
+    def pooled(self) -> int:
+        """Channels of the pooled text; 0 without a second text encoder."""
+        return 0 if self.text_encoder_2 is None else int(self.text_encoder_2.config.projection_dim)
 
     @property
     def weights(self) -> tuple[Path, ...]:
         """The weight files."""
-        return tuple(sorted(path for part in PARTS for path in (self.root / part).glob("*.safetensors")))
+        return tuple(sorted(path for part in (*PARTS, SECOND) for path in (self.root / part).glob("*.safetensors")))
 
     @torch.no_grad()
     def round_to_fp16(self) -> None:
@@ -62,19 +79,16 @@ def read_folder(root: Path) -> DiffusionFolder:
     """Load the networks of `root`. InputError names what is missing or of another kind."""
     check_folder(root)
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
     scheduler = root / FILES[0]
     # safetensors alone: a pickle would run what it carries
     options: dict[str, Any] = {"torch_dtype": torch.float32, "local_files_only": True, "use_safetensors": True}
     unet = _load(UNet2DConditionModel, root / "unet", options)
     vae = _load(AutoencoderKL, root / "vae", options)
-    text_encoder = _load(CLIPTextModel, root / "text_encoder", {**options, "attn_implementation": "eager"})
-    for module in (unet, vae, text_encoder):
-        module.eval().requires_grad_(False)
-    if unet.config.cross_attention_dim != text_encoder.config.hidden_size:
-        given = f"a UNet for token states of {unet.config.cross_attention_dim}"
-        raise InputError("model.unet", given, f"the text encoder's {text_encoder.config.hidden_size}")
+    written_out = {**options, "attn_implementation": "eager"}
+    text_encoder = _load(CLIPTextModel, root / "text_encoder", written_out)
+    second = _load(CLIPTextModelWithProjection, root / SECOND, written_out) if (root / SECOND).is_dir() else None
     if unet.config.in_channels != vae.config.latent_channels:
         given = f"a UNet with {unet.config.in_channels} input channels"
         raise InputError("model.unet", given, f"the autoencoder's {vae.config.latent_channels}: no inpainting models")
@@ -82,21 +96,44 @@ def read_folder(root: Path) -> DiffusionFolder:
     eos = int(vocab[END]) if isinstance(vocab, dict) and END in vocab else -1
     if eos < 0:
         raise InputError(FILES[1], f"no token {END}", "CLIP's vocabulary")
-    return DiffusionFolder(
-        root, unet, vae, text_encoder, scheduler, root / "tokenizer",
+    found = DiffusionFolder(
+        root, unet, vae, text_encoder, second, scheduler, root / "tokenizer",
         read_scheduler_config(scheduler, FILES[0]).prediction_type, eos, _pad(root / "tokenizer", vocab, eos),
+        0 if second is None else _pad(root / "tokenizer_2", vocab, eos), second is not None and _zero_empty(root),
     )  # fmt: skip
+    for module in found.modules:
+        module.eval().requires_grad_(False)
+    _check_text(found)
+    return found
+
+
+def _check_text(folder: DiffusionFolder) -> None:
+    """InputError unless the UNet takes what the text encoders give."""
+    config: Any = folder.unet.config
+    if config.cross_attention_dim != folder.text_width:
+        given = f"a UNet for token states of {config.cross_attention_dim}"
+        raise InputError("model.unet", given, f"the text encoders' {folder.text_width}")
+    wanted = 0
+    if config.addition_embed_type == "text_time":
+        wanted = int(config.projection_class_embeddings_input_dim) - TIME_IDS * int(config.addition_time_embed_dim)
+    if wanted != folder.pooled:
+        given = f"a UNet for a pooled text of {wanted}"
+        raise InputError("model.unet", given, f"the second text encoder's {folder.pooled}" if folder.pooled else "none")
+
+
+def _zero_empty(root: Path) -> bool:
+    """Whether model_index.json asks for zeros in place of an empty text; diffusers does if it does not say."""
+    path = root / INDEX
+    return not path.is_file() or bool(read_json(path, INDEX).get("force_zeros_for_empty_prompt", True))
 
 
 def check_folder(root: Path) -> None:
-    """InputError unless the folder has the parts of a Stable Diffusion 1.x or 2.x pipeline."""
+    """InputError unless the folder has the parts of a Stable Diffusion pipeline: 1.x, 2.x or XL."""
     whole = "a folder in diffusers' format with " + ", ".join((*PARTS, "scheduler", "tokenizer"))
     if not root.is_dir():
         raise InputError("model", f"no folder at {str(root)!r}", whole)
-    if (root / "text_encoder_2").exists():
-        raise InputError("model", "a pipeline with two text encoders", "Stable Diffusion 1.x or 2.x",
-                         "SDXL's UNet alone: limner.export.diffusion.specs.unet_specs")  # fmt: skip
-    for part, kind in PARTS.items():
+    parts = PARTS | ({SECOND: SECOND_KIND} if (root / SECOND).exists() else {})
+    for part, kind in parts.items():
         path = root / part / "config.json"
         if not path.is_file():
             raise InputError("model", f"no {part}/config.json in {str(root)!r}", whole)
@@ -107,6 +144,11 @@ def check_folder(root: Path) -> None:
     for name in FILES:
         if not (root / name).is_file():
             raise InputError("model", f"no {name} in {str(root)!r}", whole)
+    if SECOND in parts:
+        for name in ("vocab.json", "merges.txt"):
+            first, second = (root / place / name for place in ("tokenizer", "tokenizer_2"))
+            if not second.is_file() or second.read_bytes() != first.read_bytes():
+                raise InputError(f"model.tokenizer_2/{name}", "another vocabulary, or none", f"tokenizer/{name} again")
 
 
 def _load(kind: Any, folder: Path, options: dict[str, Any]) -> Any:

@@ -12,7 +12,7 @@ from limner.training.models.clip import attend
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
-    from transformers import CLIPTextModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 SMALLEST_LOGVAR, LARGEST_LOGVAR = -30.0, 20.0  # where diffusers' DiagonalGaussianDistribution cuts it
 
@@ -20,7 +20,7 @@ SMALLEST_LOGVAR, LARGEST_LOGVAR = -30.0, 20.0  # where diffusers' DiagonalGaussi
 class TextStates(nn.Module):
     """Token ids int64 [B,77] -> the last hidden states [B,77,D], causal, after the final norm."""
 
-    def __init__(self, encoder: CLIPTextModel) -> None:
+    def __init__(self, encoder: CLIPTextModel | CLIPTextModelWithProjection) -> None:
         super().__init__()
         self.text: Any = getattr(encoder, "text_model", encoder)
         length = int(encoder.config.max_position_embeddings)
@@ -30,12 +30,33 @@ class TextStates(nn.Module):
     mask: Tensor
 
     def forward(self, input_ids: Tensor) -> Tensor:
+        return self.last_two(input_ids)[1]
+
+    def last_two(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The states before the last layer, and those at the end."""
         embeddings = self.text.embeddings
-        x = embeddings.token_embedding(input_ids) + embeddings.position_embedding.weight
+        x = before = embeddings.token_embedding(input_ids) + embeddings.position_embedding.weight
         for layer in self.text.encoder.layers:
-            x = attend(layer, x, self.mask)
-        states: Tensor = self.text.final_layer_norm(x)
-        return states
+            before, x = x, attend(layer, x, self.mask)
+        return before, self.text.final_layer_norm(x)
+
+
+class PairStates(nn.Module):
+    """SDXL's texts (Podell et al. 2023, section 2.1): the states before the last layer of two encoders side by side,
+    [B,77,D1+D2], and the second one's projected end token [B,P].
+    """
+
+    def __init__(self, first: CLIPTextModel, second: CLIPTextModelWithProjection, eos: int) -> None:
+        super().__init__()
+        self.first, self.second, self.eos = TextStates(first), TextStates(second), eos
+        self.projection: Any = second.text_projection
+
+    def forward(self, input_ids: Tensor, input_ids_2: Tensor) -> tuple[Tensor, Tensor]:
+        states, _ = self.first.last_two(input_ids)
+        more, last = self.second.last_two(input_ids_2)
+        end = (input_ids_2 == self.eos).int().argmax(1)  # the first one
+        pooled = last.gather(1, end[:, None, None].expand(-1, 1, last.shape[-1]))[:, 0]
+        return torch.cat([states, more], -1), self.projection(pooled)
 
 
 class SpatialAttention(ControlAttention):

@@ -1,7 +1,8 @@
-"""Changing some rows of a tensor, found by number: in torch, and as ONNX's ScatterND.
+"""Operations that the tracing exporter would write at length, each as the one ONNX operation that it is.
 
-ONNX Runtime scatters in place where it may, so no rows cost nothing; torch's own index operations are exported with
-an index of every element.
+Adding to rows found by number is ScatterND, which ONNX Runtime does in place where it may, so no rows cost nothing;
+torch's own index operations are exported with an index of every element. Heads are split and merged by Reshape with
+its copied sizes (0), where torch's are exported with the arithmetic of every size.
 """
 
 from __future__ import annotations
@@ -12,38 +13,55 @@ import torch
 from torch import Tensor
 
 
-class _PutRows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, data: Tensor, rows: Tensor, values: Tensor) -> Tensor:
-        return data.index_copy(0, rows, values)
-
-    @staticmethod
-    def symbolic(g: Any, data: Any, rows: Any, values: Any) -> Any:
-        return _scatter(g, data, rows, values, "none")
-
-
 class _AddRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, data: Tensor, rows: Tensor, values: Tensor) -> Tensor:
-        return data.index_add(0, rows, values)
+        return data.index_add(0, rows[:, 0], values)
 
     @staticmethod
     def symbolic(g: Any, data: Any, rows: Any, values: Any) -> Any:
-        return _scatter(g, data, rows, values, "add")
+        return g.op("ScatterND", data, rows, values, reduction_s="add").setType(data.type())
 
 
-def _scatter(g: Any, data: Any, rows: Any, values: Any, reduction: str) -> Any:
-    axis = g.op("Constant", value_t=torch.tensor([1]))
-    return g.op("ScatterND", data, g.op("Unsqueeze", rows, axis), values, reduction_s=reduction).setType(data.type())
+class _SplitHeads(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, heads: int, width: int) -> Tensor:
+        return x.unflatten(-1, (heads, width))
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, heads: int, width: int) -> Any:
+        return _reshape(g, x, [0, 0, heads, width])  # no -1, which no rows would leave open
 
 
-def put_rows(data: Tensor, rows: Tensor, values: Tensor) -> Tensor:
-    """data [B,...] with data[rows[i]] = values[i]; rows int64 [E] without repeats, values [E,...]."""
-    found: Tensor = _PutRows.apply(data, rows, values)  # type: ignore[no-untyped-call]
-    return found
+class _MergeHeads(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.flatten(-2)
+
+    @staticmethod
+    def symbolic(g: Any, x: Any) -> Any:
+        return _reshape(g, x, [0, 0, -1])
+
+
+def _reshape(g: Any, x: Any, shape: list[int]) -> Any:
+    sizes = [size if size > 0 else None for size in shape]
+    target = g.op("Identity", g.op("Constant", value_t=torch.tensor(shape)))  # the exporter asserts a -1 beside a 0
+    return g.op("Reshape", x, target).setType(x.type().with_sizes(sizes))
 
 
 def add_rows(data: Tensor, rows: Tensor, values: Tensor) -> Tensor:
-    """data [B,...] with values[i] added to data[rows[i]]; rows int64 [E] without repeats, values [E,...]."""
+    """data [B,...] with values[i] added to data[rows[i,0]]; rows int64 [E,1] without repeats, values [E,...]."""
     found: Tensor = _AddRows.apply(data, rows, values)  # type: ignore[no-untyped-call]
+    return found
+
+
+def split_heads(x: Tensor, heads: int, width: int) -> Tensor:
+    """[B,N,heads width] -> [B,heads,N,width]."""
+    found: Tensor = _SplitHeads.apply(x, heads, width)  # type: ignore[no-untyped-call]
+    return found.transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """[B,heads,N,c] -> [B,N,heads c]."""
+    found: Tensor = _MergeHeads.apply(x.transpose(1, 2))  # type: ignore[no-untyped-call]
     return found

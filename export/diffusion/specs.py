@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from limner.export.diffusion.control import CONTROL_INPUTS, ControlUNet
-from limner.export.diffusion.folder import DiffusionFolder
+from limner.export.diffusion.folder import TIME_IDS, DiffusionFolder
 from limner.export.diffusion.layers import ControlledLayers, stride
-from limner.export.diffusion.parts import LatentDecoder, LatentEncoder, SpatialAttention, TextStates
+from limner.export.diffusion.parts import LatentDecoder, LatentEncoder, PairStates, SpatialAttention, TextStates
 from limner.export.diffusion.surgery import operate
 from limner.export.diffusion.trace import export_module
 from limner.export.graphs import BATCH, OPSET, GraphSpec, Sample, Tensors
@@ -65,12 +65,36 @@ def text_graph(folder: DiffusionFolder) -> TracedGraph:
             row[count + 1] = folder.eos
         return (ids,)
 
+    if folder.text_encoder_2 is not None:
+        return pair_graph(folder, sample)
     module = TextStates(encoder).eval()
     return TracedGraph(module, GraphSpec(
         "text_encoder", (TensorMeta("input_ids", "int64", (BATCH, length)),),
         (TensorMeta("token_states", "float32", (BATCH, length, width)),),
         lambda ids: (module(ids),), lambda ids: (encoder(ids).last_hidden_state,), sample,
     ))  # fmt: skip
+
+
+def pair_graph(folder: DiffusionFolder, first: Sample) -> TracedGraph:
+    """SDXL's two text encoders: the second reads the same tokens, filled up otherwise."""
+    encoder, second = folder.text_encoder, folder.text_encoder_2
+    assert second is not None
+    length = int(encoder.config.max_position_embeddings)
+
+    def sample(batch: int, rng: torch.Generator) -> Tensors:
+        (ids,) = first(batch, rng)
+        ends = (ids == folder.eos).int().argmax(1, keepdim=True)
+        return ids, torch.where(torch.arange(length) > ends, folder.second_pad, ids)
+
+    def states(ids: Tensor, ids_2: Tensor) -> Tensors:
+        found = encoder(ids, output_hidden_states=True), second(ids_2, output_hidden_states=True)
+        return torch.cat([one.hidden_states[-2] for one in found], -1), found[1].text_embeds
+
+    module = PairStates(encoder, second, folder.eos).eval()
+    inputs = tuple(TensorMeta(name, "int64", (BATCH, length)) for name in ("input_ids", "input_ids_2"))
+    outputs = (TensorMeta("token_states", "float32", (BATCH, length, folder.text_width)),
+               TensorMeta("text_embeds", "float32", (BATCH, folder.pooled)))  # fmt: skip
+    return TracedGraph(module, GraphSpec("text_encoder", inputs, outputs, module, states, sample))
 
 
 def vae_graphs(vae: AutoencoderKL, side: int) -> dict[str, TracedGraph]:
@@ -166,9 +190,6 @@ def unet_inputs(unet: UNet2DConditionModel) -> tuple[TensorMeta, ...]:
         found += [TensorMeta("text_embeds", "float32", (BATCH, _pooled_width(unet))),
                   TensorMeta("time_ids", "float32", (BATCH, TIME_IDS))]  # fmt: skip
     return tuple(found)
-
-
-TIME_IDS = 6  # SDXL: original size, crop, target size
 
 
 def _pooled_width(unet: UNet2DConditionModel) -> int:

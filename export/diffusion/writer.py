@@ -152,7 +152,7 @@ def manifest(
         opset=config.opset,
         weights_storage=config.weights_storage,
         clip=ClipMeta(
-            embedding=int(text.hidden_size),
+            embedding=folder.text_width,
             context_length=int(text.max_position_embeddings),
             eos=folder.eos,
             pad=folder.pad,
@@ -168,6 +168,9 @@ def manifest(
             scheduler=SCHEDULER,
             edited_layers=layers.edited,
             blend_layers=layers.blends,
+            pooled=folder.pooled,
+            second_pad=folder.second_pad,
+            zero_empty=folder.zero_empty,
         ),
         constants=None,
         graphs={name: _graph_meta(name, graph, reports[name], written) for name, graph in graphs.items()},
@@ -223,7 +226,7 @@ def plan(model: Path, out: Path | None, config: DiffusionExport) -> dict[str, An
     layers = choose_layers(folder.unet, config.edited_layers, config.blend_layers)
     parameters = {
         name: sum(weight.numel() for weight in module.parameters())
-        for name, module in zip(("unet", "vae", "text_encoder"), folder.modules, strict=True)
+        for name, module in zip(("unet", "vae", "text_encoder", "text_encoder_2"), folder.modules, strict=False)
     }
     return {
         "out": str(model if out is None else out),

@@ -7,6 +7,14 @@
                    fields of `AttentionControl` -> noise_pred float32 [B,C,h,w], blend_maps float32 [B,K,h_a,w_a]
 
 Latents outside this file are scaled: latents = scaling_factor * what the VAE encoder gives.
+
+A model in the shape of SDXL (`DiffusionMeta.pooled`) has two text encoders in its graph, and a UNet that is told more:
+
+    text_encoder   also input_ids_2 int64 [N,77], the same tokens filled up otherwise -> also text_embeds float32 [N,P]
+    unet           also text_embeds float32 [B,P] and time_ids float32 [B,6], the sizes in pixels
+
+Outside this file a text is one array all the same, [78,D] in place of [77,D]: its last row has the P pooled features,
+then zeros. Sizes are those of the picture that is made, cut nowhere.
 """
 
 import threading
@@ -22,7 +30,7 @@ from limner.runtime.bundle import Bundle
 from limner.runtime.bundle_schema import DiffusionMeta
 from limner.runtime.diffusion.control import AttentionControl
 from limner.runtime.diffusion.schedule import SchedulerConfig, read_scheduler_config
-from limner.runtime.errors import InputError
+from limner.runtime.errors import BundleError, InputError
 from limner.runtime.tokenizer import Tokenizer
 
 __all__ = ["DiffusionNetworks", "Graphs", "Prediction"]
@@ -58,6 +66,7 @@ class DiffusionNetworks:
         self.tokenizer = tokenizer
         self.scheduler = scheduler
         self.unet_rows = 0  # rows that the UNet has worked on, all calls together
+        self.tokens = tokenizer.context_length
         self._texts: OrderedDict[Hashable, FloatArray] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -69,7 +78,7 @@ class DiffusionNetworks:
         return cls(graphs, meta, Tokenizer.from_bundle(bundle), scheduler)
 
     def token_states(self, texts: Sequence[str], field: str = "prompt") -> FloatArray:
-        """N texts -> token states [N,77,D]; an empty text is the unconditional one.
+        """N texts -> token states [N,77,D] (SDXL: [N,78,D]); an empty text is the unconditional one.
 
         InputError naming `field` and the words that fall off for a text of too many tokens.
         """
@@ -78,8 +87,9 @@ class DiffusionNetworks:
             found = {text: self._texts[text] for text in wanted if text in self._texts}
         missing = [text for text in wanted if text not in found]
         if missing:
-            ids = np.concatenate([self._ids(text, field) for text in missing])
-            states = self.graphs.run("text_encoder", only=["token_states"], input_ids=ids)["token_states"]
+            states = self._encoded(np.concatenate([self._ids(text, field) for text in missing]))
+            if self.meta.zero_empty:
+                states[[not text.strip() for text in missing]] = 0.0
             found |= dict(zip(missing, states, strict=True))
         with self._lock:
             for text in wanted:
@@ -107,7 +117,7 @@ class DiffusionNetworks:
         self,
         sample: FloatArray,  # [B,C,h,w], scaled for the network
         timestep: float,
-        states: FloatArray,  # [B,77,D]
+        states: FloatArray,  # [B,77,D], of `token_states`
         control: AttentionControl | None = None,  # None is the plain UNet
         maps: bool = False,  # whether blend_maps are wanted
     ) -> Prediction:
@@ -115,20 +125,44 @@ class DiffusionNetworks:
         rows = len(sample)
         self.unet_rows += rows
         if control is None:
-            control = AttentionControl.identity(rows, states.shape[1])
+            control = AttentionControl.identity(rows, self.tokens)
         found = self.graphs.run(
             "unet",
             only=["noise_pred", "blend_maps"] if maps else ["noise_pred"],
             sample=sample,
             timestep=np.full(rows, timestep, dtype=np.float32),
-            encoder_hidden_states=states,
+            encoder_hidden_states=states[:, : self.tokens],
             source_index=control.source_index,
             token_transfer=control.token_transfer,
             token_keep=control.token_keep,
             self_replace=control.self_replace,
             blend_words=control.blend_words,
+            **self._added(sample, states),
         )
         return Prediction(found["noise_pred"], found.get("blend_maps"))
+
+    def _encoded(self, ids: NDArray[np.int64]) -> FloatArray:
+        """Token ids [N,77] -> the array of each text."""
+        if not self.meta.pooled:
+            return self.graphs.run("text_encoder", only=["token_states"], input_ids=ids)["token_states"]
+        ends = np.argmax(ids == self.tokenizer.eos, axis=1)  # of the words; what comes behind is filled up
+        second = np.where(np.arange(self.tokens) > ends[:, None], self.meta.second_pad, ids)
+        found = self.graphs.run("text_encoder", input_ids=ids, input_ids_2=second)
+        states, pooled = found["token_states"], found["text_embeds"]
+        if pooled.shape[1] > states.shape[2]:
+            given = f"{pooled.shape[1]} pooled channels and {states.shape[2]} of token states"
+            raise BundleError("diffusion.pooled", given, "no more pooled channels than those of token states")
+        last = np.zeros((len(ids), 1, states.shape[2]), np.float32)
+        last[:, 0, : pooled.shape[1]] = pooled
+        return np.concatenate([states, last], axis=1)
+
+    def _added(self, sample: FloatArray, states: FloatArray) -> dict[str, FloatArray]:
+        """What an SDXL-shaped UNet is told besides: (height, width) of the original, the cut's corner, the target."""
+        if not self.meta.pooled:
+            return {}
+        height, width = (side * self.meta.vae_factor for side in sample.shape[-2:])
+        sizes = np.array([height, width, 0, 0, height, width], np.float32)
+        return {"text_embeds": states[:, self.tokens, : self.meta.pooled], "time_ids": np.tile(sizes, (len(sample), 1))}
 
     def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
         """(C, h, w) of a picture of that size in pixels; None is the size that the model was trained at."""

@@ -125,7 +125,7 @@ class Steering(ABC):
         if not self.maps or not pairs:
             return None
         before = self.base.count * len(self.base.states)
-        tokens = self.base.uncond.shape[1]
+        tokens = self.networks.tokens
         words = np.zeros((before + len(pairs), 1, tokens), np.float32)
         for k, (row, c) in enumerate(pairs):
             words[before + k, 0, 1 : 1 + self._words[self.texts[row][c]]] = 1.0  # after the start token

@@ -203,7 +203,7 @@ def broken(tmp_path: Path, source: Path, change: str) -> Path:
     shutil.copytree(source, root)
     if change == "no vae":
         shutil.rmtree(root / "vae")
-    elif change == "two text encoders":
+    elif change == "second text encoder":
         (root / "text_encoder_2").mkdir()
     elif change == "no tokenizer":
         (root / "tokenizer" / "merges.txt").unlink()
@@ -223,8 +223,9 @@ def _edit(path: Path, **values: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ("no vae", "vae/config.json"), ("two text encoders", "two text encoders"), ("no tokenizer", "merges.txt"),
-        ("weights", "do not load"), ("inpainting", "VQModel"), ("pickle", "do not load"),
+        ("no vae", "vae/config.json"), ("second text encoder", "text_encoder_2/config.json"),
+        ("no tokenizer", "merges.txt"), ("weights", "do not load"), ("inpainting", "VQModel"),
+        ("pickle", "do not load"),
     ],
 )  # fmt: skip
 def test_broken_folders_are_refused(tmp_path: Path, sd1_folder: Path, change: str, word: str) -> None:

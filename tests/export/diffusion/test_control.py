@@ -13,7 +13,7 @@ from tiny_diffusion import tiny_unet
 
 from limner.export.diffusion.control import CONTROL_INPUTS, Control, ControlAttention, ControlUNet
 from limner.export.diffusion.layers import choose_layers, layer_shrink
-from limner.export.diffusion.rows import add_rows, put_rows
+from limner.export.diffusion.rows import add_rows, merge_heads, split_heads
 from limner.export.diffusion.specs import identity_control, random_control
 from limner.export.diffusion.surgery import Surgeon, operate
 from limner.runtime.errors import InputError
@@ -72,7 +72,7 @@ def test_processor_and_surgery_against_float64_loops(is_self: bool) -> None:
     given = None if is_self else context
     wanted, maps = numpy_attention(attn, x, x if is_self else context, control, is_self)
     processor = ControlAttention(edited=True, blends=not is_self)
-    processor.control = Control.of(**control)
+    processor.control = Control.of(context, **control)
     np.testing.assert_allclose(processor(attn, x, given).numpy(), wanted, rtol=1e-5, atol=2e-6)
     found: list[torch.Tensor] = []
     surgeon = Surgeon(control, True, None if is_self else found)
@@ -86,7 +86,7 @@ def test_processor_and_surgery_against_float64_loops(is_self: bool) -> None:
 def test_a_layer_that_is_not_edited_ignores_the_control() -> None:
     attn, x, context = layer(5), torch.randn(ROWS, PLACES, WIDTH), torch.randn(ROWS, 77, 5)
     processor = ControlAttention(edited=False)
-    processor.control = Control.of(**controls())
+    processor.control = Control.of(context, **controls())
     torch.testing.assert_close(processor(attn, x, context), attn(x, context), rtol=1e-5, atol=1e-6)
 
 
@@ -104,13 +104,19 @@ def test_attention_in_fp16_is_computed_in_fp32_where_the_model_asks() -> None:
     assert outputs[True].dtype == torch.float16
 
 
-def test_rows_are_put_and_added() -> None:
-    data, rows = torch.arange(6.0).view(3, 2), torch.tensor([2, 0])
+def test_rows_are_added() -> None:
+    data, rows = torch.arange(6.0).view(3, 2), torch.tensor([[2], [0]])
     values = torch.tensor([[10.0, 20.0], [30.0, 40.0]])
-    assert put_rows(data, rows, values).tolist() == [[30, 40], [2, 3], [10, 20]]
     assert add_rows(data, rows, values).tolist() == [[30, 41], [2, 3], [14, 25]]
-    empty = torch.zeros(0, dtype=torch.int64)
+    empty = torch.zeros(0, 1, dtype=torch.int64)
     assert torch.equal(add_rows(data, empty, torch.zeros(0, 2)), data)
+
+
+def test_heads_are_split_and_merged() -> None:
+    x = torch.randn(2, 5, 12)
+    heads = split_heads(x, 3, 4)
+    assert torch.equal(heads[1, 2], x[1, :, 8:]) and torch.equal(merge_heads(heads), x)
+    assert split_heads(torch.zeros(0, 5, 12), 3, 4).shape == (0, 3, 5, 4)
 
 
 @torch.no_grad()

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from limner.runtime.shipped import checkpoints_folder
 from limner.training.avatars.tokens import write_tokenizer
 from limner.training.models.diffusion import SCHEDULER, AutoencoderConfig, build_autoencoder, save_pipeline
 
-TEXT_WIDTH = 16
+TEXT_WIDTH, POOLED = 16, 10
 SHARED = {"sample_size": 8, "norm_num_groups": 8, "cross_attention_dim": TEXT_WIDTH, "layers_per_block": 1}
 UNETS: dict[str, dict[str, Any]] = {
     "sd1": {
@@ -32,7 +33,7 @@ UNETS: dict[str, dict[str, Any]] = {
         "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
         "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"), "transformer_layers_per_block": (1, 2),
         "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
-        "projection_class_embeddings_input_dim": 10 + 6 * 8,
+        "projection_class_embeddings_input_dim": POOLED + 6 * 8,
     },
 }  # fmt: skip
 
@@ -48,23 +49,44 @@ def tiny_vae() -> AutoencoderKL:
 
 
 def write_folder(root: Path, kind: str = "sd1") -> Path:
-    """A folder in diffusers' format; "sd2" predicts v and fills texts up with "!"."""
+    """A folder in diffusers' format; "sd2" predicts v and fills texts up with "!", "sdxl" has two text encoders."""
     tokenizer = root.parent / "tokens"
     lines = (checkpoints_folder() / "avatars" / "clip" / "merges.txt").read_text(encoding="utf-8").splitlines()[1:]
     vocabulary = write_tokenizer(tokenizer, [(a, b) for a, b in (line.split(" ") for line in lines if line)])
     torch.manual_seed(2)
-    text = CLIPTextModel(CLIPTextConfig(
-        vocab_size=vocabulary, hidden_size=TEXT_WIDTH, intermediate_size=32, num_hidden_layers=2,
-        num_attention_heads=2, max_position_embeddings=77, bos_token_id=vocabulary - 2, eos_token_id=vocabulary - 1,
-        pad_token_id=vocabulary - 1, hidden_act="quick_gelu" if kind == "sd1" else "gelu",
-    ))  # fmt: skip
+    config: dict[str, Any] = {
+        "vocab_size": vocabulary, "hidden_size": TEXT_WIDTH // (2 if kind == "sdxl" else 1), "intermediate_size": 32,
+        "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 77,
+        "bos_token_id": vocabulary - 2, "eos_token_id": vocabulary - 1, "pad_token_id": vocabulary - 1,
+        "hidden_act": "quick_gelu" if kind == "sd1" else "gelu",
+    }  # fmt: skip
+    text = CLIPTextModel(CLIPTextConfig(**config))
     vae = tiny_vae()
     vae.register_to_config(scaling_factor=0.2)
     scheduler = {**SCHEDULER, "prediction_type": "v_prediction" if kind == "sd2" else "epsilon"}
     save_pipeline(root, tiny_unet(kind), vae, text.eval(), tokenizer, scheduler)
     (root / "README.md").write_text("---\nlicense: openrail\n---\n# A model\n", encoding="utf-8")
+    if kind == "sdxl":
+        second = CLIPTextConfig(**config | {"num_hidden_layers": 3, "projection_dim": POOLED})
+        _add_second(root, CLIPTextModelWithProjection(second).eval())
     if kind == "sd2":
         path = root / "tokenizer" / "tokenizer_config.json"
         config = json.loads(path.read_text(encoding="utf-8"))
         path.write_text(json.dumps({**config, "pad_token": "!"}), encoding="utf-8")
     return root
+
+
+def _add_second(root: Path, encoder: CLIPTextModelWithProjection) -> None:
+    """The second text encoder of SDXL, its tokenizer, which fills up with "!", and the index of such a pipeline."""
+    encoder.save_pretrained(root / "text_encoder_2")
+    shutil.copytree(root / "tokenizer", root / "tokenizer_2")
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        path = root / "tokenizer_2" / name
+        path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), "pad_token": "!"}))
+    index = json.loads((root / "model_index.json").read_text(encoding="utf-8"))
+    index |= {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True,
+              "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+              "tokenizer_2": ["transformers", "CLIPTokenizer"]}  # fmt: skip
+    for name in ("safety_checker", "requires_safety_checker"):
+        index.pop(name)
+    (root / "model_index.json").write_text(json.dumps(index))
