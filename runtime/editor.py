@@ -72,7 +72,7 @@ class Editor:
         self,
         bundle: Bundle | str | Path,  # loaded, or the folder of one, which is then checked
         provider: str = "cpu",  # never replaced by another one
-        threads: int | None = None,  # CPU threads; None leaves it to ONNX Runtime
+        threads: int | None = None,  # CPU threads; None takes the cores that this process may use
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
         self.provider = provider

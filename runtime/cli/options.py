@@ -32,7 +32,10 @@ ProviderOption = Annotated[
     str,
     typer.Option("--provider", help="Where graphs run: cpu, cuda, tensorrt, engine, ...; never replaced by another."),
 ]
-ThreadsOption = Annotated[int | None, typer.Option("--threads", help="CPU threads; ONNX Runtime decides if not given.")]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option("--threads", envvar="LIMNER_THREADS", help="CPU threads; as many as this process has cores."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
 SheetOption = Annotated[Path | None, typer.Option("--sheet", help="Also write a before/after sheet to this PNG file.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check everything, print what would run, run nothing.")]
