@@ -31,6 +31,8 @@ class AutoencoderTraining:
     """Weights of the losses; a weight of 0 skips its work. Every loss is a mean over its elements."""
 
     pixel: float = 1.0  # L1
+    square: float = 0.0  # squared error: large areas of a wrong colour weigh more than edges
+    decorrelation: float = 0.0  # see `correlation`
     perceptual: float = 0.1
     kl: float = 1e-4
     adversarial: float = 0.1  # before the ratio of gradients
@@ -74,6 +76,20 @@ def perceptual_distance(features: Features, a: Tensor, b: Tensor) -> Tensor:
 def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
     """Mean over elements of KL(N(mean, e^logvar) || N(0, 1))."""
     return 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar).mean()
+
+
+def correlation(latents: Tensor) -> Tensor:
+    """Mean squared correlation between channels of latents [N,C,h,w], over pictures and places.
+
+    Channels that say the same waste the narrowest part of the network; the term is the covariance term of Bardes et
+    al. 2022 (VICReg, eq. 4), of standardised channels.
+    """
+    rows = latents.transpose(0, 1).flatten(1)
+    rows = rows - rows.mean(1, keepdim=True)
+    rows = rows / (rows.square().mean(1, keepdim=True) + 1e-6).sqrt()
+    found = rows @ rows.T / rows.shape[1]
+    count = len(rows)
+    return (found - torch.diag(found.diagonal())).square().sum() / max(count * (count - 1), 1)
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
@@ -127,6 +143,8 @@ class AutoencoderModule(pl.LightningModule):
         made = self.network.decode(posterior.mean + posterior.std * noise).sample
         losses = self.reconstruction(made, image)
         losses["kl"] = kl_divergence(posterior.mean, posterior.logvar)
+        if self.config.decorrelation:
+            losses["decorrelation"] = correlation(posterior.mean)
         total = torch.stack([getattr(self.config, name) * value for name, value in losses.items()]).sum()
         if self.is_adversarial:
             total = total + self._adversarial(total, made, image, losses)
@@ -136,6 +154,8 @@ class AutoencoderModule(pl.LightningModule):
     def reconstruction(self, made: Tensor, image: Tensor) -> dict[str, Tensor]:
         """The losses between made and true pictures [N,3,H,W]."""
         losses = {"pixel": (made - image).abs().mean()}
+        if self.config.square:
+            losses["square"] = F.mse_loss(made, image)
         if self.features is not None and self.config.perceptual and not (self.training and self.is_cropped):
             features: Any = self.features
             losses["perceptual"] = perceptual_distance(features, made, image).mean()

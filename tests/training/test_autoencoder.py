@@ -13,6 +13,7 @@ from limner.runtime.errors import InputError
 from limner.training.autoencoder_module import (
     AutoencoderModule,
     AutoencoderTraining,
+    correlation,
     kl_divergence,
     perceptual_distance,
     psnr,
@@ -20,6 +21,7 @@ from limner.training.autoencoder_module import (
 from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataset
 from limner.training.cli import resolve, run_family
 from limner.training.evaluate.autoencoder import latent_deviation
+from limner.training.families import autoencoder
 from limner.training.models.diffusion import (
     AutoencoderConfig,
     build_autoencoder,
@@ -52,6 +54,24 @@ def test_kl_against_numbers() -> None:
     m, v = mean.double().numpy(), np.exp(logvar.double().numpy())
     wanted = (0.5 * (m**2 + v - 1 - np.log(v))).mean()
     assert float(kl_divergence(mean, logvar)) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_correlation_against_numpy() -> None:
+    rng = np.random.default_rng(0)
+    latents = rng.normal(size=(3, 4, 5, 6))
+    latents[:, 2] = 0.5 * latents[:, 0] + 7  # says the same as another channel
+    table = np.corrcoef(latents.transpose(1, 0, 2, 3).reshape(4, -1))
+    expected = np.mean([table[i, j] ** 2 for i in range(4) for j in range(4) if i != j])
+    assert float(correlation(torch.from_numpy(latents))) == pytest.approx(expected, rel=1e-5)
+    assert float(correlation(torch.from_numpy(latents[:, :1]))) == 0  # one channel has no other
+
+
+def test_terms_are_left_out_unless_asked_for() -> None:
+    image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    made = image + 0.5
+    assert "square" not in module(perceptual=0.0).reconstruction(made, image)
+    found = module(perceptual=0.0, square=1.0).reconstruction(made, image)
+    assert float(found["square"]) == pytest.approx(0.25)
 
 
 def test_psnr_of_one_grey_level_and_of_equal_pictures() -> None:
@@ -158,3 +178,9 @@ def test_tiny_run_resumes_and_writes_a_card(tiny_cache: Path, tmp_path: Path, ti
     assert "## Licence" in (tmp_path / "model" / "README.md").read_text()
     assert (tmp_path / "model" / "reconstructions.png").is_file()
     assert list((tmp_path / "run" / "grids").glob("*.png"))
+    start = [*values, f"start={tmp_path / 'model'}"]
+    later, _ = autoencoder.build(resolve("autoencoder", overrides=start), tiny_cache)
+    for name, value in network.state_dict().items():
+        assert torch.equal(later.network.state_dict()[name], value)
+    with pytest.raises(InputError, match="of other sizes"):
+        autoencoder.build(resolve("autoencoder", overrides=[*start, "model.widths=[8, 8, 8, 8]"]), tiny_cache)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,6 +23,9 @@ from limner.training.models.store import load_model
 from limner.training.runner import OptimizerConfig, TrainerConfig
 from limner.training.sampling import StepData
 
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
 SHOWN = 16  # pictures in the card's grid
 
 
@@ -32,6 +35,7 @@ class Run:
 
     identity: str = "checkpoints/avatars/identity"  # features of the perceptual term
     judge: str = "checkpoints/avatars/judge"  # for the card's figures alone
+    start: str = ""  # folder of an autoencoder of the same sizes to go on from; empty: anew
     data: AvatarsConfig = field(default_factory=AvatarsConfig)
     model: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     training: AutoencoderTraining = field(default_factory=AutoencoderTraining)
@@ -53,10 +57,10 @@ def load_features(run: Run) -> IdentityNet | None:
 
 
 def build(run: Run, cache: Path) -> tuple[AutoencoderModule, StepData]:
-    """The module and its data; autoencoder and discriminator are fresh."""
+    """The module and its data; the discriminator is fresh, and the autoencoder unless there is `run.start`."""
     discriminator = PatchDiscriminator() if run.training.adversarial else None
     module = AutoencoderModule(
-        build_autoencoder(run.model), discriminator, load_features(run), run.training, run.optimizer,
+        first_network(run), discriminator, load_features(run), run.training, run.optimizer,
         run.trainer.max_steps, run.trainer.seed,
     )  # fmt: skip
     data = StepData(
@@ -64,6 +68,18 @@ def build(run: Run, cache: Path) -> tuple[AutoencoderModule, StepData]:
         run.trainer.batch_size, run.trainer.seed, run.trainer.validation_limit, run.trainer.workers,
     )  # fmt: skip
     return module, data
+
+
+def first_network(run: Run) -> AutoencoderKL:
+    network = build_autoencoder(run.model)
+    if run.start:
+        try:
+            network.load_state_dict(load_autoencoder(run.start).state_dict())
+        except RuntimeError as reason:
+            raise InputError(
+                "start", f"{run.start}, of other sizes", "an autoencoder with this run's `model`"
+            ) from reason
+    return network
 
 
 def save(run: Run, module: AutoencoderModule, folder: Path, cache: Path) -> dict[str, Any]:
