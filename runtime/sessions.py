@@ -101,7 +101,7 @@ class Sessions:
         session = self._session(graph)
         feed = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         try:
-            arrays = session.run(wanted, feed, *self._run_options(len(wanted) < len(known)))
+            arrays = session.run(wanted, feed)
         except LimnerError:
             raise
         except Exception as reason:
@@ -109,14 +109,6 @@ class Sessions:
         outputs = dict(zip(wanted, arrays, strict=True))
         check_outputs(graph, outputs, inputs)
         return outputs
-
-    def _run_options(self, partly: bool) -> tuple[Any, ...]:
-        """What ONNX Runtime is told when some outputs are left out: to leave out what only they need."""
-        if not partly or self.provider == ENGINE:
-            return ()
-        options = import_onnxruntime().RunOptions()
-        options.only_execute_path_to_fetches = True
-        return (options,)
 
     def close(self) -> None:
         """Drop the loaded graphs; a later `run` loads them again."""

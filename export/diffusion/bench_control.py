@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -26,7 +27,6 @@ from limner.export.weights import WeightFile
 from limner.runtime.bundle import Bundle
 from limner.runtime.bundle_schema import TensorMeta
 from limner.runtime.diffusion.control import AttentionControl
-from limner.runtime.sessions import Sessions
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -84,12 +84,14 @@ def control_cost(unet: UNet2DConditionModel, bundle: Bundle, repeats: int = 30) 
     """Time both for each number of rows."""
     import onnxruntime
 
-    sessions, meta = Sessions(bundle, threads=1), bundle.diffusion
+    meta = bundle.diffusion
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
     with tempfile.TemporaryDirectory() as folder:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = 1, 3
-        path = str(write_plain(unet, Path(folder)))
-        plain = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        paths = write_plain(unet, Path(folder)), bundle.file(bundle.graph("unet").file)
+        plain, controlled = (
+            onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]) for path in paths
+        )
     random = np.random.RandomState(0)
     found = []
     for rows in ROWS:
@@ -99,10 +101,8 @@ def control_cost(unet: UNet2DConditionModel, bundle: Bundle, repeats: int = 30) 
             "encoder_hidden_states": random.randn(rows, 77, bundle.manifest.clip.embedding).astype(np.float32),
         }
         control = {**feed, **vars(AttentionControl.identity(rows))}
-        found.append(_in_turns(
-            rows, lambda feed=feed: plain.run(None, feed),  # type: ignore[misc]
-            lambda feed=control: sessions.run("unet", only=["noise_pred"], **feed), repeats,  # type: ignore[misc]
-        ))  # fmt: skip
+        sides = (partial(plain.run, None, feed), partial(controlled.run, ["noise_pred"], control))
+        found.append(_in_turns(rows, *sides, repeats))
     return found
 
 

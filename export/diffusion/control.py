@@ -101,9 +101,10 @@ class ControlAttention:
         mixed = weights @ v
         if control is not None and encoder_hidden_states is not None:
             moved = in_heads(attn.to_v, control.text_moved, attn.heads)  # [E,heads,77,c]
-            mixed = add_rows(mixed, control.edited, weights.index_select(0, control.source) @ moved)
+            of_source = weights.index_select(0, control.source)  # [E,heads,N,77]
+            mixed = add_rows(mixed, control.edited, of_source @ moved)
             if self.blends:
-                self.map = blend_map(weights.mean(1), control)
+                self.map = blend_map(weights, of_source, control)
         mixed = attn.to_out[0](merge_heads(mixed))  # [B,N,C]
         return mixed / attn.rescale_output_factor if attn.rescale_output_factor != 1 else mixed
 
@@ -113,10 +114,10 @@ def in_heads(project: Any, x: Tensor, heads: int) -> Tensor:
     return split_heads(project(x), heads, project.out_features // heads)
 
 
-def blend_map(means: Tensor, control: Control) -> Tensor:
-    """A'_b w [B,N,K] of means over heads [B,N,77]."""
-    moved = means.index_select(0, control.source) @ control.words_moved
-    return add_rows(means @ control.words_kept, control.edited, moved)
+def blend_map(weights: Tensor, of_source: Tensor, control: Control) -> Tensor:
+    """A'_b w, a mean over heads [B,N,K]; A_b [B,heads,N,77] and A_s [E,heads,N,77]. Words first, since they are few."""
+    kept = (weights @ control.words_kept[:, None]).mean(1)
+    return add_rows(kept, control.edited, (of_source @ control.words_moved[:, None]).mean(1))
 
 
 def check_plain(name: str, attn: Any) -> None:
