@@ -10,6 +10,7 @@ BATCH = RangeMeta(1, 1, 8)
 ROWS = RangeMeta(1, 4, 16)  # of a UNet: with guidance, N edits and their source are 2 (N + 1) rows
 WORDS = RangeMeta(1, 1, 8)  # groups of words whose attention maps are asked for
 TEXT = 16  # tokens of a usual text, its start and its end
+TEXTS = RangeMeta(1, 79, 96)  # a text is encoded in 79 templates at once
 
 
 def graph_ranges(manifest: BundleManifest, graph: str) -> dict[str, RangeMeta]:
@@ -23,6 +24,7 @@ def graph_ranges(manifest: BundleManifest, graph: str) -> dict[str, RangeMeta]:
     elif manifest.clip.context_length > 1:
         longest = manifest.clip.context_length
         implied["tokens"] = RangeMeta(2, min(TEXT, longest), longest)
+        implied["batch"] = TEXTS if graph == "clip_text" else BATCH
     declared = {name: sizes for name, sizes in manifest.ranges.items() if "." not in name}
     own = {name.partition(".")[2]: sizes for name, sizes in manifest.ranges.items() if name.startswith(f"{graph}.")}
     return implied | declared | own
