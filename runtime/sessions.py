@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,9 @@ from limner.runtime.providers import (
     import_onnxruntime,
 )
 from limner.runtime.threads import usable_cores
+
+if TYPE_CHECKING:
+    from limner.runtime.engines.binding import BoundGraph
 
 ONNX_TYPES = {
     "float32": "tensor(float)",
@@ -109,6 +112,23 @@ class Sessions:
         outputs = dict(zip(wanted, arrays, strict=True))
         check_outputs(graph, outputs, inputs)
         return outputs
+
+    @property
+    def device(self) -> str | None:
+        """ONNX Runtime's name of the memory where arrays of these graphs can stay; None if they cannot."""
+        from limner.runtime.engines.binding import DEVICES
+
+        return DEVICES.get(self.provider)
+
+    def bind(self, graph: str, outputs: Sequence[str], inputs: Mapping[str, NDArray[Any]]) -> "BoundGraph":
+        """A graph with these inputs given, checked as by `run`; calls change some and give `outputs`."""
+        from limner.runtime.engines.binding import BoundGraph
+
+        if self.device is None:
+            allowed = ", ".join(name for name in ("cpu", "cuda", "tensorrt") if name != self.provider)
+            raise ProviderError("provider", f"{self.provider!r}, which keeps no arrays", allowed)
+        check_inputs(graph, self.bundle.graph(graph), inputs)
+        return BoundGraph(graph, self._session(graph), self.device, outputs, inputs)
 
     def close(self) -> None:
         """Drop the loaded graphs; a later `run` loads them again."""

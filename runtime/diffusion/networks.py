@@ -122,24 +122,29 @@ class DiffusionNetworks:
         maps: bool = False,  # whether blend_maps are wanted
     ) -> Prediction:
         """Run the UNet once on B rows."""
+        self.unet_rows += len(sample)
+        wanted = ["noise_pred", "blend_maps"] if maps else ["noise_pred"]
+        found = self.graphs.run("unet", only=wanted, **self.unet_inputs(sample, timestep, states, control))
+        return Prediction(found["noise_pred"], found.get("blend_maps"))
+
+    def unet_inputs(
+        self, sample: FloatArray, timestep: float, states: FloatArray, control: AttentionControl | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """The inputs of the UNet's graph by name."""
         rows = len(sample)
-        self.unet_rows += rows
         if control is None:
             control = AttentionControl.identity(rows, self.tokens)
-        found = self.graphs.run(
-            "unet",
-            only=["noise_pred", "blend_maps"] if maps else ["noise_pred"],
-            sample=sample,
-            timestep=np.full(rows, timestep, dtype=np.float32),
-            encoder_hidden_states=states[:, : self.tokens],
-            source_index=control.source_index,
-            token_transfer=control.token_transfer,
-            token_keep=control.token_keep,
-            self_replace=control.self_replace,
-            blend_words=control.blend_words,
+        return {
+            "sample": sample,
+            "timestep": np.full(rows, timestep, dtype=np.float32),
+            "encoder_hidden_states": states[:, : self.tokens],
+            "source_index": control.source_index,
+            "token_transfer": control.token_transfer,
+            "token_keep": control.token_keep,
+            "self_replace": control.self_replace,
+            "blend_words": control.blend_words,
             **self._added(sample, states),
-        )
-        return Prediction(found["noise_pred"], found.get("blend_maps"))
+        }
 
     def _encoded(self, ids: NDArray[np.int64]) -> FloatArray:
         """Token ids [N,77] -> the array of each text."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limner.runtime.checks import require_int, require_number
+from limner.runtime.diffusion import resident
 from limner.runtime.diffusion.networks import DiffusionNetworks
 from limner.runtime.diffusion.samplers import Sampler, default_sampler, make_sampler, require_sampler
 from limner.runtime.errors import GraphError, InputError, NonFiniteError
@@ -153,6 +154,10 @@ def generate(
     start = draw() if latents is None else latents
     text = networks.token_states(prompts)
     uncond = networks.token_states([negative] * len(prompts), "negative_prompt")
-    estimate = plain_estimate(networks, text, uncond, parameters.guidance_scale)
     start = start * np.float32(sampler.init_noise_sigma)
+    if resident.can_stay(networks.graphs, sampler):
+        states = np.concatenate([uncond, text]) if parameters.guidance_scale > 1.0 else text
+        scale = parameters.guidance_scale
+        return resident.denoise_resident(networks, sampler, start, states, scale, draw=draw, progress=progress)
+    estimate = plain_estimate(networks, text, uncond, parameters.guidance_scale)
     return denoise(sampler, start, estimate, draw=draw, progress=progress)
