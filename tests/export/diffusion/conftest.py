@@ -12,7 +12,7 @@ from limner.runtime.bundle import Bundle
 @pytest.fixture(scope="session")
 def sd1_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in the shape of Stable Diffusion 1.x; read-only by agreement."""
-    return write_folder(tmp_path_factory.mktemp("folders") / "sd1")
+    return write_folder(tmp_path_factory.mktemp("folders") / "sd1", words=True)
 
 
 @pytest.fixture(scope="session")

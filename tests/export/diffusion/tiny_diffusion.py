@@ -48,11 +48,15 @@ def tiny_vae() -> AutoencoderKL:
     return build_autoencoder(AutoencoderConfig(size=16, widths=(8, 16), groups=4)).eval().requires_grad_(False)
 
 
-def write_folder(root: Path, kind: str = "sd1") -> Path:
-    """A folder in diffusers' format; "sd2" predicts v and fills texts up with "!", "sdxl" has two text encoders."""
+def write_folder(root: Path, kind: str = "sd1", words: bool = False) -> Path:
+    """A folder in diffusers' format; "sd2" predicts v and fills texts up with "!", "sdxl" has two text encoders.
+
+    Tokens are letters, or with `words` those of the avatars' CLIP, so that whole sentences fit.
+    """
     tokenizer = root.parent / "tokens"
-    lines = (checkpoints_folder() / "avatars" / "clip" / "merges.txt").read_text(encoding="utf-8").splitlines()[1:]
-    vocabulary = write_tokenizer(tokenizer, [(a, b) for a, b in (line.split(" ") for line in lines if line)])
+    merges = (checkpoints_folder() / "avatars" / "clip" / "merges.txt").read_text(encoding="utf-8") if words else ""
+    pairs = (line.split(" ") for line in merges.splitlines()[1:] if line)
+    vocabulary = write_tokenizer(tokenizer, [(a, b) for a, b in pairs])
     torch.manual_seed(2)
     config: dict[str, Any] = {
         "vocab_size": vocabulary, "hidden_size": TEXT_WIDTH // (2 if kind == "sdxl" else 1), "intermediate_size": 32,
