@@ -59,7 +59,7 @@ class DiffusionFolder:
     @property
     def pooled(self) -> int:
         """Channels of the pooled text; 0 without a second text encoder."""
-        return 0 if self.text_encoder_2 is None else int(self.text_encoder_2.config.projection_dim)
+        return 0 if self.text_encoder_2 is None else int(self.text_encoder_2.config.projection_dim or 0)
 
     @property
     def weights(self) -> tuple[Path, ...]:
