@@ -67,7 +67,9 @@ def bundle_entry(bundle: Bundle) -> dict[str, Any]:
 
 def _family(config: Path) -> str:
     data = read_json(config, config.name)
-    return str(data.get("family", "unknown")) if isinstance(data, dict) else "unknown"
+    if not isinstance(data, dict):
+        return "unknown"
+    return str(data.get("family") or data.get("_class_name", "unknown"))  # the second in folders of diffusers'
 
 
 def _licence(card: Path) -> str | None:
