@@ -13,6 +13,7 @@ from limner.export.diffusion.battery.methods import METHODS, parse_names, parse_
 from limner.export.diffusion.battery.report import figures, markdown
 from limner.export.diffusion.battery.rows import open_rows
 from limner.export.diffusion.battery.runs import FIRST_SEED, PARTS, Battery
+from limner.export.partial_folder import signals_as_exits
 from limner.runtime.bundle import load_bundle
 from limner.runtime.editor import Editor
 from limner.runtime.errors import InputError
@@ -59,11 +60,12 @@ def main(
         (out, sheets),
     )  # fmt: skip
     try:
-        if "prompts" in chosen:
-            battery.prompts(prompts)
-        for part, number in (("generated", seeds), ("real", count)):
-            if part in chosen:
-                battery.edit_pictures(part, names, number)
+        with signals_as_exits():
+            if "prompts" in chosen:
+                battery.prompts(prompts)
+            for part, number in (("generated", seeds), ("real", count)):
+                if part in chosen:
+                    battery.edit_pictures(part, names, number)
     finally:  # a stopped run leaves the tables of what it has
         if out is not None and rows.found:
             report = settings | figures(rows)

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count as integers
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +32,7 @@ PARTS = ("prompts", "generated", "real")
 FIRST_SEED = {"test": 0, "validation": 1_000_000}  # of generated pictures: the splits share no noise
 BATCH = 10  # pictures of the part prompts made at once
 TOGETHER = 32  # edits of one picture, at most
-LARGEST_SEARCH = 40  # pictures looked at for one that counts
+SEARCH = 20, 4  # pictures that are looked at: so many, and so many for each that is wanted
 
 
 @dataclass(frozen=True)
@@ -75,10 +74,10 @@ class Battery:
     def edit_pictures(self, part: str, methods: Sequence[str], count: int) -> None:
         """Judge every edit by every method on `count` pictures, "generated" or "real"."""
         begin = time.perf_counter()
-        for index in integers():
+        for index in range(SEARCH[0] + SEARCH[1] * count):
             left = {name: self._wanted(part, name, index, count) for name in methods}
             if not any(left.values()):
-                if index >= LARGEST_SEARCH * count or not any(self._lacking(part, name, count) for name in methods):
+                if not any(self._lacking(part, name, count) for name in methods):
                     return
                 continue
             for name, edits in left.items():
