@@ -72,15 +72,15 @@ class BatteryEdit:
 
 EDITS = (
     BatteryEdit("beard", "facial_hair", "beard", "a person with a beard"),
-    BatteryEdit("glasses", "eyewear", "glasses", "a person with glasses"),
+    BatteryEdit("glasses", "eyewear", "glasses", "a person with glasses", alpha=10.0, beta=0.22),
     BatteryEdit("sunglasses", "eyewear", "sunglasses", "a person with sunglasses"),
-    BatteryEdit("bald", "hair", "bald", "a bald person"),
-    BatteryEdit("smiling", "expression", "smiling", "a smiling person", alpha=8.0, beta=0.35),
+    BatteryEdit("bald", "hair", "bald", "a bald person", alpha=11.0, beta=0.32),
+    BatteryEdit("smiling", "expression", "smiling", "a smiling person", alpha=6.0, beta=0.26),
     BatteryEdit("surprised", "expression", "surprised", "a surprised person", alpha=8.0, beta=0.35),
-    BatteryEdit("sad", "expression", "sad", "a sad person", alpha=6.0, beta=0.3),
-    BatteryEdit("long hair", "hair", "long", "a person with long hair"),
-    BatteryEdit("blonde", "hair_color", "blonde", "a person with blonde hair"),
-    BatteryEdit("red hair", "hair_color", "red", "a person with red hair"),
+    BatteryEdit("sad", "expression", "sad", "a sad person", alpha=8.0, beta=0.28),
+    BatteryEdit("long hair", "hair", "long", "a person with long hair", alpha=5.0, beta=0.14),
+    BatteryEdit("blonde", "hair_color", "blonde", "a person with blonde hair", alpha=8.0, beta=0.2),
+    BatteryEdit("red hair", "hair_color", "red", "a person with red hair", alpha=11.0, beta=0.32),
     BatteryEdit("blue background", "background", "blue", "a person, blue background"),
     BatteryEdit("red clothes", "clothes_color", "red", "a person wearing red clothes"),
 )

@@ -26,7 +26,7 @@ TEXT = "a person with a beard"
 EDITS = {
     "global-directions": [TEXT, "--neutral", "a person", "--beta", "0.05"],
     "latent-mapper": ["--mapper", "afro"],
-    "latent-optimization": [TEXT, "--set", "steps=1"],
+    "latent-optimization": [TEXT, "--set", "steps=3"],
 }
 SIZES = {"small": (32, 16, 16.0), "full": (1024, 512, 14.0)}  # pixels, w_dim, GB that no step may exceed
 
@@ -99,6 +99,7 @@ def test_from_files_to_edits(scale: str, tmp_path: Path, steps: Steps) -> None:
                              "-o", picture)  # fmt: skip
         pictures[method] = np.asarray(Image.open(picture))
         assert pictures[method].shape == (size, size, 3)
+        assert found["scores"]["pixel"] > 0, method  # the mean change of a pixel
     assert len({picture.tobytes() for picture in pictures.values()}) == len(EDITS)
     print(steps.run("time the edits", TIMER, checkpoints, bundle, "afro"))
     assert max(step.peak for step in steps.done) < memory
