@@ -160,5 +160,5 @@ through it.
 Shipped weights: 14,000 steps of 8 pictures (6,500 of them at 64 px; the first 4,000 with four times the pose jitter),
 then without compile in fp32 on one core: 4,000 steps of 4 at 2e-3, 5,000 at 1.5e-3 falling to 1e-4 with the styles'
 responses as what is trained, 1,500, 1,400 and 4,500 at 1e-3 falling to 5e-5 with the mouth counting 6, 12 and 12
-times; every second of these steps drew the face window alone. Fine textures are still soft, and hats and hijabs often take their
-wearer's hair for their colour."""
+times; every second of these steps drew the face window alone. Fine textures are still soft, and hats and hijabs often
+take their wearer's hair for their colour."""
