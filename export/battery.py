@@ -19,7 +19,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,8 @@ class BatteryEdit:
     neutral: str = "a person"
     alpha: float | None = None  # of global directions, where the edit has its own, chosen on validation pictures
     beta: float | None = None
+    start: float | None = None  # of latent optimization, likewise
+    start_beta: float | None = None
 
 
 EDITS = (
@@ -77,7 +79,7 @@ EDITS = (
     BatteryEdit("bald", "hair", "bald", "a bald person", alpha=11.0, beta=0.32),
     BatteryEdit("smiling", "expression", "smiling", "a smiling person", alpha=6.0, beta=0.26),
     BatteryEdit("surprised", "expression", "surprised", "a surprised person", alpha=8.0, beta=0.35),
-    BatteryEdit("sad", "expression", "sad", "a sad person", alpha=8.0, beta=0.28),
+    BatteryEdit("sad", "expression", "sad", "a person with a frown", "a person with a smile", 10.0, 0.42, 10.0, 0.42),
     BatteryEdit("long hair", "hair", "long", "a person with long hair", alpha=5.0, beta=0.14),
     BatteryEdit("blonde", "hair_color", "blonde", "a person with blonde hair", alpha=8.0, beta=0.2),
     BatteryEdit("red hair", "hair_color", "red", "a person with red hair", alpha=11.0, beta=0.32),
@@ -174,12 +176,14 @@ def latent_optimization(models: Models, parameters: LatentOptimizationParameters
     """The runtime's latent optimization on many pictures at once."""
 
     def run(edit: BatteryEdit, w_plus: FloatArray) -> FloatArray:
+        own = {"start": edit.start, "start_beta": edit.start_beta}
+        chosen = replace(parameters, **{name: value for name, value in own.items() if value is not None})
         neutral = edit.neutral if parameters.objective == "direction" else None
         images = []
         for rows in np.array_split(w_plus, max(1, math.ceil(len(w_plus) / batch))):
             prompts = [PromptEdit(edit.text, neutral)] * len(rows)
-            found = walk(models, rows, prompts, parameters, Timer())
-            images.append(render_latents(models, np.stack([one.w_plus for one in found]), parameters))
+            found = walk(models, rows, prompts, chosen, Timer())
+            images.append(render_latents(models, np.stack([one.w_plus for one in found]), chosen))
         return np.concatenate(images)
 
     return run

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,7 +82,7 @@ def optimizer_of(module: nn.Module, config: OptimizerConfig, max_steps: int) -> 
                 (matrix, factor), {"params": [], "lr": rate, "weight_decay": decay, "matrices": matrix}
             )
             group["params"].append(weight)
-    kind: Any = Muon if config.name == "muon" else torch.optim.AdamW
+    kind: Any = Muon if config.name == "muon" else partial(torch.optim.AdamW, fused=True)
     optimizer: torch.optim.Optimizer = kind(list(groups.values()), config.learning_rate, betas=config.betas)
     warmup = max(1, round(config.warmup * max_steps))
 

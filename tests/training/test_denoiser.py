@@ -16,7 +16,7 @@ from limner.training.avatars.captions import BACKGROUND, HAIR_COLORS
 from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataset, image_float
 from limner.training.avatars.tokens import CaptionTokenizer, write_tokenizer
 from limner.training.cli import resolve, run_family
-from limner.training.denoiser_module import DenoiserModule, DenoiserTraining, Describer, snr_weights
+from limner.training.denoiser_module import DenoiserModule, DenoiserTraining, Describer, snr_weights, spread_steps
 from limner.training.diffusion_sampling import Sampler, noise_levels
 from limner.training.evaluate.diffusion import held_out_captions
 from limner.training.latents import latents_of
@@ -80,6 +80,13 @@ def test_snr_weights_against_the_formula() -> None:
     wanted = np.minimum(a / (1 - a), 5) / (a / (1 - a))
     np.testing.assert_allclose(snr_weights(levels, 5.0).numpy(), wanted, rtol=1e-4)
     assert (snr_weights(levels, 0.0) == 1).all()
+
+
+def test_steps_of_a_batch_are_spread_evenly_and_uniform() -> None:
+    drawn = torch.stack([spread_steps(10, 1000, torch.Generator().manual_seed(seed)) for seed in range(300)])
+    assert all(sorted((row // 100).tolist()) == list(range(10)) for row in drawn), "one step in each tenth"
+    assert drawn.min() >= 0 and drawn.max() <= 999
+    assert abs(drawn[:, 0].float().mean() - 499.5) < 4 * 1000 / (12 * 300) ** 0.5, "every row is uniform"
 
 
 @torch.no_grad()
