@@ -81,7 +81,7 @@ def save(run: Run, module: DenoiserModule, folder: Path, cache: Path) -> dict[st
     unet, sampler = module.network.eval(), module.sampler
     save_pipeline(folder, unet, sampler.vae, module.text_encoder, Path(run.clip))
     judge = load_model(run.judge) if run.judge else None
-    seen = run.trainer.max_steps * run.trainer.batch_size
+    seen = run.trainer.max_steps * run.trainer.batch_size * run.trainer.devices
     figures = {
         "captioned latents seen in training": seen,
         **evaluate(unet, module.text_encoder, sampler, judge if isinstance(judge, Judge) else None, run.data.style,

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from limner.export.battery import BatteryEdit
 from limner.runtime.recipe import PromptEdit
 from limner.training.avatars.attributes import COVERED_HAIR
+from limner.training.avatars.captions import PLURAL_GARMENTS
 
 Words = Mapping[str, str]
 
@@ -22,23 +23,25 @@ HAIR = {
     "bob": "a {c}bob",
     "bun": "a {c}bun",
 }
-GLASSES = {"glasses": "glasses", "sunglasses": "sunglasses"}
-BEARDS = {"beard": "a beard", "moustache": "a moustache"}
+GLASSES = {"none": "no glasses", "glasses": "glasses", "sunglasses": "sunglasses"}
+BEARDS = {"none": "no beard", "beard": "a beard", "moustache": "a moustache"}
 BALD = "a bald head"  # as a concept: "no hair" alone would be read as hair
-DESCRIBED = ("hair", "hair_color", "facial_hair", "eyewear", "expression", "clothes_color", "background")
+DESCRIBED = ("hair", "hair_color", "facial_hair", "eyewear", "expression", "skin", "clothes", "clothes_color",
+             "background")  # fmt: skip
 
 
 def describe(words: Words) -> str:
-    """One sentence with an avatar's attributes: "a smiling person with short red hair, a beard and glasses, ..."."""
+    """One sentence with all of an avatar's attributes, in the same places for every avatar: "a smiling person with
+    pale skin, short red hair, a beard and no glasses, wearing a blue hoodie, green background".
+    """
     color = "" if words["hair_color"] == "hidden" or words["hair"] in COVERED_HAIR else f"{words['hair_color']} "
     hair = HAIR.get(words["hair"], f"{words['hair']} {{c}}hair").replace("{c}", color)
-    things = [hair, BEARDS.get(words["facial_hair"], ""), GLASSES.get(words["eyewear"], "")]
-    said = [thing for thing in things if thing]
-    joined = " and ".join([", ".join(said[:-1]), said[-1]] if len(said) > 1 else said)
-    expression = "" if words["expression"] == "neutral" else f"{words['expression']} "
-    article = "an" if expression.startswith("a") else "a"
-    person = f"{article} {expression}person with {joined}"
-    return f"{person}, wearing {words['clothes_color']} clothes, {words['background']} background"
+    things = f"{words['skin']} skin, {hair}, {BEARDS[words['facial_hair']]} and {GLASSES[words['eyewear']]}"
+    garment = f"{words['clothes_color']} {words['clothes']}"
+    worn = garment if words["clothes"] in PLURAL_GARMENTS else f"a {garment}"
+    person = f"{words['expression']} person with {things}"
+    article = "an" if person.startswith("a") else "a"
+    return f"{article} {person}, wearing {worn}, {words['background']} background"
 
 
 def concepts(edit: BatteryEdit, before: Words) -> tuple[PromptEdit, ...]:
@@ -50,27 +53,33 @@ def concepts(edit: BatteryEdit, before: Words) -> tuple[PromptEdit, ...]:
 
 
 def blend_word(edit: BatteryEdit, before: Words) -> str:
-    """SOURCE:TARGET, the words of both descriptions whose place may change; one of them may be missing."""
+    """SOURCE:TARGET, the words of both descriptions whose place may change."""
     return f"{_noun(edit.attribute, before)}:{_noun(edit.attribute, {**before, edit.attribute: edit.value})}"
 
 
 def named(attribute: str, value: str) -> str:
     """A value's words alone; empty where it is the absence of something."""
+    if value in ("none", "neutral", "hidden"):
+        return ""
     if attribute == "hair":
         return HAIR.get(value, f"{value} hair").replace("{c}", "")
     if attribute == "facial_hair":
-        return BEARDS.get(value, "")
+        return BEARDS[value]
     if attribute == "eyewear":
-        return GLASSES.get(value, "")
+        return GLASSES[value]
     if attribute == "expression":
-        return "" if value == "neutral" else f"{value} person"
+        return f"{value} person"
     noun = {"hair_color": "hair", "clothes_color": "clothes", "background": "background"}[attribute]
-    return "" if value == "hidden" else f"{value} {noun}"
+    return f"{value} {noun}"
 
 
 def _noun(attribute: str, words: Words) -> str:
-    """The one word of a description that tells where the attribute is; empty where nothing does."""
+    """The one word of a description that tells where the attribute is."""
     if attribute == "expression":
-        return "" if words[attribute] == "neutral" else words[attribute]
-    attribute = "hair" if attribute == "hair_color" else attribute
-    return (named(attribute, words[attribute]).split() or [""])[-1]
+        return words[attribute]
+    if attribute == "clothes_color":
+        return words["clothes"]
+    text = {"hair": HAIR.get(words["hair"], "hair"), "hair_color": HAIR.get(words["hair"], "hair"),
+            "facial_hair": BEARDS[words["facial_hair"]], "eyewear": GLASSES[words["eyewear"]],
+            "background": "background"}[attribute]  # fmt: skip
+    return text.replace("{c}", "").split()[-1]

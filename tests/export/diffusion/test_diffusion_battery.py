@@ -38,18 +38,25 @@ SETTINGS = {"steps": 2, "sampler": "ddim"}
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({}, "a smiling person with short red hair, a beard and glasses, wearing blue clothes, green background"),
         (
-            {"expression": "angry", "facial_hair": "none"},
-            "an angry person with short red hair and glasses, wearing blue clothes, green background",
+            {},
+            "a smiling person with pale skin, short red hair, a beard and glasses, wearing a blue hoodie, "
+            "green background",
+        ),
+        (
+            {"expression": "angry", "facial_hair": "none", "clothes": "overalls"},
+            "an angry person with pale skin, short red hair, no beard and glasses, wearing blue overalls, "
+            "green background",
         ),
         (
             {"expression": "neutral", "facial_hair": "none", "eyewear": "none", "hair": "bald", "hair_color": "hidden"},
-            "a person with no hair, wearing blue clothes, green background",
+            "a neutral person with pale skin, no hair, no beard and no glasses, wearing a blue hoodie, "
+            "green background",
         ),
         (
             {"hair": "bob", "eyewear": "none"},
-            "a smiling person with a red bob and a beard, wearing blue clothes, green background",
+            "a smiling person with pale skin, a red bob, a beard and no glasses, wearing a blue hoodie, "
+            "green background",
         ),
     ],
 )
@@ -73,7 +80,8 @@ def test_every_edit_has_words_in_both_descriptions(edit: Any, hair: str) -> None
         source, target = describe(before), describe(before | {edit.attribute: edit.value})
         assert source != target
         left, right = blend_word(edit, before).split(":")
-        assert left in source and right in target and (left or right)
+        assert left in source.split(" ") or f"{left}," in source.split(" ")
+        assert right in target.split(" ") or f"{right}," in target.split(" ")
         for method in METHODS:
             assert battery_recipe(method, edit, before, 3, SETTINGS).source.prompt == source
 
