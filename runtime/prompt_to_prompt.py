@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from limner.runtime.attention.aligners import Compat, Kind
 from limner.runtime.attention.editing import Edited, Guidance, edit_latents
+from limner.runtime.attention.keep import enlarged, feathered
 from limner.runtime.attention.maps import map_pictures
 from limner.runtime.attention.plan import Plan, plan_edits
 from limner.runtime.attention.settings import ControlSettings
@@ -63,6 +64,7 @@ class PromptToPromptParameters(SamplingParameters):
     blend_start: float = 0.2  # part of the steps after which a local edit starts
     blend_threshold: float = 0.3  # of the strongest attention, 0 to 1
     subtract_threshold: float = 0.3
+    keep_outside: bool = True  # pixels outside a local edit's mask are the source's; False leaves the decoder's spill
     compat: Compat = "correct"  # published: with the quirks of the published aligners
     maps: bool = False  # draw where each word looks, in all and per step
 
@@ -230,18 +232,20 @@ def _resolved(recipe: Recipe, kind: Kind) -> PromptEdit:
 
 def _outcome(networks: DiffusionNetworks, recipe: Recipe, edited: Edited, member: int, source: FloatArray) -> Outcome:
     before, after = edited.latents[:1], edited.latents[member : member + 1]
+    mask = edited.masks[member - 1]
+    whole = None if mask is None else enlarged(mask, source.shape[-2:])
+    keep = from_dict(PromptToPromptParameters, recipe.parameters, "parameters").keep_outside
+    share = None if whole is None or mask is None or not keep else feathered(whole, whole.shape[0] // mask.shape[0])
 
     def render(changed: Recipe) -> FloatArray:
         strength = changed.prompts[0].strength
         mixed = after if strength in (None, 1.0) else before + np.float32(strength) * (after - before)
-        return networks.decode(mixed)
+        image = networks.decode(mixed)
+        return image if share is None else source + share * (image - source)
 
     pictures: dict[str, ImageU8] = {}
-    mask = edited.masks[member - 1]
-    if mask is not None:
-        height, width = source.shape[-2:]
-        rows, columns = (np.arange(side) * part // side for side, part in zip((height, width), mask.shape, strict=True))
-        pictures["mask"] = np.repeat((mask[rows][:, columns] * np.uint8(255))[:, :, None], 3, axis=2)
+    if whole is not None:
+        pictures["mask"] = np.repeat((whole * np.uint8(255))[:, :, None], 3, axis=2)
     if edited.maps:
         shown = (to_u8(source)[0], to_u8(networks.decode(after))[0])
         pictures |= map_pictures(edited.maps[0], edited.maps[member], shown)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from attention_twin import Twin, text_table, tiny_unet
 
+from limner.runtime.attention.keep import enlarged, feathered
 from limner.runtime.bundle_schema import DiffusionMeta
 from limner.runtime.diffusion.networks import DiffusionNetworks
 from limner.runtime.diffusion.schedule import SchedulerConfig
@@ -178,3 +179,28 @@ def test_pictures_have_one_source_in_a_batch(networks: DiffusionNetworks) -> Non
     assert calls(networks)[STEPS:][0] == 5  # 2 N + 1
     assert found[0].recipe.source.sha256 == found[1].recipe.source.sha256
     assert replace(found[0].recipe, prompts=found[1].recipe.prompts) == found[1].recipe
+
+
+def test_pixels_outside_a_local_edits_mask_are_the_sources(networks: DiffusionNetworks) -> None:
+    local = {"options": {"blend": ["hair"]}}
+    kept, spilled = run(networks, recipe(**local)), run(networks, recipe(parameters={"keep_outside": False}, **local))
+    outside = kept[0].pictures["mask"][:, :, 0] == 0
+    assert 0 < outside.mean() < 1
+    np.testing.assert_array_equal(kept[0].pictures["mask"], spilled[0].pictures["mask"])
+    source, made, plain = kept[0].reconstruction, picture(kept[0]), picture(spilled[0])
+    assert source is not None
+    np.testing.assert_array_equal(made[..., outside], source[..., outside])
+    share = feathered(~outside, 8)
+    np.testing.assert_allclose(made, source + share * (plain - source), atol=1e-6)
+    assert np.abs(made - source).max() > 0.01, "inside the mask the edit shows"
+
+
+def test_a_feathered_mask_is_0_outside_and_1_well_inside() -> None:
+    mask = enlarged(np.pad(np.ones((2, 3), bool), 1), (32, 40))
+    assert mask.sum() == 16 * 24
+    share = feathered(mask, 8)
+    assert (share[~mask] == 0).all()
+    inner = np.zeros_like(mask)
+    inner[10:22, 10:30] = True
+    assert (share[inner] == 1).all() and (share[8, 12:28] < 0.5).all()
+    assert (feathered(np.ones((16, 16), bool), 8) == 1).all(), "a mask of the whole picture has no rim"
