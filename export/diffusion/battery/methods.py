@@ -25,7 +25,7 @@ def battery_recipe(
     settings: Settings,
 ) -> Recipe:
     """One edit of one avatar, as a description with its seed or as a picture."""
-    prompt = describe(before)
+    prompt = describe(before, edit.attribute if name == SEGA else "")
     source = Source("image", prompt=prompt) if seed is None else Source.from_prompt(prompt, seed)
     parameters = {key: value for key, value in settings.items() if not key.startswith(INVERSION)}
     inversion = {key[len(INVERSION) :]: value for key, value in settings.items() if key.startswith(INVERSION)}

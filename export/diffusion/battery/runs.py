@@ -106,16 +106,16 @@ class Battery:
         recipes = [battery_recipe(name, edit, words, seed, self.settings.get(name, {})) for edit in edits]
         given = [self.picture(index) if real else None for _ in recipes]
         done = self.editor.edit_batch(recipes, given=given, batch=TOGETHER)
-        first, *after = self.judge(_stacked([done[0].reconstruction, *(one.image for one in done)]))
-        before = words if real else first
+        read = self.judge(_stacked([*(one.reconstruction for one in done), *(one.image for one in done)]))
+        sources, after = [words] * len(done) if real else read[: len(done)], read[len(done) :]
         if index < self.sheets[1]:
             self._draw(part, name, index, edits, done)
-        for edit, one, read in zip(edits, done, after, strict=True):
-            kept, seen = others_kept(edit, before, read), read[edit.attribute] == edit.value
+        for edit, one, before, found in zip(edits, done, sources, after, strict=True):
+            kept, seen = others_kept(edit, before, found), found[edit.attribute] == edit.value
             outside, masked = outside_mask(one) if name == LOCAL else (None, None)
             yield Row(
                 part, name, edit.name, index, seen and kept >= KEPT_SHARE, seen, kept, has_room(edit, before),
-                tuple(key for key in before if key != edit.attribute and before[key] != read[key]),
+                tuple(key for key in before if key != edit.attribute and before[key] != found[key]),
                 psnr(one) if real else None, outside, masked,
             )  # fmt: skip
 

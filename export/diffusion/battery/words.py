@@ -25,21 +25,26 @@ HAIR = {
 }
 GLASSES = {"none": "no glasses", "glasses": "glasses", "sunglasses": "sunglasses"}
 BEARDS = {"none": "no beard", "beard": "a beard", "moustache": "a moustache"}
+ABSENT = ("none", "neutral", "hidden")
 BALD = "a bald head"  # as a concept: "no hair" alone would be read as hair
 DESCRIBED = ("hair", "hair_color", "facial_hair", "eyewear", "expression", "skin", "clothes", "clothes_color",
              "background")  # fmt: skip
 
 
-def describe(words: Words) -> str:
+def describe(words: Words, unsaid: str = "") -> str:
     """One sentence with all of an avatar's attributes, in the same places for every avatar: "a smiling person with
-    pale skin, short red hair, a beard and no glasses, wearing a blue hoodie, green background".
+    pale skin, short red hair, a beard and no glasses, wearing a blue hoodie, green background". The attribute
+    `unsaid` is left out where it is the absence of something: nobody asks for no beard and then for a beard.
     """
     color = "" if words["hair_color"] == "hidden" or words["hair"] in COVERED_HAIR else f"{words['hair_color']} "
     hair = HAIR.get(words["hair"], f"{words['hair']} {{c}}hair").replace("{c}", color)
-    things = f"{words['skin']} skin, {hair}, {BEARDS[words['facial_hair']]} and {GLASSES[words['eyewear']]}"
+    silent = unsaid if unsaid and words[unsaid] in ABSENT else ""
+    worn_face = {"facial_hair": BEARDS[words["facial_hair"]], "eyewear": GLASSES[words["eyewear"]]}
+    listed = [f"{words['skin']} skin", hair, *(text for name, text in worn_face.items() if name != silent)]
+    things = f"{', '.join(listed[:-1])} and {listed[-1]}"
     garment = f"{words['clothes_color']} {words['clothes']}"
     worn = garment if words["clothes"] in PLURAL_GARMENTS else f"a {garment}"
-    person = f"{words['expression']} person with {things}"
+    person = f"person with {things}" if silent == "expression" else f"{words['expression']} person with {things}"
     article = "an" if person.startswith("a") else "a"
     return f"{article} {person}, wearing {worn}, {words['background']} background"
 
@@ -59,7 +64,7 @@ def blend_word(edit: BatteryEdit, before: Words) -> str:
 
 def named(attribute: str, value: str) -> str:
     """A value's words alone; empty where it is the absence of something."""
-    if value in ("none", "neutral", "hidden"):
+    if value in ABSENT:
         return ""
     if attribute == "hair":
         return HAIR.get(value, f"{value} hair").replace("{c}", "")

@@ -64,6 +64,17 @@ def test_descriptions(change: dict[str, str], sentence: str) -> None:
     assert describe(WORDS | change) == sentence
 
 
+def test_what_an_edit_adds_is_not_denied_before() -> None:
+    bare = WORDS | {"facial_hair": "none", "eyewear": "none", "expression": "neutral"}
+    rest = ", wearing a blue hoodie, green background"
+    assert describe(bare, "facial_hair") == f"a neutral person with pale skin, short red hair and no glasses{rest}"
+    assert describe(bare, "eyewear") == f"a neutral person with pale skin, short red hair and no beard{rest}"
+    assert describe(bare, "expression") == f"a person with pale skin, short red hair, no beard and no glasses{rest}"
+    assert describe(WORDS, "eyewear") == describe(WORDS)
+    for method, said in ((SEGA, False), ("prompt-to-prompt", True)):
+        assert ("no beard" in battery_recipe(method, BY_NAME["beard"], bare, 3, {}).source.prompt) == said
+
+
 def test_concepts_of_something_new_and_of_something_in_its_place() -> None:
     assert concepts(BY_NAME["beard"], WORDS | {"facial_hair": "none"}) == (PromptEdit("a beard"),)
     away = PromptEdit("glasses", options={"away": True})
@@ -83,7 +94,8 @@ def test_every_edit_has_words_in_both_descriptions(edit: Any, hair: str) -> None
         assert left in source.split(" ") or f"{left}," in source.split(" ")
         assert right in target.split(" ") or f"{right}," in target.split(" ")
         for method in METHODS:
-            assert battery_recipe(method, edit, before, 3, SETTINGS).source.prompt == source
+            wanted = describe(before, edit.attribute) if method == SEGA else source
+            assert battery_recipe(method, edit, before, 3, SETTINGS).source.prompt == wanted
 
 
 def test_settings_and_names() -> None:
@@ -127,8 +139,9 @@ def test_generated_pictures_are_judged_and_a_stopped_run_goes_on(sd1_bundle: Bun
     kept = {"bundle": sd1_bundle.digest, "split": "validation", "methods": {LOCAL: SETTINGS, SEGA: SETTINGS}}
     editor = Editor(sd1_bundle, threads=1)
     plain = WORDS | {"facial_hair": "none"}
-    first = [plain, plain | {"facial_hair": "beard"}, plain | {"clothes_color": "red", "skin": "dark", "hair": "bob"}]
-    second = [plain | {"facial_hair": "beard"}] * 3  # the source has a beard already: that one does not count
+    edited = [plain | {"facial_hair": "beard"}, plain | {"clothes_color": "red", "skin": "dark", "hair": "bob"}]
+    first = [plain, plain, *edited]
+    second = [plain | {"facial_hair": "beard"}] * 4  # the source has a beard already: that one does not count
     third = [plain, plain]  # one more picture for the beard, which is not seen
     rows = open_rows(tmp_path / "out", kept)
     run = battery(editor, rows, [first, first, second, second, third, third], sheets=(tmp_path / "out", 1))
@@ -164,7 +177,7 @@ def test_real_pictures_and_prompts(sd1_bundle: Bundle) -> None:
     run = battery(editor, rows, [])
     leave_room(run)
     words = run.words(0)
-    after = [words, words | {"facial_hair": "beard"}, words | {"clothes_color": "red"}]
+    after = [words, words, words | {"facial_hair": "beard"}, words | {"clothes_color": "red"}]
     run.judge.answers[:] = [after] * 3  # type: ignore[attr-defined]
     run.edit_pictures("real", METHODS, 1)
     for method in METHODS:
