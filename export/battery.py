@@ -70,21 +70,22 @@ class BatteryEdit:
     beta: float | None = None
     start: float | None = None  # of latent optimization, likewise
     start_beta: float | None = None
+    scale: float | None = None  # of SEGA's concepts on a generated picture, likewise
 
 
 EDITS = (
     BatteryEdit("beard", "facial_hair", "beard", "a person with a beard"),
     BatteryEdit("glasses", "eyewear", "glasses", "a person with glasses", alpha=10.0, beta=0.22),
-    BatteryEdit("sunglasses", "eyewear", "sunglasses", "a person with sunglasses"),
+    BatteryEdit("sunglasses", "eyewear", "sunglasses", "a person with sunglasses", scale=4.5),
     BatteryEdit("bald", "hair", "bald", "a bald person", alpha=11.0, beta=0.32),
     BatteryEdit("smiling", "expression", "smiling", "a smiling person", alpha=6.0, beta=0.26),
-    BatteryEdit("surprised", "expression", "surprised", "a surprised person", alpha=8.0, beta=0.35),
+    BatteryEdit("surprised", "expression", "surprised", "a surprised person", alpha=8.0, beta=0.35, scale=4.5),
     BatteryEdit("sad", "expression", "sad", "a person with a frown", "a person with a smile", 10.0, 0.42, 10.0, 0.42),
-    BatteryEdit("long hair", "hair", "long", "a person with long hair", alpha=5.0, beta=0.14),
-    BatteryEdit("blonde", "hair_color", "blonde", "a person with blonde hair", alpha=8.0, beta=0.2),
+    BatteryEdit("long hair", "hair", "long", "a person with long hair", alpha=5.0, beta=0.14, scale=4.5),
+    BatteryEdit("blonde", "hair_color", "blonde", "a person with blonde hair", alpha=8.0, beta=0.2, scale=4.5),
     BatteryEdit("red hair", "hair_color", "red", "a person with red hair", alpha=11.0, beta=0.32),
-    BatteryEdit("blue background", "background", "blue", "a person, blue background"),
-    BatteryEdit("red clothes", "clothes_color", "red", "a person wearing red clothes"),
+    BatteryEdit("blue background", "background", "blue", "a person, blue background", scale=8.5),
+    BatteryEdit("red clothes", "clothes_color", "red", "a person wearing red clothes", scale=4.5),
 )
 
 
@@ -176,8 +177,11 @@ def latent_optimization(models: Models, parameters: LatentOptimizationParameters
     """The runtime's latent optimization on many pictures at once."""
 
     def run(edit: BatteryEdit, w_plus: FloatArray) -> FloatArray:
-        own = {"start": edit.start, "start_beta": edit.start_beta}
-        chosen = replace(parameters, **{name: value for name, value in own.items() if value is not None})
+        chosen = replace(
+            parameters,
+            start=parameters.start if edit.start is None else edit.start,
+            start_beta=parameters.start_beta if edit.start_beta is None else edit.start_beta,
+        )
         neutral = edit.neutral if parameters.objective == "direction" else None
         images = []
         for rows in np.array_split(w_plus, max(1, math.ceil(len(w_plus) / batch))):

@@ -55,7 +55,7 @@ class AutoencoderConfig:
 class DenoiserConfig:
     """Sizes of a UNet2DConditionModel with attention at every level; latents halve between levels."""
 
-    widths: tuple[int, ...] = (64, 96, 128)
+    widths: tuple[int, ...] = (32, 64, 128)
     blocks: int = 1  # residual blocks a level on the way down; one more on the way up
     head_width: int = 32  # channels of one attention head
     groups: int = 16  # of the norms

@@ -49,12 +49,14 @@ def describe(words: Words, unsaid: str = "") -> str:
     return f"{article} {person}, wearing {worn}, {words['background']} background"
 
 
-def concepts(edit: BatteryEdit, before: Words) -> tuple[PromptEdit, ...]:
-    """SEGA's concepts of an edit: the new value, and away from the old one where that can be named."""
+def concepts(edit: BatteryEdit, before: Words, scale: float | None = None) -> tuple[PromptEdit, ...]:
+    """SEGA's concepts of an edit: the new value, and away from the old one where that can be named. Without a scale
+    they have the bundle's.
+    """
     new = BALD if (edit.attribute, edit.value) == ("hair", "bald") else named(edit.attribute, edit.value)
     old = named(edit.attribute, before[edit.attribute])
-    away = (PromptEdit(old, options={"away": True}),) if old else ()
-    return (PromptEdit(new), *away)
+    away = (PromptEdit(old, strength=scale, options={"away": True}),) if old else ()
+    return (PromptEdit(new, strength=scale), *away)
 
 
 def blend_word(edit: BatteryEdit, before: Words) -> str:
