@@ -44,6 +44,9 @@ STAGES = ("source", "text", "affine", "synthesis", "scores", "total")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
+NO_GPU = "Everything here ran on the CPU: no GPU run was made."
+
+
 @dataclass(frozen=True)
 class StepTiming:
     """One step of latent optimization, medians of milliseconds."""
@@ -160,7 +163,7 @@ def machine() -> dict[str, Any]:
 def as_markdown(report: Report) -> str:
     """BENCHMARKS.md."""
     about = ", ".join(f"{name} {value}" for name, value in report.machine.items())
-    lines = ["# Benchmarks", "", f"`make bench` on this machine: {about}.", ""]
+    lines = ["# Benchmarks", "", f"`make bench` on this machine: {about}.", "", NO_GPU, ""]
     if report.steps:
         lines += ["## A step of latent optimization", "", "Medians; both sides take turns with equal threads.", ""]
         lines += ["| threads | batch | torch eager, ms | runtime, ms | faster by |", "| --- | --- | --- | --- | --- |"]

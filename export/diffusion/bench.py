@@ -26,7 +26,7 @@ import torch
 import typer
 from torch import Tensor
 
-from limner.export.bench import machine
+from limner.export.bench import NO_GPU, machine
 from limner.export.diffusion.bench_control import CONTROL_TARGET, ControlRow, control_cost
 from limner.runtime.bundle import load_bundle
 from limner.runtime.editor import Editor
@@ -217,7 +217,7 @@ def unet_figures(pipe: StableDiffusionPipeline, editor: Editor, repeats: int, ro
 def as_markdown(report: Report) -> str:
     """BENCHMARKS-diffusion.md."""
     about = ", ".join(f"{name} {value}" for name, value in report.machine.items())
-    lines = ["# Benchmarks of diffusion", "", f"`make bench-diffusion` on this machine: {about}.", ""]
+    lines = ["# Benchmarks of diffusion", "", f"`make bench-diffusion` on this machine: {about}.", "", NO_GPU, ""]
     lines += [f"Model: {report.model}. {report.steps} steps; both sides take turns with equal threads; medians.", ""]
     lines += ["| what | threads | diffusers eager, ms | runtime, ms | faster by |", "| --- | --- | --- | --- | --- |"]
     lines += [
