@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from limner.runtime.attention.aligners import Compat, Kind
 from limner.runtime.attention.editing import Edited, Guidance, edit_latents
-from limner.runtime.attention.keep import enlarged, feathered
+from limner.runtime.attention.keep import feathered
 from limner.runtime.attention.maps import map_pictures
 from limner.runtime.attention.plan import Plan, plan_edits
 from limner.runtime.attention.settings import ControlSettings
@@ -30,6 +30,7 @@ from limner.runtime.attention.words import read_prompt
 from limner.runtime.bundle import Bundle
 from limner.runtime.checks import require_number
 from limner.runtime.diffusion.ddim_inversion import InvertedPath, invert_with_prompts
+from limner.runtime.diffusion.masks import enlarged
 from limner.runtime.diffusion.networks import DiffusionNetworks
 from limner.runtime.diffusion.parameters import DiffusionInversionParameters
 from limner.runtime.diffusion.sampling import SamplingParameters, new_sampler

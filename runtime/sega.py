@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from limner.runtime.checks import require_int, require_number
 from limner.runtime.diffusion.concepts import Concept
 from limner.runtime.diffusion.edit_friendly import NoiseMaps, edit_friendly_invert
-from limner.runtime.diffusion.masks import MaskKind
+from limner.runtime.diffusion.masks import MaskKind, enlarged
 from limner.runtime.diffusion.networks import DiffusionNetworks
 from limner.runtime.diffusion.parameters import DiffusionInversionParameters
 from limner.runtime.diffusion.sampling import SamplingParameters, denoise, new_sampler
@@ -245,9 +245,7 @@ def _outcome(
 
 def _mask_picture(mask: FloatArray, height: int, width: int) -> NDArray[np.uint8]:
     """Mask [h,w] in 0 to 1 -> uint8 [H,W,3]."""
-    rows = np.arange(height) * mask.shape[0] // height
-    columns = np.arange(width) * mask.shape[1] // width
-    grey = np.round(mask[rows][:, columns] * 255).astype(np.uint8)
+    grey = np.round(enlarged(mask, (height, width)) * 255).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2)
 
 

@@ -6,17 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-__all__ = ["enlarged", "feathered"]
+__all__ = ["feathered"]
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float32]
-
-
-def enlarged(mask: BoolArray, size: tuple[int, ...]) -> BoolArray:
-    """A mask of latents [h,w] at a picture's size (height, width), nearest."""
-    rows, columns = (np.arange(side) * part // side for side, part in zip(size, mask.shape, strict=True))
-    found: BoolArray = mask[rows][:, columns]
-    return found
 
 
 def feathered(mask: BoolArray, width: int) -> FloatArray:

@@ -9,16 +9,17 @@ Quantiles are over the pixels of one picture. As in diffusers' LEditsPPPipelineS
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from limner.runtime.diffusion.concepts import Concept, channel_quantile, quantile
 
-__all__ = ["MaskKind", "active", "attention_mask", "masked_guidance", "noise_mask", "smooth"]
+__all__ = ["MaskKind", "active", "attention_mask", "enlarged", "masked_guidance", "noise_mask", "smooth"]
 
 FloatArray = NDArray[np.float32]
+T = TypeVar("T", bound=np.generic)
 MaskKind = Literal["intersect", "attention", "noise"]
 NOISE_MASK_FROM = 800  # above this timestep the estimates are too noisy to mask with
 
@@ -55,10 +56,14 @@ def attention_mask(attention: FloatArray, threshold: float, size: Sequence[int])
     smoothed = smooth(attention)
     limit = quantile(smoothed.reshape(-1), threshold)
     small = (smoothed >= limit).astype(np.float32)
-    rows = np.arange(size[0]) * attention.shape[0] // size[0]  # nearest, as torch's interpolate
-    columns = np.arange(size[1]) * attention.shape[1] // size[1]
-    enlarged: FloatArray = small[rows][:, columns]
-    return enlarged
+    return enlarged(small, size)
+
+
+def enlarged(mask: NDArray[T], size: Sequence[int]) -> NDArray[T]:
+    """A mask [h,w] at another size (height, width), nearest, as torch's interpolate."""
+    rows, columns = (np.arange(side) * part // side for side, part in zip(size, mask.shape, strict=True))
+    found: NDArray[T] = mask[rows][:, columns]
+    return found
 
 
 def noise_mask(phi: FloatArray, threshold: float) -> FloatArray:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from attention_twin import Twin, text_table, tiny_unet
 
-from limner.runtime.attention.keep import enlarged, feathered
+from limner.runtime.attention.keep import feathered
 from limner.runtime.bundle_schema import DiffusionMeta
+from limner.runtime.diffusion.masks import enlarged
 from limner.runtime.diffusion.networks import DiffusionNetworks
 from limner.runtime.diffusion.schedule import SchedulerConfig
 from limner.runtime.diffusion.sources import resolve_start
