@@ -10,7 +10,9 @@ picture (demodulation alone reaches every pixel) and, measured on the shipped ge
 confined to a few tiles at the accuracy that relevance needs.
 
 `Convolution` "fewest" runs those by minimal filtering where that takes fewer multiply-adds (models/winograd.py): the
-same numbers up to rounding. "direct" takes more and is the faster one on CPUs, whose time goes into moving memory.
+same numbers up to rounding. "direct" takes more and is the faster one on CPUs, whose time goes into moving memory: it
+filters in one pass, and demodulation, noise, bias and activation are written over the convolution's output. The gain
+sqrt(2) of the activation is drawn into the two before it, as leaky ReLU allows.
 """
 
 from __future__ import annotations
@@ -24,10 +26,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limner.training.models import winograd
-from limner.training.models.stylegan2 import Generator, LayerSpec, blur
+from limner.training.models.stylegan2 import SQRT2, Generator, LayerSpec, blur, fir_kernel
 
 Convolution = Literal["direct", "fewest"]
-FIR = 8  # multiply-adds of an output: two passes of four taps
+FIR: dict[Convolution, int] = {"direct": 16, "fewest": 8}  # multiply-adds of an output: one pass, or one an axis
 
 
 @dataclass(frozen=True)
@@ -42,19 +44,35 @@ class Trunk:
 
 
 class ChannelRenderer(nn.Module):
-    """Renders moved channels of a generator."""
+    """Renders moved channels of a generator. Without gradients: feature maps are overwritten."""
 
     def __init__(self, generator: Generator, convolution: Convolution = "direct") -> None:
         super().__init__()
         self.generator = generator
         self.fewest = [convolution == "fewest" and filtering_pays(generator, s) for s in generator.layers]
-        for number, spec in enumerate(generator.layers):
+        self.register_buffer("fir", fir_kernel(gain=4.0), persistent=False)
+        convolutions = [n for n, s in enumerate(generator.layers) if s.kind == "conv"]
+        for index, number in enumerate(convolutions):
+            spec = generator.layers[number]
+            conv, module = generator.conv(spec), generator.get_submodule(spec.name)
+            self._prepare(number, module, generator.noises.get_buffer(f"noise_{index}"))
             if self.fewest[number]:
-                conv = generator.conv(spec)
                 algorithm = winograd.doubling() if conv.upsample else winograd.same()
                 kernels = algorithm.kernels(conv.weight[0] * conv.scale)
                 self.register_buffer(f"kernels_{number}", kernels, persistent=False)
 
+    fir: Tensor
+
+    @torch.no_grad()
+    def _prepare(self, number: int, module: Any, noise: Tensor) -> None:
+        """What a layer adds before its activation, [1,O,H,W], and the squares of its weights, [O,I]."""
+        added = SQRT2 * (module.noise.weight * noise + module.activate.bias[None, :, None, None])
+        added = added.contiguous(memory_format=torch.channels_last)
+        self.register_buffer(f"added_{number}", added, persistent=False)
+        squares = (module.conv.weight[0] * module.conv.scale).square().sum((2, 3))
+        self.register_buffer(f"squares_{number}", squares, persistent=False)
+
+    @torch.no_grad()
     def trunk(self, layer: int, styles: Tensor) -> Trunk:
         """Run the pictures styles [N,S] up to and into a conv layer."""
         state = self.generator.advance(self.generator.start(len(styles)), styles, layer)
@@ -62,21 +80,21 @@ class ChannelRenderer(nn.Module):
         style = self._split(styles)[layer]
         return Trunk(layer, styles, x, self._product(layer, x * style[:, :, None, None]), state.skip)
 
+    @torch.no_grad()
     def moved(self, trunk: Trunk, channel: int, values: Tensor) -> Tensor:
         """Pictures [V*N,3,size,size] with that layer's style channel set to each of values [V], value by value."""
-        spec, conv = self.generator.layers[trunk.layer], self.generator.conv(self.generator.layers[trunk.layer])
+        conv, squares = self.generator.conv(self.generator.layers[trunk.layer]), self._squares(trunk.layer)
         style = self._split(trunk.styles)[trunk.layer]
         weight = conv.weight[0] * conv.scale
         one = self._direct(conv, trunk.x[:, channel : channel + 1], weight[:, channel : channel + 1])  # [N,O,H',W']
         change = values[:, None] - style[:, channel]  # [V,N]
-        squares = weight.square().sum((2, 3))  # [O,I]
         more = values[:, None].square() - style[:, channel].square()  # [V,N]
         energy = (F.linear(style.square(), squares) + more[:, :, None] * squares[:, channel]).clamp_min(0)  # [V,N,O]
-        x = trunk.product + change[:, :, None, None, None] * one  # [V,N,O,H',W']
-        x = (x * torch.rsqrt(energy + 1e-8)[..., None, None]).flatten(0, 1)
+        moved = [torch.addcmul(trunk.product, c[:, None, None, None], one) for c in change]
+        x = self._finish(trunk.layer, torch.cat(moved), energy.flatten(0, 1))  # [V*N,O,H',W']
         count = len(values)
         skip = None if trunk.skip is None else trunk.skip.repeat(count, 1, 1, 1)
-        return self._rest(trunk.layer, self._finish(spec, trunk.layer, x), skip, trunk.styles.repeat(count, 1))
+        return self._rest(trunk.layer, x, skip, trunk.styles.repeat(count, 1))
 
     def _rest(self, layer: int, x: Tensor, skip: Tensor | None, styles: Tensor) -> Tensor:
         """The layers after `layer`, whose output is x."""
@@ -87,20 +105,19 @@ class ChannelRenderer(nn.Module):
             if spec.kind == "to_rgb":
                 skip = self.generator.get_submodule(spec.name)(x, style, skip)
                 continue
-            conv = self.generator.conv(spec)
-            x = self._product(number, x * style[:, :, None, None])
-            energy = F.linear(style.square(), (conv.weight[0] * conv.scale).square().sum((2, 3)))
-            x = self._finish(spec, number, x * torch.rsqrt(energy + 1e-8)[:, :, None, None])
+            x = self._product(number, x.mul_(style[:, :, None, None]))
+            x = self._finish(number, x, F.linear(style.square(), self._squares(number)))
         if skip is None:
             raise RuntimeError("synthesis made no picture")
         return skip
 
-    def _finish(self, spec: LayerSpec, number: int, x: Tensor) -> Tensor:
-        """Noise, bias and activation."""
-        module: Any = self.generator.get_submodule(spec.name)
-        index = sum(s.kind == "conv" for s in self.generator.layers[:number])
-        found: Tensor = module.activate(module.noise(x, self.generator.noises.get_buffer(f"noise_{index}")))
-        return found
+    def _squares(self, number: int) -> Tensor:
+        return self.get_buffer(f"squares_{number}")
+
+    def _finish(self, number: int, x: Tensor, energy: Tensor) -> Tensor:
+        """Demodulation by energy [N,O], noise, bias and activation, over x."""
+        x.mul_(SQRT2 * torch.rsqrt(energy + 1e-8)[:, :, None, None]).add_(self.get_buffer(f"added_{number}"))
+        return F.leaky_relu_(x, 0.2)
 
     def _product(self, number: int, x: Tensor) -> Tensor:
         """The convolution of a layer, without modulation and demodulation."""
@@ -113,10 +130,10 @@ class ChannelRenderer(nn.Module):
             return blur(winograd.doubling_convolution(x, kernels, weight), (1, 1), gain=4.0)
         return winograd.same_convolution(x, kernels)
 
-    @staticmethod
-    def _direct(conv: Any, x: Tensor, weight: Tensor) -> Tensor:
+    def _direct(self, conv: Any, x: Tensor, weight: Tensor) -> Tensor:
         if conv.upsample:
-            return blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2), (1, 1), gain=4.0)
+            x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+            return F.conv2d(x, self.fir.expand(x.shape[1], 1, 4, 4), padding=1, groups=x.shape[1])
         return F.conv2d(x, weight, padding=conv.kernel // 2)
 
     def _split(self, styles: Tensor) -> tuple[Tensor, ...]:
@@ -145,7 +162,7 @@ def layer_multiply_adds(generator: Generator, convolution: Convolution = "direct
 def _layer(generator: Generator, layer: LayerSpec, convolution: Convolution) -> int:
     n_in, n_out, side, doubles = _sizes(generator, layer)
     taps = generator.conv(layer).kernel ** 2
-    fir = n_out * layer.resolution**2 * FIR if doubles else 0
+    fir = n_out * layer.resolution**2 * FIR[convolution] if doubles else 0
     if convolution == "fewest" and filtering_pays(generator, layer):
         return winograd.multiply_adds(n_in, n_out, side, doubles) + fir
     return n_in * n_out * taps * side**2 + fir
@@ -154,7 +171,7 @@ def _layer(generator: Generator, layer: LayerSpec, convolution: Convolution) -> 
 def own_multiply_adds(generator: Generator, layer: LayerSpec, values: int = 2) -> float:
     """Multiply-adds of one render at the moved channel's own layer, which `values` renders share in part."""
     _, n_out, side, doubles = _sizes(generator, layer)
-    fir = FIR if doubles else 0
+    fir = FIR["direct"] if doubles else 0
     return n_out * (9 * side**2 + fir * layer.resolution**2) / values + n_out * layer.resolution**2
 
 

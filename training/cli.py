@@ -148,7 +148,7 @@ def relevance(
     out: Annotated[Path, typer.Option(help="Folder of relevance.safetensors.")] = Path("runs/relevance"),
     dry_run: DryOption = False,
 ) -> None:
-    """What each style channel means to CLIP, for global directions."""
+    """What each style channel means to CLIP, for global directions. A run that was cut goes on in the same folder."""
     run = resolve("relevance", config, settings)
     if dry_run:
         _show(run)
@@ -157,7 +157,7 @@ def relevance(
     from limner.training.runner import quiet
 
     quiet()
-    print(json.dumps(job.predict(run, out), indent=2))
+    _print(job.predict(run, out))
 
 
 def _print(figures: dict[str, Any]) -> None:

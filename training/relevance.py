@@ -13,7 +13,7 @@ the work by Lightning's distributed sampler; each returns its rows by channel nu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +85,7 @@ class RelevanceModule(pl.LightningModule):
         self.register_buffer("styles", styles, persistent=False)  # [pictures, S] of the pictures that are moved
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
+        self.known: dict[int, Tensor] = {}  # rows of an earlier run, not computed again
         self.still = 0  # channels of no variance
         self._trunks: dict[tuple[int, int], Trunk] = {}
 
@@ -93,12 +94,13 @@ class RelevanceModule(pl.LightningModule):
     std: Tensor
 
     def predict_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Channels that vary. One whose standard deviation is zero would be rendered twice alike: its row is
-        zero without a rendering, exactly as brute force finds it."""
+        """Channels that vary and are not known. One whose standard deviation is zero would be rendered twice alike:
+        its row is zero without a rendering, exactly as brute force finds it."""
         rows = editable_channels(self.generator)
         moving = [row for row in rows if self.std[row[0]] > 0]
         self.still = len(rows) - len(moving)
-        return DataLoader(TensorDataset(torch.tensor(moving).reshape(-1, 3)), batch_size=1)
+        new = [row for row in moving if row[0] not in self.known]
+        return DataLoader(TensorDataset(torch.tensor(new).reshape(-1, 3)), batch_size=1)
 
     def _trunk(self, layer: int, start: int) -> Trunk:
         """What is kept of pictures start.. for `layer`, computed once and kept while that layer lasts."""
@@ -126,10 +128,11 @@ class RelevanceModule(pl.LightningModule):
         return column, F.normalize(total / len(self.styles), dim=0, eps=1e-12)
 
 
-def gather(generator: Generator, predictions: list[Any], trainer: pl.Trainer | None = None) -> Tensor:
-    """Rows by channel from predict's output, summed over the processes of `trainer`; rows of channels that were
-    not predicted (to_rgb, which is never edited, and still ones) are zero."""
-    found = dict(predictions)
+def gather(generator: Generator, predictions: list[Any], trainer: pl.Trainer | None = None,
+           known: Mapping[int, Tensor] | None = None) -> Tensor:  # fmt: skip
+    """Rows by channel from predict's output and what was `known`, put together over the processes of `trainer`; rows
+    of channels that were not predicted (to_rgb, which is never edited, and still ones) are zero."""
+    found = {**(known or {}), **dict(predictions)}
     width = next(iter(found.values())).shape[0]
     relevance = torch.zeros(generator.num_style_channels, width)
     for column, row in found.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from limner.training.avatars.attributes import STYLES, option_code, sample_in_split
 from limner.training.channel_render import layer_multiply_adds, relevance_cost, tower_multiply_adds
@@ -27,6 +29,7 @@ from limner.training.relevance import (
     picture_styles,
     style_statistics,
 )
+from limner.training.relevance_rows import RowKeeper, forget_rows, kept_rows, rows_key
 from limner.training.warmup_module import CodeEmbedding
 
 log = logging.getLogger("limner")
@@ -39,7 +42,6 @@ class PredictConfig:
     accelerator: str = "auto"
     devices: int = 1
     strategy: str = "auto"
-    seed: int = 0
     threads: int = 0  # CPU threads; 0 leaves torch's choice
 
 
@@ -80,7 +82,8 @@ def _code_styles(run: Run, generator: Generator) -> tuple[torch.Tensor, torch.Te
 def predict(run: Run, folder: Path) -> dict[str, Any]:
     """Compute and write relevance.safetensors (relevance [S, C], style_mean [S], style_std [S]) and its figures.
 
-    With several devices every process predicts its share of the channels, and rank 0 writes all.
+    With several devices every process predicts its share of the channels, and rank 0 writes all. Rows are kept in
+    `folder` once a minute; a run of the same settings and weights goes on from them.
     """
     generator = load_model(run.generator)
     if not isinstance(generator, Generator):
@@ -89,11 +92,17 @@ def predict(run: Run, folder: Path) -> dict[str, Any]:
     tower = ClipImageTower(clip, generator.config.size, run.preprocess).eval()
     mean, std, styles = _code_styles(run, generator) if run.latents == "codes" else _sample_styles(run, generator)
     module = RelevanceModule(generator, tower, styles, mean, std, run.relevance)
+    if run.trainer.threads:
+        torch.set_num_threads(run.trainer.threads)
+    key = rows_key(f"{run.relevance.sigma}, {run.preprocess}", nn.ModuleList([generator, tower]), mean, std, styles)
+    module.known = kept_rows(folder, key)
     trainer = pl.Trainer(accelerator=run.trainer.accelerator, devices=run.trainer.devices, logger=False,
-                         strategy=run.trainer.strategy, enable_model_summary=False)  # fmt: skip
+                         strategy=run.trainer.strategy, enable_model_summary=False,
+                         enable_progress_bar=sys.stderr.isatty(),
+                         callbacks=[RowKeeper(folder, key, module.known)])  # fmt: skip
     start = time.monotonic()
     mine = trainer.predict(module)
-    rows = gather(generator, mine or [], trainer)
+    rows = gather(generator, mine or [], trainer, module.known)
     figures = {"channels": int((std > 0).sum()), "channels of no variance, skipped exactly": int(module.still),
                "pictures": run.relevance.pictures, "minutes": round((time.monotonic() - start) / 60, 2),
                **cost_figures(generator, tower, std, run.relevance)}  # fmt: skip
@@ -103,6 +112,7 @@ def predict(run: Run, folder: Path) -> dict[str, Any]:
         save_file({"relevance": rows, "style_mean": mean, "style_std": std}, beside)
         beside.replace(folder / "relevance.safetensors")
         (folder / "relevance.json").write_text(json.dumps(figures, indent=2) + "\n")
+        forget_rows(folder)
     return figures
 
 
