@@ -55,6 +55,7 @@ from limner.training.models.store import load_model
 log = logging.getLogger("limner")
 FloatArray = NDArray[np.float32]
 KEPT_SHARE = 0.85  # of the other attributes
+OWN = ("start", "start_beta", "steps", "direction_scale")  # of latent optimization, where an edit has its own
 
 
 @dataclass(frozen=True)
@@ -70,15 +71,18 @@ class BatteryEdit:
     beta: float | None = None
     start: float | None = None  # of latent optimization, likewise
     start_beta: float | None = None
+    steps: int | None = None
+    direction_scale: float | None = None
     scale: float | None = None  # of SEGA's concepts on a generated picture, likewise
+    threshold: float | None = None
 
 
 EDITS = (
-    BatteryEdit("beard", "facial_hair", "beard", "a person with a beard"),
-    BatteryEdit("glasses", "eyewear", "glasses", "a person with glasses", alpha=10.0, beta=0.22),
-    BatteryEdit("sunglasses", "eyewear", "sunglasses", "a person with sunglasses", scale=4.5),
-    BatteryEdit("bald", "hair", "bald", "a bald person", alpha=11.0, beta=0.32),
-    BatteryEdit("smiling", "expression", "smiling", "a smiling person", alpha=6.0, beta=0.26),
+    BatteryEdit("beard", "facial_hair", "beard", "a person with a beard", alpha=6.0, beta=0.35),
+    BatteryEdit("glasses", "eyewear", "glasses", "a person with glasses", alpha=6.0, beta=0.22, threshold=0.95),
+    BatteryEdit("sunglasses", "eyewear", "sunglasses", "a person with sunglasses", alpha=8.0, beta=0.35, scale=4.5),
+    BatteryEdit("bald", "hair", "bald", "a bald person", alpha=10.0, beta=0.14),
+    BatteryEdit("smiling", "expression", "smiling", "a smiling person", alpha=6.0, beta=0.16),
     BatteryEdit("surprised", "expression", "surprised", "a surprised person", alpha=8.0, beta=0.35, scale=4.5),
     BatteryEdit(
         "sad",
@@ -88,14 +92,16 @@ EDITS = (
         "a person with a smile",
         alpha=10.0,
         beta=0.42,
-        start=10.0,
-        start_beta=0.42,
+        start=9.0,
+        start_beta=0.38,
+        steps=20,
+        direction_scale=4.0,
     ),
-    BatteryEdit("long hair", "hair", "long", "a person with long hair", alpha=5.0, beta=0.14, scale=4.5),
-    BatteryEdit("blonde", "hair_color", "blonde", "a person with blonde hair", alpha=8.0, beta=0.2, scale=4.5),
-    BatteryEdit("red hair", "hair_color", "red", "a person with red hair", alpha=11.0, beta=0.32),
-    BatteryEdit("blue background", "background", "blue", "a person, blue background", scale=8.5),
-    BatteryEdit("red clothes", "clothes_color", "red", "a person wearing red clothes", scale=4.5),
+    BatteryEdit("long hair", "hair", "long", "a person with long hair", alpha=8.0, beta=0.22, scale=4.5),
+    BatteryEdit("blonde", "hair_color", "blonde", "a person with blonde hair", alpha=10.0, beta=0.14, scale=4.5),
+    BatteryEdit("red hair", "hair_color", "red", "a person with red hair", alpha=10.0, beta=0.28),
+    BatteryEdit("blue background", "background", "blue", "a person, blue background", alpha=6.0, beta=0.28),
+    BatteryEdit("red clothes", "clothes_color", "red", "a person wearing red clothes", alpha=4.0, beta=0.28, scale=4.5),
 )
 
 
@@ -187,11 +193,8 @@ def latent_optimization(models: Models, parameters: LatentOptimizationParameters
     """The runtime's latent optimization on many pictures at once."""
 
     def run(edit: BatteryEdit, w_plus: FloatArray) -> FloatArray:
-        chosen = replace(
-            parameters,
-            start=parameters.start if edit.start is None else edit.start,
-            start_beta=parameters.start_beta if edit.start_beta is None else edit.start_beta,
-        )
+        own = {name: value for name in OWN if (value := getattr(edit, name)) is not None}
+        chosen = replace(parameters, **own)
         neutral = edit.neutral if parameters.objective == "direction" else None
         images = []
         for rows in np.array_split(w_plus, max(1, math.ceil(len(w_plus) / batch))):

@@ -30,7 +30,7 @@ def battery_recipe(
     parameters = {key: value for key, value in settings.items() if not key.startswith(INVERSION)}
     inversion = {key[len(INVERSION) :]: value for key, value in settings.items() if key.startswith(INVERSION)}
     if name == SEGA:
-        texts: tuple[PromptEdit, ...] = concepts(edit, before, None if seed is None else edit.scale)
+        texts: tuple[PromptEdit, ...] = concepts(edit, before, own=seed is not None)
     else:
         options = {"blend": [blend_word(edit, before)]} if name == LOCAL else {}
         texts = (PromptEdit(describe({**before, edit.attribute: edit.value}), options=options),)

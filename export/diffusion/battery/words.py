@@ -7,6 +7,7 @@ minus. A local edit of Prompt-to-Prompt names the word, of each description, tha
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from limner.export.battery import BatteryEdit
 from limner.runtime.recipe import PromptEdit
@@ -49,14 +50,16 @@ def describe(words: Words, unsaid: str = "") -> str:
     return f"{article} {person}, wearing {worn}, {words['background']} background"
 
 
-def concepts(edit: BatteryEdit, before: Words, scale: float | None = None) -> tuple[PromptEdit, ...]:
-    """SEGA's concepts of an edit: the new value, and away from the old one where that can be named. Without a scale
-    they have the bundle's.
+def concepts(edit: BatteryEdit, before: Words, own: bool = False) -> tuple[PromptEdit, ...]:
+    """SEGA's concepts of an edit: the new value, and away from the old one where that can be named. They have the
+    bundle's scale and threshold, or the edit's `own` where it has any.
     """
+    scale = edit.scale if own else None
+    options: dict[str, Any] = {"threshold": edit.threshold} if own and edit.threshold is not None else {}
     new = BALD if (edit.attribute, edit.value) == ("hair", "bald") else named(edit.attribute, edit.value)
     old = named(edit.attribute, before[edit.attribute])
-    away = (PromptEdit(old, strength=scale, options={"away": True}),) if old else ()
-    return (PromptEdit(new, strength=scale), *away)
+    away = (PromptEdit(old, strength=scale, options={**options, "away": True}),) if old else ()
+    return (PromptEdit(new, strength=scale, options=options), *away)
 
 
 def blend_word(edit: BatteryEdit, before: Words) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,11 @@ def test_concepts_of_something_new_and_of_something_in_its_place() -> None:
     assert concepts(BY_NAME["beard"], WORDS | {"facial_hair": "none"}) == (PromptEdit("a beard"),)
     away = PromptEdit("glasses", options={"away": True})
     assert concepts(BY_NAME["sunglasses"], WORDS) == (PromptEdit("sunglasses"), away)
+    own = replace(BY_NAME["sunglasses"], scale=3.0, threshold=0.8)
+    there = PromptEdit("sunglasses", strength=3.0, options={"threshold": 0.8})
+    gone = replace(away, strength=3.0, options={"threshold": 0.8, "away": True})
+    assert concepts(own, WORDS, own=True) == (there, gone)
+    assert concepts(own, WORDS) == (PromptEdit("sunglasses"), away)
 
 
 @pytest.mark.parametrize("hair", ["short", "bob", "bun", "hat", "curly"])
