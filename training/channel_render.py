@@ -29,7 +29,7 @@ from limner.training.models import winograd
 from limner.training.models.stylegan2 import SQRT2, Generator, LayerSpec, blur, fir_kernel
 
 Convolution = Literal["direct", "fewest"]
-FIR: dict[Convolution, int] = {"direct": 16, "fewest": 8}  # multiply-adds of an output: one pass, or one an axis
+FIR_ONE_PASS, FIR_TWO_PASSES = 16, 8  # multiply-adds of an output; the generator itself takes two, one an axis
 
 
 @dataclass(frozen=True)
@@ -155,23 +155,33 @@ def filtering_pays(generator: Generator, layer: LayerSpec) -> bool:
 
 
 def layer_multiply_adds(generator: Generator, convolution: Convolution = "direct") -> list[int]:
-    """Multiply-adds of one picture per layer; a transposed convolution is counted at its input size."""
-    return [_layer(generator, spec, convolution) for spec in generator.layers]
+    """Multiply-adds of one picture per layer, as the renderer makes it; a transposed convolution is counted at its
+    input size."""
+    filtered = [convolution == "fewest" and filtering_pays(generator, spec) for spec in generator.layers]
+    return [
+        _layer(generator, spec, fewer, FIR_TWO_PASSES if fewer else FIR_ONE_PASS)
+        for spec, fewer in zip(generator.layers, filtered, strict=True)
+    ]
 
 
-def _layer(generator: Generator, layer: LayerSpec, convolution: Convolution) -> int:
+def brute_multiply_adds(generator: Generator) -> int:
+    """Multiply-adds of one picture, as the generator itself makes it."""
+    return sum(_layer(generator, spec, False, FIR_TWO_PASSES) for spec in generator.layers)
+
+
+def _layer(generator: Generator, layer: LayerSpec, filtered: bool, fir: int) -> int:
     n_in, n_out, side, doubles = _sizes(generator, layer)
     taps = generator.conv(layer).kernel ** 2
-    fir = n_out * layer.resolution**2 * FIR[convolution] if doubles else 0
-    if convolution == "fewest" and filtering_pays(generator, layer):
-        return winograd.multiply_adds(n_in, n_out, side, doubles) + fir
-    return n_in * n_out * taps * side**2 + fir
+    after = n_out * layer.resolution**2 * fir if doubles else 0
+    if filtered:
+        return winograd.multiply_adds(n_in, n_out, side, doubles) + after
+    return n_in * n_out * taps * side**2 + after
 
 
 def own_multiply_adds(generator: Generator, layer: LayerSpec, values: int = 2) -> float:
     """Multiply-adds of one render at the moved channel's own layer, which `values` renders share in part."""
     _, n_out, side, doubles = _sizes(generator, layer)
-    fir = FIR["direct"] if doubles else 0
+    fir = FIR_ONE_PASS if doubles else 0
     return n_out * (9 * side**2 + fir * layer.resolution**2) / values + n_out * layer.resolution**2
 
 
@@ -197,12 +207,13 @@ class Cost:
 def relevance_cost(generator: Generator, std: Tensor, convolution: Convolution = "direct") -> Cost:
     """The cost for one picture. Channels of no variance are not rendered; a layer's trunk is rendered once."""
     plain, fast = layer_multiply_adds(generator), layer_multiply_adds(generator, convolution)
+    brute = brute_multiply_adds(generator)
     layers, offset = {}, 0
     for number, spec in enumerate(generator.layers):
         if spec.kind == "conv":
             moving = int((std[offset : offset + spec.channels] > 0).sum())
             render = own_multiply_adds(generator, spec) + sum(fast[number + 1 :])
-            layers[spec.name] = (2.0 * spec.channels * sum(plain), 2 * moving * render + sum(plain[: number + 1]))
+            layers[spec.name] = (2.0 * spec.channels * brute, 2 * moving * render + sum(plain[: number + 1]))
         offset += spec.channels
     return Cost(layers)
 

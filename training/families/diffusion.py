@@ -100,7 +100,4 @@ def save(run: Run, module: DenoiserModule, folder: Path, cache: Path) -> dict[st
 WHAT = """A latent diffusion model in diffusers' folder format: a UNet2DConditionModel with attention at 16, 8 and 4,
 the avatars' autoencoder, and the text tower of the avatars' CLIP, frozen. It predicts the noise under Stable
 Diffusion's schedule, so that every scheduler of Stable Diffusion applies. Captions name several attributes at once, in
-any order and with synonyms; one in ten is empty, for classifier-free guidance. Weights are stored in fp16.
-
-Shipped weights: 7,200 steps of two processes with 16 latents each. The run was planned longer and cut short on the way,
-so that its cosine ran towards 13,500, then 10,000, 7,800 and at last (from step 5,600) 7,200 steps."""
+any order and with synonyms; one in ten is empty, for classifier-free guidance. Weights are stored in fp16."""

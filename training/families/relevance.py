@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from limner.training.avatars.attributes import STYLES, option_code, sample_in_split
-from limner.training.channel_render import layer_multiply_adds, relevance_cost, tower_multiply_adds
+from limner.training.channel_render import brute_multiply_adds, relevance_cost, tower_multiply_adds
 from limner.training.families.stylegan2 import EMBEDDING
 from limner.training.models.clip import ClipImageTower
 from limner.training.models.store import load_model
@@ -123,7 +123,7 @@ def cost_figures(generator: Generator, tower: ClipImageTower, std: torch.Tensor,
     extra = tower_multiply_adds(tower, generator.config.size)
     renders = 2 * sum(s.channels for s in generator.layers if s.kind == "conv")
     return {
-        "multiply-adds of one picture, millions": round(sum(layer_multiply_adds(generator)) / 1e6, 1),
+        "multiply-adds of one picture, millions": round(brute_multiply_adds(generator) / 1e6, 1),
         "of CLIP's tower, millions": round(extra / 1e6, 1),
         f"brute force / this run ({config.convolution})": round(cost.ratio(), 2),
         "brute force / fewest": round(least.ratio(), 2),
