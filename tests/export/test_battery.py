@@ -30,7 +30,8 @@ def walked(monkeypatch: pytest.MonkeyPatch) -> list[LatentOptimizationParameters
 
 
 def test_own_settings_of_an_edit(walked: list[LatentOptimizationParameters]) -> None:
-    method, w_plus = battery.latent_optimization(None, GIVEN), np.zeros((2, 4, 8), np.float32)  # type: ignore[arg-type]
+    models: Any = None  # not looked at
+    method, w_plus = battery.latent_optimization(models, GIVEN), np.zeros((2, 4, 8), np.float32)
     method(BatteryEdit("beard", "facial_hair", "beard", "a person with a beard", alpha=3.0, scale=4.0), w_plus)
     own = BatteryEdit("sad", "expression", "sad", "a sad person", start=9.0, steps=20, direction_scale=4.0)
     method(own, w_plus)
