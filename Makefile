@@ -8,6 +8,11 @@ PYTHON ?= python3
 VENV ?= .venv
 # A second package index, for a torch without CUDA
 TORCH_INDEX ?=
+# Of train-gpu: how long, where to, a folder of wheels, and a Python that has torch and pytorch-lightning
+MINUTES ?= 9
+OUT ?= runs/gpu
+WHEELS ?=
+GPU_PYTHON ?= $(PYTHON)
 # Passed on to the command of a target: make train-avatars-clip ARGS="--help"
 ARGS ?=
 
@@ -39,8 +44,28 @@ install-all: $(FULL) ## Install the runtime, training, export and development to
 
 # --- making it --------------------------------------------------------------------------------------------
 
-train-avatars-%: $(FULL) ## Train one model: judge, identity, clip, stylegan2, encoder, relevance, autoencoder, diffusion
+train-avatars-%: $(FULL) ## Train one model: judge, identity, clip, encoder, autoencoder, diffusion
 	$(BIN)/limner train $* --out runs/$* --save checkpoints/avatars/$* $(ARGS)
+
+.PHONY: train-avatars-stylegan2
+train-avatars-stylegan2: $(FULL) ## Train the generator, stage by stage: ARGS="--stage warmup --stage mapping"
+	$(BIN)/limner train stylegan2-stages --out runs/stylegan2 --save checkpoints/avatars/stylegan2 $(ARGS)
+
+.PHONY: train-avatars-relevance
+train-avatars-relevance: $(FULL) ## Measure what each style channel means to CLIP
+	$(BIN)/limner train relevance --out runs/relevance --save checkpoints/avatars/edits $(ARGS)
+
+.PHONY: train-gpu
+train-gpu: typings ## Train what gains most in MINUTES=9, into OUT=runs/gpu; WHEELS=FOLDER of packages, no network needed
+	@mkdir -p $(OUT)
+	if [ -n "$(WHEELS)" ]; then $(GPU_PYTHON) -m pip install --quiet --no-index --no-deps --upgrade \
+		--target $(OUT)/packages $(WHEELS)/*.whl; fi
+	PYTHONPATH=typings:$(OUT)/packages $(GPU_PYTHON) -m limner.training.cli all \
+		--minutes $(MINUTES) --out $(OUT) $(ARGS)
+
+.PHONY: train-gpu-adopt
+train-gpu-adopt: $(FULL) ## Take over what `make train-gpu` wrote into OUT=runs/gpu
+	$(BIN)/limner train adopt $(OUT) $(ARGS)
 
 .PHONY: train-avatars-mappers
 train-avatars-mappers: $(FULL) ## Train the latent mappers of the avatars in one run, for the generator as it is now

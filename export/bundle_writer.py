@@ -19,7 +19,6 @@ from limner.export import parity
 from limner.export.cards import read_licences
 from limner.export.graphs import OPSET, GraphSpec, build_specs, export_graph
 from limner.export.networks import FOLDERS, MAPPERS, Networks, load_networks
-from limner.export.partial_folder import folder_beside, put_in_place
 from limner.export.weights import WEIGHTS, Storage, WeightFile
 from limner.runtime.bundle import Bundle, load_bundle, write_manifest
 from limner.runtime.bundle_schema import (
@@ -36,6 +35,7 @@ from limner.runtime.bundle_schema import (
     TensorMeta,
 )
 from limner.runtime.errors import InputError, LimnerError
+from limner.runtime.folders import folder_beside, open_to_readers, put_in_place
 from limner.runtime.mapper_schema import MapperMeta
 from limner.runtime.schema import read_json
 from limner.runtime.spaces import SLOPE
@@ -132,8 +132,8 @@ def write_bundle(
         _write_reports(beside, reports, config.tolerance)
         _write_extras(beside, networks, extras)
         write_manifest(beside, manifest(networks, specs, reports, extras, config))
-        _open_to_readers(beside)
-        _replace(beside, out)
+        open_to_readers(beside)
+        put_in_place(beside, out)
     return load_bundle(out)
 
 
@@ -263,14 +263,3 @@ def _version() -> str:
         return version("limner")
     except PackageNotFoundError:
         return "0"
-
-
-def _open_to_readers(folder: Path) -> None:
-    """Give every file the usual mode: temporary folders and safetensors files are private."""
-    for path in (folder, *folder.rglob("*")):
-        path.chmod(0o755 if path.is_dir() else 0o644)
-
-
-def _replace(beside: Path, out: Path) -> None:
-    """Put the finished folder in the place of the old one, which is kept until then."""
-    put_in_place(beside, out)

@@ -21,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from limner.export.bundle_writer import _open_to_readers, _replace, check_target
+from limner.export.bundle_writer import check_target
 from limner.export.precision_gate import (
     BATTERY_POINTS,
     TOLERANCES,
@@ -40,6 +40,7 @@ from limner.export.weights import WEIGHTS, WeightFile
 from limner.runtime.bundle import Bundle, load_bundle, write_manifest
 from limner.runtime.bundle_schema import GraphMeta
 from limner.runtime.errors import InputError, LimnerError
+from limner.runtime.folders import folder_beside, open_to_readers, put_in_place
 
 Precision = Literal["fp32", "fp16", "int8"]
 REPORTS = ("parity.json", "parity.md")
@@ -79,8 +80,7 @@ def convert(
         bundle.graph(name)
     check_target(out)
     out = out.absolute()
-    beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
-    try:
+    with folder_beside(out) as beside:
         report = _convert_graphs(bundle, beside, config, pictures, say)
         _copy_rest(bundle, beside)
         graphs = {quality.graph: _entry(bundle, quality, config) for quality in report}
@@ -91,10 +91,8 @@ def convert(
         success = _battery(bundle, made, config, say)
         _write_report(bundle, beside, config, report, success)
         write_manifest(beside, manifest)
-        _open_to_readers(beside)
-        _replace(beside, out)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        open_to_readers(beside)
+        put_in_place(beside, out)
     return load_bundle(out), report
 
 

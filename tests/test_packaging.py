@@ -26,7 +26,19 @@ ALLOWED = {
     "training": {"training"},
     "export": {"export", "training", "runtime"},
 }
-SHARED_WITH_TRAINING = ("errors", "schema", "files", "checks", "bundle", "bundle_schema", "recipe")
+SHARED_WITH_TRAINING = (
+    "errors",
+    "schema",
+    "files",
+    "folders",
+    "stopping",
+    "images",
+    "caches",
+    "checks",
+    "bundle",
+    "bundle_schema",
+    "recipe",
+)
 NOT_IN_RUNTIME = {"torch", "pytorch_lightning", "transformers", "onnx", "onnxscript", "dicebear", "resvg_py"}
 SKIPPED = {".git", ".venv", ".venv-demo", "build", "dist", "out", "runs", "typings", "data"}
 

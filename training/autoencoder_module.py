@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.training.avatars.dataset import image_float
+from limner.training.loop.steps import draw_number, uses_scaler
 from limner.training.runner import OptimizerConfig, optimizer_of
 from limner.training.sampling import Batch, step_generator
 
@@ -33,8 +34,8 @@ class AutoencoderTraining:
     pixel: float = 1.0  # L1
     square: float = 0.0  # squared error: large areas of a wrong colour weigh more than edges
     decorrelation: float = 0.0  # see `correlation`
-    perceptual: float = 0.1
-    kl: float = 1e-4
+    perceptual: float = 0.1  # distance of activations of the identity network
+    kl: float = 1e-4  # of the latents to a unit Gaussian
     adversarial: float = 0.1  # before the ratio of gradients
     adversarial_from: float = 0.6  # share of the steps without the adversarial term
     crop: int = 0  # pixels a side of the random crops that the first steps see, cheaper than pictures; 0 for none
@@ -135,7 +136,7 @@ class AutoencoderModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image = image_float(batch["image"])
-        rng = step_generator(self.seed, self.global_step, "cpu")
+        rng = step_generator(self.seed, draw_number(self))
         if self.is_cropped:
             image = random_crops(image, self.config.crop, rng)
         posterior = self.network.encode(image).latent_dist
@@ -197,5 +198,9 @@ class AutoencoderModule(pl.LightningModule):
         """Pictures and what came back of them, in turns [16,3,H,W]."""
         return self._shown
 
+    def compiled_parts(self) -> list[nn.Module]:
+        """What `trainer.compile` compiles."""
+        return [self.network.encoder, self.network.decoder]
+
     def configure_optimizers(self) -> Any:
-        return optimizer_of(self, self.optimizer, self.max_steps)
+        return optimizer_of(self, self.optimizer, self.max_steps, uses_scaler(self))

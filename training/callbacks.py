@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,6 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 from torch import nn
-
-log = logging.getLogger("limner")
 
 
 class WeightAverage(pl.Callback):
@@ -63,40 +59,14 @@ class WeightAverage(pl.Callback):
             self._network(pl_module).load_state_dict(self._raw)
             self._raw = {}
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.on_validation_end(trainer, pl_module)
+
     def state_dict(self) -> dict[str, Any]:
         return {"average": self.average, "updates": self.updates}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.average, self.updates = state_dict["average"], state_dict["updates"]
-
-
-class Progress(pl.Callback):
-    """One log line every so many seconds: step, pictures a second, the logged figures."""
-
-    def __init__(self, batch_size: int, every_s: float = 30.0) -> None:
-        self.batch_size, self.every_s = batch_size, every_s
-        self._last = self._start = 0.0
-        self._step = 0
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._last, self._step = time.monotonic(), trainer.global_step
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        now, step = time.monotonic(), trainer.global_step
-        if now - self._last < self.every_s and step != trainer.max_steps:
-            return
-        rate = (step - self._step) * self.batch_size / max(now - self._last, 1e-9)
-        self._last, self._step = now, step
-        log.info("step %d of %d, %.0f pictures/s, %s", step, trainer.max_steps, rate, _figures(trainer))
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        log.info("validation at step %d: %s", trainer.global_step, _figures(trainer))
-
-
-def _figures(trainer: pl.Trainer) -> str:
-    return " ".join(f"{k}={float(v):.4g}" for k, v in trainer.callback_metrics.items())
 
 
 class Grids(pl.Callback):

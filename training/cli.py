@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import typer.core
 
 CONFIGS = Path(__file__).parent / "configs"
 HELP = {
@@ -20,6 +21,18 @@ HELP = {
     "autoencoder": "The latent autoencoder of the diffusion model.",
     "diffusion": "The latent diffusion model; needs a finished autoencoder and CLIP.",
 }
+
+
+class WithSettings(typer.core.TyperCommand):
+    """A command whose --help ends with every setting of its family; they are read when help is asked for."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        from limner.training.settings_help import as_text
+
+        formatter.write("\n" + as_text(resolve(FAMILY_OF.get(self.name or "", self.name or ""))))
+
+
+FAMILY_OF = {"stylegan2-stages": "stylegan2"}  # a command's family, where it is not its name
 
 ConfigOption = Annotated[Path | None, typer.Option(help="YAML of the run; the family's own if not given.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="key=value over the YAML.")]
@@ -42,8 +55,10 @@ app = typer.Typer(
 
 
 def default_cache() -> Path:
-    """Where rendered pictures are kept: $LIMNER_CACHE, else ~/.cache/limner."""
-    return Path(os.environ.get("LIMNER_CACHE") or Path.home() / ".cache" / "limner") / "avatars"
+    """Where rendered pictures are kept: below the cache folder of all of Limner (LIMNER_CACHE, else the user's)."""
+    from limner.runtime.caches import cache_folder
+
+    return cache_folder() / "avatars"
 
 
 def _verb(family: str) -> Callable[..., None]:
@@ -76,10 +91,10 @@ def _verb(family: str) -> Callable[..., None]:
 
 
 for _name in HELP:
-    app.command(_name)(_verb(_name))
+    app.command(_name, cls=WithSettings)(_verb(_name))
 
 
-@app.command("stylegan2-stages")
+@app.command("stylegan2-stages", cls=WithSettings)
 def stylegan2_stages(
     stages: Annotated[
         list[str] | None, typer.Option("--stage", help="Only this stage; may be repeated. All if not given.")
@@ -113,7 +128,7 @@ def stylegan2_stages(
     print(json.dumps(figures, indent=2))
 
 
-@app.command("mapper")
+@app.command("mapper", cls=WithSettings)
 def mapper(
     prompt: Annotated[
         list[str] | None,
@@ -141,11 +156,12 @@ def mapper(
     _print(run_family("mapper", run, out, save or out / "model", default_cache(), resume, fast_dev_run))
 
 
-@app.command("relevance")
+@app.command("relevance", cls=WithSettings)
 def relevance(
     config: ConfigOption = None,
     settings: SetOption = None,
-    out: Annotated[Path, typer.Option(help="Folder of relevance.safetensors.")] = Path("runs/relevance"),
+    out: Annotated[Path, typer.Option(help="Run folder: rows on the way, the result.")] = Path("runs/relevance"),
+    save: Annotated[Path | None, typer.Option(help="Folder that gets relevance.safetensors at the end.")] = None,
     dry_run: DryOption = False,
 ) -> None:
     """What each style channel means to CLIP, for global directions. A run that was cut goes on in the same folder."""
@@ -157,7 +173,34 @@ def relevance(
     from limner.training.runner import quiet
 
     quiet()
-    _print(job.predict(run, out))
+    _print(job.predict(run, out, save))
+
+
+@app.command("all")
+def everything(
+    minutes: Annotated[float, typer.Option(help="For all of it, pictures and figures included.")] = 9.0,
+    out: Annotated[Path, typer.Option(help="Folder of pictures, runs, models and the report.")] = Path("runs/all"),
+    part: Annotated[list[str] | None, typer.Option(help="Only this part; may be repeated.")] = None,
+    shipped: Annotated[Path, typer.Option(help="Checkpoints that it goes on from.")] = Path("checkpoints/avatars"),
+) -> None:
+    """What gains most, in so many minutes, from the shipped weights on: for a GPU at hand."""
+    from limner.training.dial import train_all
+    from limner.training.runner import quiet
+
+    quiet()
+    _print(train_all(minutes, out, shipped, tuple(part or ())))
+
+
+@app.command("adopt")
+def adopt_results(
+    out: Annotated[Path, typer.Argument(help="Folder of `limner train all`.")],
+    part: Annotated[list[str] | None, typer.Option(help="Only this part; may be repeated.")] = None,
+    shipped: Annotated[Path, typer.Option(help="Checkpoints that are replaced.")] = Path("checkpoints/avatars"),
+) -> None:
+    """Take the results of `limner train all` over, each checked first; an export makes bundles of them."""
+    from limner.training.dial import adopt
+
+    adopt(out, shipped, tuple(part or ()))
 
 
 def _print(figures: dict[str, Any]) -> None:
@@ -191,10 +234,12 @@ def run_family(
     import time
 
     from limner.training.families import family
-    from limner.training.runner import fit, quiet, seed_all
+    from limner.training.runner import check_run, fit, quiet, seed_all
+    from limner.training.saving import saved_whole
 
     quiet()
     spec = family(name)
+    check_run(run.trainer, run, out, resume, fast_dev_run)
     seed_all(run.trainer)
     module, data = spec.build(run, cache)
     start = time.monotonic()
@@ -203,7 +248,9 @@ def run_family(
     if fast_dev_run or not trainer.is_global_zero:
         return {}
     minutes = round((time.monotonic() - start) / 60, 1)
-    return {**spec.save(run, module, save, cache), "training, minutes": minutes}
+    with saved_whole(save) as beside:
+        figures = spec.save(run, module, beside, cache)
+    return {**figures, "training, minutes": minutes}
 
 
 if __name__ == "__main__":

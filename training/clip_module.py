@@ -22,6 +22,7 @@ from limner.training.avatars.attributes import StyleSpec
 from limner.training.avatars.captions import Caption, caption, counterfactual, prompt_for
 from limner.training.avatars.dataset import image_float
 from limner.training.avatars.tokens import CaptionTokenizer
+from limner.training.loop.steps import draw_number, uses_scaler
 from limner.training.models.clip import ClipImageTower, ClipTextTower, unit
 from limner.training.runner import OptimizerConfig, optimizer_of
 from limner.training.sampling import Batch, step_generator
@@ -157,7 +158,7 @@ class ClipModule(pl.LightningModule):
         self._hidden = torch.compile(self.image_tower.hidden) if compile else self.image_tower.hidden
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        generator = step_generator(self.seed, self.global_step)
+        generator = step_generator(self.seed, draw_number(self))
         image = augment(image_float(batch["image"]), self.augmentation, generator)
         hidden = self._hidden(self.image_tower.pixels(image))  # [N,1+P,W] after each layer
         pooled = self.image_tower.vision.post_layernorm(hidden[-1][:, 0])
@@ -200,11 +201,18 @@ class ClipModule(pl.LightningModule):
             texts = [prompt_for(name, value) for name, value in self.captioner.probes]
             self._prompts = self.text_tower(self.tokenizer.encode(texts).to(self.device)).float()
         scores = self.image_tower(image_float(batch["image"])).float() @ self._prompts.t()
-        for name, right in zero_shot(self.style, scores, batch["attributes"]).items():
+        found = zero_shot(self.style, scores, batch["attributes"])
+        for name, right in found.items():
             self.log(f"validation/{name}", right.float().mean(), batch_size=len(right))
+        mean = torch.stack([right.float().mean() for right in found.values() if len(right)]).mean()
+        self.log("validation/accuracy", mean, batch_size=len(batch["image"]))
+
+    def compiled_parts(self) -> list[nn.Module]:
+        """The image tower is compiled when the module is made."""
+        return []
 
     def configure_optimizers(self) -> Any:
-        return optimizer_of(self, self.optimizer, self.max_steps)
+        return optimizer_of(self, self.optimizer, self.max_steps, uses_scaler(self))
 
 
 def zero_shot(style: StyleSpec, scores: torch.Tensor, attributes: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -20,6 +20,7 @@ from limner.training.avatars.attributes import StyleSpec
 from limner.training.avatars.captions import ATTRIBUTES, PLAIN_COLORS, caption
 from limner.training.avatars.tokens import CONTEXT_LENGTH, CaptionTokenizer
 from limner.training.diffusion_sampling import Sampler, noise_levels
+from limner.training.loop.steps import draw_number, uses_scaler
 from limner.training.models.diffusion import SCHEDULER
 from limner.training.runner import OptimizerConfig, optimizer_of
 from limner.training.sampling import Batch, step_generator
@@ -32,13 +33,13 @@ if TYPE_CHECKING:
 class DenoiserTraining:
     """Captions, loss and validation pictures."""
 
-    caption_dropout: float = 0.1
+    caption_dropout: float = 0.1  # share of empty captions, for classifier-free guidance
     fewest_mentions: int = 2  # attributes in a caption; the number is drawn evenly from here to all of them
     background_at_end: float = 0.25  # of captions with a background: named last, after a comma
     min_snr: float = 5.0  # gamma of the weighting; 0 for none
     guidance: float = 4.0  # of the pictures in the grid
     steps: int = 20  # of the pictures in the grid
-    prompts: tuple[str, ...] = (
+    prompts: tuple[str, ...] = (  # of the pictures in the grid
         "a portrait of a smiling person with short red hair, a beard and glasses, blue background",
         "a portrait of a smiling person with short black hair, a beard and glasses, blue background",
         "a portrait of a sad person with long blonde hair, wearing a green hoodie, on a pink background",
@@ -148,8 +149,7 @@ class DenoiserModule(pl.LightningModule):
         return F.mse_loss(made.float(), noise, reduction="none").mean((1, 2, 3)), step
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        draw = self.global_step * self.trainer.world_size + self.global_rank  # every process draws its own noise
-        error, step = self.losses(batch, step_generator(self.seed, draw, "cpu"))
+        error, step = self.losses(batch, step_generator(self.seed, draw_number(self)))  # every process its own noise
         self.log("train/error", error.mean().detach())
         return (error * self.weights[step]).mean()
 
@@ -170,5 +170,9 @@ class DenoiserModule(pl.LightningModule):
         """One picture a prompt [P,3,H,W], from the same noise every time."""
         return self._shown
 
+    def compiled_parts(self) -> list[nn.Module]:
+        """What `trainer.compile` compiles."""
+        return [self.network]
+
     def configure_optimizers(self) -> Any:
-        return optimizer_of(self.network, self.optimizer, self.max_steps)
+        return optimizer_of(self.network, self.optimizer, self.max_steps, uses_scaler(self))

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from limner.training.augment import AugmentConfig, augment
 from limner.training.avatars.dataset import image_float
+from limner.training.loop.steps import draw_number, uses_scaler
 from limner.training.models.irse import IdentityNet
 from limner.training.models.psp import E4eEncoder
 from limner.training.runner import OptimizerConfig, optimizer_of
@@ -38,8 +39,8 @@ class EncoderTraining:
     """Weights of the losses and the schedule; a weight of 0 skips its work."""
 
     pixel: float = 1.0  # mean square of the difference
-    perceptual: float = 0.5
-    identity: float = 0.1
+    perceptual: float = 0.5  # distance of activations of the identity network
+    identity: float = 0.1  # 1 - cosine of identity
     delta: float = 2e-4  # of the mean norm of a delta
     latent: float = 1.0  # mean square of the distance to the known w_plus
     options: float = 0.2  # cross-entropy of a known picture's options, read from w_plus
@@ -100,7 +101,7 @@ class EncoderModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         target = image_float(batch["image"])
-        image = augment(target, self.augmentation, step_generator(self.seed, self.global_step))
+        image = augment(target, self.augmentation, step_generator(self.seed, draw_number(self)))
         self.network.stage = self.stage(self.global_step)
         common, deltas = self.network.offsets(image)
         w_plus = self.network.assemble(common.float(), [delta.float() for delta in deltas])
@@ -144,4 +145,4 @@ class EncoderModule(pl.LightningModule):
         return self._shown
 
     def configure_optimizers(self) -> Any:
-        return optimizer_of(self.network, self.optimizer, self.max_steps)
+        return optimizer_of(self.network, self.optimizer, self.max_steps, uses_scaler(self))

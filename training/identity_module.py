@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from limner.training.augment import AugmentConfig, augment
 from limner.training.avatars.attributes import StyleSpec
 from limner.training.avatars.dataset import image_float
+from limner.training.loop.steps import draw_number, uses_scaler
 from limner.training.models.irse import IdentityNet
 from limner.training.runner import OptimizerConfig, optimizer_of
 from limner.training.sampling import Batch, step_generator
@@ -80,7 +81,7 @@ class IdentityModule(pl.LightningModule):
         self._seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        generator = step_generator(self.seed, self.global_step)
+        generator = step_generator(self.seed, draw_number(self))
         image = augment(image_float(batch["image"]), self.augmentation, generator)
         features = self.network(image).float()
         cosine = F.linear(features, F.normalize(self.classes))
@@ -110,5 +111,9 @@ class IdentityModule(pl.LightningModule):
         self.log("validation/same", same.mean())
         self.log("validation/different", different.mean())
 
+    def compiled_parts(self) -> list[nn.Module]:
+        """What `trainer.compile` compiles."""
+        return [self.network]
+
     def configure_optimizers(self) -> Any:
-        return optimizer_of(self, self.optimizer, self.max_steps)
+        return optimizer_of(self, self.optimizer, self.max_steps, uses_scaler(self))

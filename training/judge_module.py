@@ -7,11 +7,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from limner.runtime.errors import InputError
 from limner.training.augment import AugmentConfig, augment
 from limner.training.avatars.dataset import image_float
+from limner.training.loop.steps import draw_number, uses_scaler
 from limner.training.models.judge import Judge
 from limner.training.runner import OptimizerConfig, optimizer_of
 from limner.training.sampling import Batch, step_generator
@@ -46,7 +48,7 @@ class JudgeModule(pl.LightningModule):
         return torch.stack(losses).sum(), torch.stack(right, 1)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        generator = step_generator(self.seed, self.global_step)
+        generator = step_generator(self.seed, draw_number(self))
         image = augment(image_float(batch["image"]), self.augmentation, generator)
         loss, right = self._losses(image, batch["attributes"])
         self.log("train/loss", loss)
@@ -60,5 +62,9 @@ class JudgeModule(pl.LightningModule):
         for i, (name, _) in enumerate(self.network.config.attributes):
             self.log(f"validation/{name}", right[:, i].float().mean(), batch_size=size)
 
+    def compiled_parts(self) -> list[nn.Module]:
+        """What `trainer.compile` compiles."""
+        return [self.network]
+
     def configure_optimizers(self) -> Any:
-        return optimizer_of(self.network, self.optimizer, self.max_steps)
+        return optimizer_of(self.network, self.optimizer, self.max_steps, uses_scaler(self))

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from limner.runtime.files import sha256_file
+from limner.runtime.files import sha256_file, write_atomically
+from limner.runtime.folders import file_beside
 from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataset, image_float
 from limner.training.config import to_plain
 from limner.training.models.diffusion import WEIGHTS, load_autoencoder
@@ -50,7 +51,7 @@ def latents_of(config: AvatarsConfig, split: str, autoencoder: str | Path, cache
     path, note = folder / f"{split}.f16", folder / f"{split}.json"
     if not note.exists():
         shape = encode_all(load_autoencoder(autoencoder), pictures, path)
-        note.write_text(json.dumps({"shape": shape}))
+        write_atomically(note, json.dumps({"shape": shape}).encode())
     shape = tuple(json.loads(note.read_text())["shape"])
     return LatentDataset(pictures, np.memmap(path, np.float16, "r", shape=shape))
 
@@ -59,17 +60,17 @@ def latents_of(config: AvatarsConfig, split: str, autoencoder: str | Path, cache
 def encode_all(network: AutoencoderKL, pictures: AvatarsDataset, path: Path) -> tuple[int, ...]:
     """Write the moments of every picture; the file appears when it is whole. Returns its shape."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside, store = path.with_suffix(".part"), None
+    store: np.ndarray | None = None
     starts = range(0, len(pictures), BATCH)
-    for start in track(starts, f"encoding {pictures.split}", len(starts)):
-        rows = np.arange(start, min(start + BATCH, len(pictures)))
-        moments = network.encode(image_float(pictures.batch(rows)["image"])).latent_dist.parameters.numpy()
-        if store is None:
-            store = np.memmap(beside, np.float16, "w+", shape=(len(pictures), *moments.shape[1:]))
-        store[start : start + len(rows)] = moments
-    assert store is not None
-    store.flush()
-    beside.replace(path)
+    with file_beside(path) as beside:
+        for start in track(starts, f"encoding {pictures.split}", len(starts)):
+            rows = np.arange(start, min(start + BATCH, len(pictures)))
+            moments = network.encode(image_float(pictures.batch(rows)["image"])).latent_dist.parameters.numpy()
+            if store is None:
+                store = np.memmap(beside, np.float16, "w+", shape=(len(pictures), *moments.shape[1:]))
+            store[start : start + len(rows)] = moments
+        assert isinstance(store, np.memmap)
+        store.flush()
     return tuple(int(size) for size in store.shape)
 
 

@@ -13,16 +13,17 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from limner.runtime.errors import InputError
+from limner.runtime.images import read_picture
 from limner.training.models.psp import E4eEncoder
 from limner.training.models.store import load_model
 from limner.training.models.stylegan2 import Generator
 from limner.training.sampling import Batch, step_generator
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # what the runtime reads
+LATENT_FILES = (".npy", ".pt", ".pth")
 AT_ONCE = 50  # pictures or latents
 
 
@@ -30,19 +31,19 @@ AT_ONCE = 50  # pictures or latents
 class LatentsConfig:
     """Where latents come from and how many are held out."""
 
-    source: Literal["generator", "file", "folder", "avatars"] = "generator"
-    path: str = ""  # of source "file": [N,L,D] as .pt or .npy; of source "folder": pictures
+    source: Literal["generator", "file", "folder", "avatars"] = "generator"  # where latents come from
+    path: str = ""  # of source "file": .npy or .pt of [N,L,D] or [L,D], or a folder of such; of "folder": pictures
     encoder: str = ""  # checkpoint folder, for pictures
     count: int = 5000  # of sources "generator" and "avatars"; the published number
     truncation: float = 0.7  # of source "generator", as published
-    held_out: int = 64  # the last ones of all
+    held_out: int = 64  # the last ones of all; 0 measures on the training latents
     seed: int = 0  # of source "generator"
     style: str = "avataaars"  # of source "avatars"
     pose: float = 0.25  # the same
 
     def __post_init__(self) -> None:
-        if not 0 < self.held_out < self.count:
-            raise ValueError(f"held_out is {self.held_out}; allowed: 1 up to count - 1")
+        if not 0 <= self.held_out < self.count:
+            raise ValueError(f"held_out is {self.held_out}; allowed: 0 up to count - 1")
         if not 0 <= self.truncation <= 1:
             raise ValueError(f"truncation is {self.truncation}; allowed: 0 to 1")
         if self.source in ("file", "folder") and not self.path:
@@ -74,13 +75,13 @@ def make_pool(config: LatentsConfig, generator: Generator) -> Tensor:
     size = encoder.config.image_size
     if config.source == "folder":
         paths = picture_paths(Path(config.path), config.held_out)
-        return encoded(encoder, (read_picture(path, size) for path in paths), len(paths))
+        return encoded(encoder, (read_picture(path, size, "latents.path").image_u8 for path in paths), len(paths))
     return encoded(encoder, _avatars(config, size), config.count)
 
 
 def split_pool(pool: Tensor, held_out: int) -> tuple[Tensor, Tensor]:
-    """The part to train on, and the held-out one."""
-    return pool[:-held_out], pool[-held_out:]
+    """The part to train on, and the held-out one; with none held out both are the whole pool."""
+    return (pool, pool) if not held_out else (pool[:-held_out], pool[-held_out:])
 
 
 @torch.no_grad()
@@ -92,29 +93,56 @@ def sampled(config: LatentsConfig, generator: Generator) -> Tensor:
 
 
 def read_latents(path: Path, num_ws: int, w_dim: int, held_out: int = 1) -> Tensor:
-    """Latents float32 [N,num_ws,w_dim] of a .pt file (a tensor; nothing that it carries is run) or a .npy file."""
-    allowed = f"a .pt or .npy file of latents [N, {num_ws}, {w_dim}]"
-    try:
-        if path.suffix == ".npy":
-            found: Any = torch.from_numpy(np.load(path, allow_pickle=False))
-        elif path.suffix in (".pt", ".pth"):
-            found = torch.load(path, map_location="cpu", weights_only=True)
-        else:
-            raise InputError("latents.path", repr(str(path)), allowed)
-    except OSError as reason:
-        raise InputError("latents.path", f"{path}, which does not open ({reason.strerror})", allowed) from reason
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError,
-            ImportError) as reason:  # fmt: skip
-        raise InputError("latents.path", f"{path}, which holds no plain tensor", allowed) from reason
-    if not isinstance(found, Tensor):
-        raise InputError("latents.path", f"{path}, which holds a {type(found).__name__}", allowed)
+    """Latents float32 [N,num_ws,w_dim] of a .npy or .pt file, or of a folder of such files, in the order of names.
+
+    A file holds [N,num_ws,w_dim], or [num_ws,w_dim] as `limner invert` writes it. Nothing that it carries is run.
+    Raises InputError naming the file for anything else, and for no more latents than `held_out`.
+    """
+    allowed = f"a .npy or .pt file of latents [N, {num_ws}, {w_dim}] or [{num_ws}, {w_dim}], or a folder of them"
+    if path.is_dir():
+        files = sorted(one for one in path.iterdir() if one.suffix in LATENT_FILES)
+        if not files:
+            raise InputError("latents.path", f"{path}, a folder with no {' or '.join(LATENT_FILES)} file", allowed)
+        latents = torch.cat([_latents_of(one, num_ws, w_dim, allowed) for one in files])
+    else:
+        latents = _latents_of(path, num_ws, w_dim, allowed)
+    if len(latents) <= held_out:
+        raise InputError("latents.path", f"{path} with {len(latents)} latents", f"more than held_out, {held_out}",
+                         "latents.held_out=0 measures on the training latents themselves")  # fmt: skip
+    return latents
+
+
+def _latents_of(path: Path, num_ws: int, w_dim: int, allowed: str) -> Tensor:
+    found = _plain_tensor(path, allowed)
+    if found.ndim == 2:
+        found = found[None]
     if found.shape[1:] != (num_ws, w_dim) or not found.is_floating_point():
         raise InputError("latents.path", f"{path} with {found.dtype} {list(found.shape)}", allowed)
-    if len(found) <= held_out:
-        raise InputError("latents.path", f"{path} with {len(found)} latents", f"more than held_out, {held_out}")
     if not bool(torch.isfinite(found).all()):
         raise InputError("latents.path", f"{path} with NaN or infinity", "finite numbers")
     return found.float().contiguous()
+
+
+def _plain_tensor(path: Path, allowed: str) -> Tensor:
+    """The tensor in a file. A .npy file is mapped, so that a shape that it has no numbers for takes no memory."""
+    if path.suffix not in LATENT_FILES:
+        raise InputError("latents.path", repr(str(path)), allowed)
+    if not path.is_file():
+        raise InputError("latents.path", f"{path}, where there is no file", allowed)
+    try:
+        if path.suffix == ".npy":
+            array = np.load(path, allow_pickle=False, mmap_mode="r")
+            found: Any = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as reason:
+        raise InputError("latents.path", f"{path}, which does not open ({reason.strerror})", allowed) from reason
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError,
+            ImportError, OverflowError, MemoryError) as reason:  # fmt: skip
+        raise InputError("latents.path", f"{path}, which holds no plain tensor", allowed) from reason
+    if not isinstance(found, Tensor):
+        raise InputError("latents.path", f"{path}, which holds a {type(found).__name__}", allowed)
+    return found
 
 
 def picture_paths(folder: Path, held_out: int = 1) -> list[Path]:
@@ -126,18 +154,6 @@ def picture_paths(folder: Path, held_out: int = 1) -> list[Path]:
         allowed = f"more than held_out, {held_out}: {', '.join(PICTURES)}"
         raise InputError("latents.path", f"{folder} with {len(paths)} pictures", allowed)
     return paths
-
-
-def read_picture(path: Path, size: int) -> np.ndarray:
-    """The middle square of a picture file, upright, on white: image_u8 [size,size,3]."""
-    try:
-        with Image.open(path) as opened:
-            picture = ImageOps.exif_transpose(opened).convert("RGBA")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as reason:
-        raise InputError("latents.path", f"{path}, which does not read as a picture", ", ".join(PICTURES)) from reason
-    paper = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-    paper.alpha_composite(picture)
-    return np.array(ImageOps.fit(paper.convert("RGB"), (size, size), Image.Resampling.LANCZOS))
 
 
 def load_encoder(folder: str, generator: Generator) -> E4eEncoder:

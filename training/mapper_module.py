@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from limner.training.loop.steps import draw_number, uses_scaler
 from limner.training.models.judge import Judge
 from limner.training.models.mapper import LatentMapper
 from limner.training.models.stylegan2 import Generator
@@ -38,11 +39,11 @@ Features = Callable[[Tensor], Tensor]  # image [N,3,H,W] in [-1,1] -> unit featu
 class MapperTraining:
     """Weights of the losses, the published ones; a weight of 0 skips its work."""
 
-    clip: float = 1.0
-    identity: float = 0.1
-    latent: float = 0.8
-    direction: float = 0.0
-    keep: float = 0.0
+    clip: float = 1.0  # 1 - cosine of picture and text
+    identity: float = 0.1  # 1 - cosine of identity before and after
+    latent: float = 0.8  # mean square of the step
+    direction: float = 0.0  # 1 - cosine of the change of the picture and of the text
+    keep: float = 0.0  # mean absolute change of the pixels
     truncation: float = 1.0  # training latents are truncated at random, by a factor between this and 1
     preprocess: Literal["correct", "published"] = "correct"  # of CLIP's input; "published" is StyleCLIP's own
 
@@ -55,10 +56,10 @@ class MapperTraining:
 class MapperOptimizer:
     """The published one is Ranger with a constant rate; "adamw" warms up and falls along a cosine."""
 
-    name: Literal["ranger", "adamw"] = "ranger"
+    name: Literal["ranger", "adamw"] = "ranger"  # the published one, or AdamW
     learning_rate: float = 0.5  # weights are stored 100 times as large as they act
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.95, 0.999)
+    weight_decay: float = 0.0  # of all weights
+    betas: tuple[float, float] = (0.95, 0.999)  # of the means of the gradient and of its square
     warmup: float = 0.05  # of all steps, of "adamw"
 
 
@@ -175,8 +176,7 @@ class MapperModule(pl.LightningModule):
         return self.generator.latent_avg + psi * (w_plus - self.generator.latent_avg)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        draw = self.global_step * self.trainer.world_size + self.global_rank
-        w_plus = self.truncated(batch["w_plus"], draw)
+        w_plus = self.truncated(batch["w_plus"], draw_number(self))
         source = self.source(w_plus)
         total = w_plus.new_zeros(())
         for name in self.targets:
@@ -188,12 +188,15 @@ class MapperModule(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         w_plus = batch["w_plus"]
         source = self.source(w_plus)
-        edits = []
+        edits, clip = [], []
         for name in self.targets:
             made, _ = self.edited(name, w_plus)
             edits.append(made[:SHOWN])
-            for figure, value in self.measure(name, made, source).items():
+            found = self.measure(name, made, source)
+            clip.append(found["clip"])
+            for figure, value in found.items():
                 self.log(f"validation/{name}/{figure}", value, batch_size=len(w_plus), sync_dist=True)
+        self.log("validation/clip", torch.stack(clip).mean(), batch_size=len(w_plus), sync_dist=True)
         if batch_idx == 0:
             self._shown = [source["image"][:SHOWN], *edits]
 
@@ -224,7 +227,7 @@ class MapperModule(pl.LightningModule):
             return Ranger(self.network.parameters(), config.learning_rate, config.betas,
                           weight_decay=config.weight_decay)  # fmt: skip
         settings = OptimizerConfig(config.learning_rate, config.weight_decay, config.betas, config.warmup)
-        return optimizer_of(self.network, settings, self.max_steps)
+        return optimizer_of(self.network, settings, self.max_steps, uses_scaler(self))
 
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:

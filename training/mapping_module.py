@@ -29,7 +29,7 @@ class MappingConfig:
 
     start: Literal["constructed", "random"] = "constructed"  # see mapping_start; random takes thousands of steps
     batch_size: int = 512  # z a step
-    learning_rate: float = 3e-3
+    learning_rate: float = 3e-3  # at the start; falls along a cosine
     option_weight: float = 0.5  # of the cross-entropy of the options that w decodes to
     sharpness: float = 8.0  # of its softmax; a right place of a code is 1, a wrong one 0
     seed: int = 0  # of the coupling's directions
@@ -105,13 +105,14 @@ class MappingModule(pl.LightningModule):
         z = torch.randn(self.config.batch_size, self.generator.config.z_dim)
         with torch.no_grad():
             options, pose = self.coupling(z)
-            target = self.embedding(self.embedding.encode(options, pose))
-        w = self.generator.mapping(z)
-        distance, wrong = (w - target).abs().mean(), self._option_loss(w, options)
+            target = self.embedding(self.embedding.encode(options, pose).to(self.decode))
+        w = self.generator.mapping(z.to(self.decode))
+        distance, wrong = (w - target).abs().mean(), self._option_loss(w, options.to(w.device))
         self.log_dict({"mapping_l1": distance, "options": wrong})
         return distance + self.config.option_weight * wrong
 
-    def on_train_batch_end(self, *_: object) -> None:
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
         self.ema.update_parameters(self.generator.style)
 
     def configure_optimizers(self) -> Any:

@@ -31,13 +31,13 @@ from limner.training.models.stylegan2 import Generator
 class RelevanceConfig:
     """How the relevance is computed; the published values are the defaults."""
 
-    stat_samples: int = 100_000
+    stat_samples: int = 100_000  # of w, for mean and deviation of each style channel
     truncation: float = 0.7  # of the samples, for statistics and pictures
-    pictures: int = 100
+    pictures: int = 100  # that every channel is moved in
     sigma: float = 5.0  # how far a channel is moved, in its standard deviations
     chunk: int = 50  # pictures rendered at once, each with two values of a channel
     convolution: Convolution = "direct"  # fewest: fewer multiply-adds, the same numbers; slower on CPUs
-    seed: int = 0
+    seed: int = 0  # of samples and pictures
 
 
 @torch.no_grad()

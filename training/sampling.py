@@ -10,6 +10,9 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
+from limner.runtime.errors import InputError
+from limner.training.loop.steps import batches_of
+
 Batch = dict[str, torch.Tensor]
 Prepare = Callable[[Batch, np.random.Generator], Batch]
 
@@ -96,11 +99,27 @@ class StepData(pl.LightningDataModule):
         self.sources = {"train": train, "validation": validation}
         self.batch_size, self.seed, self.validation_limit = batch_size, seed, validation_limit
         self.workers, self.prepare = workers, prepare
+        self.begun = 0  # batches of earlier starts
+
+    def prepare_data(self) -> None:
+        """Make the data once, in the first process; the others find it."""
+        for make in self.sources.values():
+            make()
+
+    def state_dict(self) -> dict[str, int]:
+        return {"batches": batches_of(self.trainer) if self.trainer else self.begun}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.begun = int(state_dict["batches"])
 
     def train_dataloader(self) -> DataLoader[Batch]:
         trainer = self.trainer
-        rank, ranks, start = (trainer.global_rank, trainer.world_size, trainer.global_step) if trainer else (0, 1, 0)
-        stream = StepBatches(self.sources["train"](), self.batch_size, self.seed, start, rank, ranks, self.prepare)
+        rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        data = self.sources["train"]()
+        if len(data) < self.batch_size * ranks:
+            allowed = f"up to {len(data)}, the number of training items"
+            raise InputError("trainer.batch_size", f"{self.batch_size} on {ranks} devices", allowed)
+        stream = StepBatches(data, self.batch_size, self.seed, self.begun, rank, ranks, self.prepare)
         return DataLoader(stream, batch_size=None, num_workers=self.workers)
 
     def val_dataloader(self) -> DataLoader[Batch]:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limner.training.avatars.dataset import image_float
+from limner.training.loop.steps import batches_seen
 from limner.training.models.discriminator import Discriminator
 from limner.training.models.stylegan2 import Generator
 
@@ -27,18 +28,18 @@ from limner.training.models.stylegan2 import Generator
 class StyleGAN2TrainConfig:
     """Recipe of the adversarial stage."""
 
-    learning_rate: float = 2e-3
-    generator_learning_rate: float = 2e-3
-    r1_gamma: float = 1.0
-    r1_every: int = 16
-    path_weight: float = 2.0
-    path_every: int = 8
-    path_batch_shrink: int = 2
-    path_decay: float = 0.01
-    style_mixing: float = 0.9
-    ema: float = 0.999
+    learning_rate: float = 2e-3  # of the discriminator
+    generator_learning_rate: float = 2e-3  # of the generator
+    r1_gamma: float = 1.0  # weight of the gradient penalty on real pictures
+    r1_every: int = 16  # steps between two penalties
+    path_weight: float = 2.0  # of the path length term
+    path_every: int = 8  # steps between two of them
+    path_batch_shrink: int = 2  # the term sees the batch divided by this
+    path_decay: float = 0.01  # of the running mean of path lengths
+    style_mixing: float = 0.9  # share of the batches that mix two styles
+    ema: float = 0.999  # decay of the average that is kept
     drawing_weight: float = 0.0  # of the warm start's drawing loss on pictures with known options
-    train_mapping: bool = True
+    train_mapping: bool = True  # whether the mapping network learns too
 
 
 class StyleGAN2Module(pl.LightningModule):
@@ -71,6 +72,8 @@ class StyleGAN2Module(pl.LightningModule):
         optimizers: Any = self.optimizers()
         optimizer_g, optimizer_d = optimizers
         real = image_float(batch["image"])
+        index = batches_seen(self)
+        _do_not_count(optimizer_d)
         self._train_discriminator(real, optimizer_d, index)
         self._train_generator(batch, optimizer_g, index)
         self.ema.update_parameters(self.generator)
@@ -106,12 +109,13 @@ class StyleGAN2Module(pl.LightningModule):
             self.log("drawing", drawing)
             loss = loss + config.drawing_weight * drawing
         self._step(optimizer, loss)
+        _do_not_count(optimizer)
         if config.path_weight and index % config.path_every == 0:
             self._step(optimizer, self._path_loss(max(1, count // config.path_batch_shrink)))
 
     def _path_loss(self, count: int) -> Tensor:
         lengths = path_lengths(self.generator, self.sample_w_plus(count))
-        mean = self.mean_path_length.lerp(lengths.detach().mean(), self.config.path_decay)
+        mean = self.mean_path_length.lerp(lengths.detach().float().mean(), self.config.path_decay)
         self.mean_path_length.copy_(mean)
         self.log("path_length", mean)
         return (lengths - mean).square().mean() * self.config.path_weight * self.config.path_every
@@ -127,6 +131,12 @@ class StyleGAN2Module(pl.LightningModule):
                 adam(self.discriminator, self.config.learning_rate, self.config.r1_every)]  # fmt: skip
 
 
+def _do_not_count(optimizer: Any) -> None:
+    """Let further steps of Lightning's wrapper in this batch not count as steps of the training: a batch is one, the
+    generator's, whatever the discriminator and the lazy terms step beside it."""
+    optimizer._on_before_step = optimizer._on_after_step = lambda: None
+
+
 def r1_penalty(discriminator: nn.Module, real: Tensor) -> Tensor:
     """Mean over the batch of |d D(x) / d x|^2 (Mescheder et al. 2018)."""
     real = real.detach().requires_grad_(True)
@@ -140,4 +150,4 @@ def path_lengths(generator: Generator, w_plus: Tensor) -> Tensor:
     image = generator.synthesis(w_plus, noise="random")
     y = torch.randn_like(image) / math.sqrt(image.shape[2] * image.shape[3])
     (gradient,) = torch.autograd.grad((image * y).sum(), w_plus, create_graph=True)
-    return gradient.square().sum(2).mean(1).sqrt()
+    return gradient.float().square().sum(2).mean(1).sqrt()

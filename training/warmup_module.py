@@ -33,12 +33,12 @@ class WarmupConfig:
     """Recipe of the warm start."""
 
     stages: tuple[tuple[int, int], ...] = ((64, 6000), (128, 12000))  # (resolution, steps)
-    learning_rate: float = 3e-3
+    learning_rate: float = 3e-3  # of the synthesis network
     final_learning_rate: float = 2e-4  # cosine decay over the last stage
-    ema: float = 0.999
+    ema: float = 0.999  # decay of the average that is kept
     jitter: float = 0.1  # standard deviation of the noise on codes
     blend: float = 0.2  # largest share of another code
-    blend_probability: float = 0.25
+    blend_probability: float = 0.25  # share of the codes that are mixed
     shrink: float = 1.5e-3  # soft threshold on the styles' responses, see `shrink_styles`; 0 for none
     shrink_every: int = 10  # steps
     to_rgb_shrink: float = 5.0  # times as strong for to_rgb styles
@@ -163,17 +163,17 @@ class WarmupModule(pl.LightningModule):
     def _styles(self, batch: dict[str, Tensor]) -> Tensor:
         """Style channels [N, S] of the batch's pictures, disturbed as the config says."""
         config, generator = self.config, self.generator
-        code = self.embedding.encode(batch["options"], batch["pose"])
+        code = self.embedding.encode(batch["options"].cpu(), batch["pose"].cpu())  # draws are the processor's
         share = torch.rand(len(code), 1) * config.blend * (torch.rand(len(code), 1) < config.blend_probability)
         mixed = code.lerp(code[torch.randperm(len(code))], share)
         mixed[:, -len(POSE_NAMES) :] = code[:, -len(POSE_NAMES) :]  # a pose is not absorbed
         codes, rgb_codes = self.overdrive(mixed, generator.num_ws)
         noise = config.jitter * torch.randn(codes.shape)
-        styles = self.affine(codes + noise)
+        styles = self.affine((codes + noise).to(self.inverse))
         if self.config.overdrive.probability == 0:
             return styles
-        rgb_styles = self.affine(rgb_codes + noise)
-        is_rgb = torch.cat([torch.full((s.channels,), s.kind == "to_rgb") for s in generator.layers])
+        rgb_styles = self.affine((rgb_codes + noise).to(self.inverse))
+        is_rgb = torch.cat([torch.full((s.channels,), s.kind == "to_rgb") for s in generator.layers]).to(styles.device)
         return torch.where(is_rgb, rgb_styles, styles)
 
     @torch.no_grad()
@@ -227,8 +227,10 @@ class WarmupModule(pl.LightningModule):
         self.log_dict({"drawing": drawing, "psnr_db": psnr, "resolution": float(resolution)})
         return drawing
 
-    def on_train_batch_end(self, *_: object) -> None:
-        if self.config.shrink and self.global_step % self.config.shrink_every == 0:
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The step, and what belongs to it: a checkpoint holds both or neither."""
+        super().optimizer_step(*args, **kwargs)
+        if self.config.shrink and (self.global_step + 1) % self.config.shrink_every == 0:
             self.shrink_styles(self.config.shrink)
         self.write_affine()
         self.ema.update_parameters(nn.ModuleList([self.generator, self.embedding]))

@@ -18,13 +18,13 @@ from limner.export.diffusion.layers import ControlledLayers, choose_layers, stri
 from limner.export.diffusion.report import write_reports
 from limner.export.diffusion.specs import TracedGraph, folder_graphs
 from limner.export.graphs import OPSET
-from limner.export.partial_folder import folder_beside, put_in_place
 from limner.export.weights import WEIGHTS, Storage, WeightFile, data_files
 from limner.runtime.bundle import Bundle, load_bundle, write_manifest
 from limner.runtime.bundle_schema import BundleManifest, ClipMeta, DiffusionMeta, GraphMeta, ParityMeta
 from limner.runtime.diffusion.parameters import DiffusionInversionParameters
 from limner.runtime.diffusion.sampling import SamplingParameters
 from limner.runtime.errors import InputError, nearest
+from limner.runtime.folders import folder_beside, open_to_readers, put_in_place
 from limner.runtime.methods import find_method, method_names
 from limner.runtime.schema import from_dict
 
@@ -92,8 +92,7 @@ def write_bundle(
         write_reports(beside, list(reports.values()), config.tolerance)
         _copy_files(folder, beside)
         write_manifest(beside, manifest(folder, layers, graphs, reports, config, beside))
-        for path in (beside, *beside.rglob("*")):
-            path.chmod(0o755 if path.is_dir() else 0o644)
+        open_to_readers(beside)
         if out is None:
             put_into(beside, target)
         else:

@@ -23,6 +23,7 @@ from limner.runtime.engines.schema import EngineMeta, EnginePrecision, RangeMeta
 from limner.runtime.engines.selection import graph_source, why_stale
 from limner.runtime.errors import InputError, nearest
 from limner.runtime.files import sha256_bytes, write_atomically
+from limner.runtime.folders import folder_beside, put_in_place
 from limner.runtime.schema import to_dict
 
 FOLDER = "engines"  # inside the bundle
@@ -271,13 +272,8 @@ def copy_bundle(root: Path, out: Path) -> Path:
         return out
     if not out.absolute().parent.is_dir():
         raise InputError("out", f"a path in the missing folder {str(out.parent)!r}", "a path in an existing folder")
-    beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.absolute().parent))
-    try:
+    with folder_beside(out) as beside:
         shutil.copytree(bundle.root, beside, dirs_exist_ok=True)  # no hard links: readers refuse weights behind them
         beside.chmod(0o755)
-        if out.exists():
-            shutil.rmtree(out)
-        beside.rename(out)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        put_in_place(beside, out)
     return out

@@ -25,8 +25,8 @@ from limner.export.tensorrt.compile import Built, EngineConfig, compile_bundle, 
 from limner.export.tensorrt.parallel import Task, fill_cache
 from limner.export.tensorrt.profiles import parse_shapes
 from limner.runtime.bundle import Bundle, load_bundle
+from limner.runtime.caches import cache_folder
 from limner.runtime.engines.backends import backends
-from limner.runtime.engines.caches import cache_folder
 from limner.runtime.engines.driver import probe_driver
 from limner.runtime.errors import InputError, LimnerError, nearest
 from limner.runtime.sessions import Sessions

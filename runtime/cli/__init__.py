@@ -7,13 +7,13 @@ Nothing heavy is imported before a verb runs, so `limner --help` is quick.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
 __all__ = ["main"]
 
 USAGE_ERROR = 2
-INTERRUPTED = 130
 DEBUG = "LIMNER_DEBUG"  # set to anything: unexpected errors show their traceback
 
 
@@ -21,21 +21,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line on `arguments` (sys.argv without the program if None) and return the exit code.
 
     0 is success, 2 a value that is not allowed, 1 anything else that went wrong; the reason goes to
-    stderr in one sentence.
+    stderr in one sentence. A run that was asked to end gives 130 (SIGINT) or 143 (SIGTERM), and one word.
     """
     import typer
 
     from limner.runtime.cli.app import app
     from limner.runtime.errors import LimnerError
+    from limner.runtime.stopping import WORDS, Stopped, end_children, stoppable
 
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = app(args=given or ["--help"], prog_name="limner", standalone_mode=False)
-        sys.stdout.flush()
+        with stoppable():
+            code = app(args=given or ["--help"], prog_name="limner", standalone_mode=False)
+            sys.stdout.flush()
     except LimnerError as error:
         return _fail(str(error), error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", INTERRUPTED)
+    except Stopped as request:
+        end_children()
+        print(request.word, file=sys.stderr)
+        return int(request.code or 0)
+    except (KeyboardInterrupt, typer.Abort):  # from outside the main thread, where signals are not ours
+        print(WORDS[signal.SIGINT], file=sys.stderr)
+        return 128 + signal.SIGINT
     except BrokenPipeError:  # the reader of stdout left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from limner.runtime.bundle import Bundle
 from limner.runtime.bundle_schema import GraphMeta
-from limner.runtime.engines.caches import cache_folder
+from limner.runtime.caches import cache_folder
 from limner.runtime.engines.ranges import graph_ranges
 from limner.runtime.engines.schema import RangeMeta
 from limner.runtime.engines.selection import graph_source

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limner.runtime.bundle import Bundle
-from limner.runtime.engines.caches import cache_folder
+from limner.runtime.caches import cache_folder
 from limner.runtime.engines.cuda import Buffers, CudaDevice, Device, host_array
 from limner.runtime.engines.driver import probe_driver
 from limner.runtime.engines.schema import EngineMeta

@@ -86,7 +86,7 @@ def test_coupling_follows_the_data() -> None:
 def cached(cache: Path, seed: int) -> CachePlace:
     place = find_place(cache, "train", {"style": "avataaars", "size": 32, "seed": seed})
     if not place.complete():
-        place.partial.write_bytes(b"pixels")
+        place.pixels.write_bytes(b"pixels")
         np.savez(place.table, options=np.zeros(1))
         place.finish()
     return place

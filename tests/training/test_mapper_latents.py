@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from mapper_parts import NUM_WS, W_DIM, mapper_checkpoints  # noqa: F401
 from PIL import Image
 from tiny import SIZE
 
 from limner.runtime.errors import InputError
-from limner.training.mapper_latents import LatentPool, LatentsConfig, make_pool, read_latents, read_picture, split_pool
+from limner.runtime.images import read_picture
+from limner.training.mapper_latents import LatentPool, LatentsConfig, make_pool, read_latents, split_pool
 from limner.training.models.store import load_model
 from limner.training.models.stylegan2 import Generator
 
@@ -52,6 +54,30 @@ def test_files(tmp_path: Path, generator: Generator, name: str) -> None:
         torch.save(latents, tmp_path / name)
     found = make_pool(LatentsConfig("file", str(tmp_path / name), held_out=2), generator)
     assert found.dtype == torch.float32 and torch.equal(found, latents.float())
+
+
+def test_latents_of_limner_invert(tmp_path: Path, generator: Generator) -> None:
+    """One file of [L,D] a picture: alone, or a folder of them in the order of names; the bytes' order is no matter."""
+    latents = torch.randn(3, NUM_WS, W_DIM)
+    for name, one in zip("cab", latents, strict=True):
+        np.save(tmp_path / f"{name}.npy", one.numpy().astype(">f4"))
+    (tmp_path / "notes.txt").touch()
+    found = make_pool(LatentsConfig("file", str(tmp_path), held_out=1), generator)
+    assert torch.equal(found, latents[[1, 2, 0]])
+    alone = make_pool(LatentsConfig("file", str(tmp_path / "c.npy"), held_out=0), generator)
+    assert torch.equal(alone, latents[:1])
+    assert all(torch.equal(part, alone) for part in split_pool(alone, 0))
+    with pytest.raises(InputError, match="held_out"):
+        make_pool(LatentsConfig("file", str(tmp_path / "c.npy"), held_out=1), generator)
+
+
+def test_a_shape_that_the_file_has_no_numbers_for_takes_no_memory(tmp_path: Path) -> None:
+    for shape in ((10**12, NUM_WS, W_DIM), (2**62, NUM_WS, W_DIM), (3, NUM_WS, W_DIM)):
+        header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+        (tmp_path / "lying.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little")
+                                            + header.encode() + b"\0" * 64)  # fmt: skip
+        with pytest.raises(InputError, match=r"latents\.path"):
+            read_latents(tmp_path / "lying.npy", NUM_WS, W_DIM)
 
 
 class Hostile:
@@ -102,7 +128,7 @@ def test_a_folder_of_pictures(mapper_checkpoints: Path, tmp_path: Path, generato
     pool = make_pool(config, generator)
     assert pool.shape == (3, NUM_WS, W_DIM)
     encoder: Any = load_model(mapper_checkpoints / "encoder")
-    image = torch.from_numpy(read_picture(tmp_path / "1.png", SIZE)).permute(2, 0, 1)[None] / 127.5 - 1
+    image = torch.from_numpy(read_picture(tmp_path / "1.png", SIZE).image_u8).permute(2, 0, 1)[None] / 127.5 - 1
     assert torch.allclose(encoder(image.float())[0], pool[1], atol=1e-4)
     (tmp_path / "3.png").write_text("not a picture")
     with pytest.raises(InputError, match=r"3\.png"):
@@ -113,18 +139,19 @@ def test_a_folder_of_pictures(mapper_checkpoints: Path, tmp_path: Path, generato
         make_pool(LatentsConfig("folder", str(tmp_path), str(mapper_checkpoints / "encoder")), generator)
 
 
-def test_a_picture_is_upright_square_and_on_white(tmp_path: Path) -> None:
-    wide = np.zeros((8, 16, 4), np.uint8)
-    wide[:, 4:12, 3], wide[:4, :, 0] = 255, 255  # the middle is opaque, its upper half red
-    Image.fromarray(wide, "RGBA").save(tmp_path / "wide.png")
-    found = read_picture(tmp_path / "wide.png", 8)
-    assert found.shape == (8, 8, 3) and tuple(found[0, 0]) == (255, 0, 0) and tuple(found[7, 7]) == (0, 0, 0)
-    exif = Image.Exif()
-    exif[0x0112] = 3  # upside down
-    Image.fromarray(wide[..., :3]).save(tmp_path / "turned.png", exif=exif)
-    assert read_picture(tmp_path / "turned.png", 8)[7, 0, 0] == 255
-    Image.fromarray(np.zeros((4, 4, 4), np.uint8), "RGBA").save(tmp_path / "clear.png")
-    assert (read_picture(tmp_path / "clear.png", 4) == 255).all()
+def test_pictures_are_read_as_the_runtime_reads_them(mapper_checkpoints: Path, generator: Generator, tmp_path: Path
+                                                    ) -> None:  # fmt: skip
+    """A 16-bit picture, whose levels Pillow's own conversion would clip."""
+    levels = np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype(np.uint16)
+    for name in "ab":
+        Image.fromarray(levels).save(tmp_path / f"{name}.png")
+    config = LatentsConfig("folder", str(tmp_path), str(mapper_checkpoints / "encoder"), held_out=1)
+    encoder: Any = load_model(mapper_checkpoints / "encoder")
+    eight = torch.from_numpy(np.rint(levels / 257)).float()
+    image = F.interpolate(eight[None, None] / 127.5 - 1, (SIZE, SIZE), mode="bilinear", antialias=True)
+    expected = encoder(image.expand(1, 3, SIZE, SIZE))[0]
+    assert torch.allclose(make_pool(config, generator)[0], expected, atol=5e-2)
+    assert np.ptp(read_picture(tmp_path / "a.png", SIZE).image_u8) > 200
 
 
 def test_avatars_are_encoded(mapper_checkpoints: Path, generator: Generator) -> None:
@@ -148,7 +175,7 @@ def test_encoders_of_other_generators_are_refused(mapper_checkpoints: Path, gene
 
 @pytest.mark.parametrize(
     "changes",
-    [{"held_out": 0}, {"held_out": 5000}, {"truncation": 1.5}, {"source": "file"}, {"source": "folder", "path": "x"},
+    [{"held_out": -1}, {"held_out": 5000}, {"truncation": 1.5}, {"source": "file"}, {"source": "folder", "path": "x"},
      {"source": "avatars"}],
 )  # fmt: skip
 def test_configs_without_latents_are_refused(changes: dict[str, Any]) -> None:

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from limner.runtime.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,6 @@ class CachePlace:
     def note(self) -> Path:
         return self.folder / f"{self.name}.json"
 
-    @property
-    def partial(self) -> Path:
-        """Where pixels are written until they are complete; each process has its own."""
-        return self.folder / f"{self.name}.{os.getpid()}.part"
-
     def complete(self) -> bool:
         """Whether the files are there and were made from these settings."""
         if not (self.note.exists() and self.pixels.exists() and self.table.exists()):
@@ -54,11 +50,8 @@ class CachePlace:
             return False
 
     def finish(self) -> None:
-        """Put the pixels in their place and say what they were made from."""
-        self.partial.replace(self.pixels)
-        beside = self.note.with_suffix(f".{os.getpid()}.part")
-        beside.write_text(json.dumps(self.settings), encoding="utf-8")
-        beside.replace(self.note)
+        """Say what pixels and table were made from: from now on they are used."""
+        write_atomically(self.note, json.dumps(self.settings).encode())
 
 
 def find_place(cache: Path, name: str, settings: Mapping[str, Any]) -> CachePlace:

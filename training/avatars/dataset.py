@@ -7,8 +7,10 @@ attributes [N, A], identity [N]) and ``<split>.json`` (what it was made from), i
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,24 +21,27 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from limner.runtime.files import write_atomically
+from limner.runtime.folders import file_beside
 from limner.training.avatars.attributes import DEFAULT_POSE, STYLES, Avatar, StyleSpec, sample_in_split
 from limner.training.avatars.cache import find_place
 from limner.training.avatars.render import render
 from limner.training.progress import track
 
 FORMAT = 1
+AT_ONCE = 250  # pictures of a job
 
 
 @dataclass(frozen=True)
 class AvatarsConfig:
     """What the pictures are made from."""
 
-    style: str = "avataaars"
+    style: str = "avataaars"  # the drawings: avataaars, personas, micah
     size: int = 128  # pixels a side
     train: int = 40_000  # pictures
-    validation: int = 2_000
-    test: int = 4_000
-    seed: int = 0
+    validation: int = 2_000  # pictures held out for choices
+    test: int = 4_000  # pictures held out for figures
+    seed: int = 0  # of the drawings
     pose: float = DEFAULT_POSE  # share of POSE_LIMITS, 0 to 1
 
     def __post_init__(self) -> None:
@@ -48,7 +53,10 @@ class AvatarsConfig:
             raise ValueError(f"data.size: got {self.size}; allowed: a power of two from 32 to 1024")
 
 
-def _render_range(job: tuple[AvatarsConfig, str, int, int]) -> tuple[int, np.ndarray, list[Avatar]]:
+Job = tuple[AvatarsConfig, str, int, int]  # config, split, first picture and the one behind the last
+
+
+def _render_range(job: Job) -> tuple[int, np.ndarray, list[Avatar]]:
     config, split, start, stop = job
     style = STYLES[config.style]
     avatars = [sample_in_split(style, split, i, config.seed, config.pose) for i in range(start, stop)]
@@ -64,28 +72,44 @@ def build_split(config: AvatarsConfig, split: str, cache: Path, workers: int | N
     if place.complete():
         return place.pixels
     style = STYLES[config.style]
-    store = np.memmap(place.partial, np.uint8, "w+", shape=(count, config.size, config.size, 3))
     avatars: list[Avatar] = []
-    jobs = [(config, split, a, min(a + 250, count)) for a in range(0, count, 250)]
-    with multiprocessing.get_context("spawn").Pool(workers or os.cpu_count()) as pool:
-        for start, images, rows in track(pool.imap(_render_range, jobs), f"rendering {split}", len(jobs)):
+    jobs = [(config, split, a, min(a + AT_ONCE, count)) for a in range(0, count, AT_ONCE)]
+    with file_beside(place.pixels) as beside:
+        store = np.memmap(beside, np.uint8, "w+", shape=(count, config.size, config.size, 3))
+        for start, images, rows in track(_rendered(jobs, workers), f"rendering {split}", len(jobs)):
             store[start : start + len(rows)] = images
             avatars.extend(rows)
-    store.flush()
+        store.flush()
     _write_table(style, avatars, place.table)
     place.finish()
     return place.pixels
 
 
+def _rendered(jobs: list[Job], workers: int | None) -> Iterator[tuple[int, np.ndarray, list[Avatar]]]:
+    """The jobs' pictures in order: in this process if there are few, else in processes of their own."""
+    count = min(workers or len(os.sched_getaffinity(0)), len(jobs))
+    if count < 2:
+        yield from map(_render_range, jobs)
+        return
+    with multiprocessing.get_context("spawn").Pool(count, _leave_signals_to_the_parent) as pool:
+        yield from pool.imap(_render_range, jobs)
+
+
+def _leave_signals_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal
+
+
 def _write_table(style: StyleSpec, avatars: list[Avatar], path: Path) -> None:
     names = {text: i for i, text in enumerate(sorted({a.identity(style) for a in avatars}))}
+    table = io.BytesIO()
     np.savez_compressed(
-        path,
+        table,
         options=np.array([a.options for a in avatars], np.uint8),
         pose=np.array([a.pose for a in avatars], np.float32),
         attributes=np.array([a.attribute_indices(style) for a in avatars], np.uint8),
         identity=np.array([names[a.identity(style)] for a in avatars], np.int64),
     )
+    write_atomically(path, table.getvalue())
 
 
 class AvatarsDataset(Dataset[dict[str, torch.Tensor]]):

@@ -6,12 +6,15 @@ hair are drawn anew for each picture, and so is a colour that cannot be seen, su
 
 from __future__ import annotations
 
+import io
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from limner.runtime.files import write_atomically
+from limner.runtime.folders import file_beside
 from limner.training.avatars.attributes import (
     COVERED_HAIR,
     DEFAULT_POSE,
@@ -33,11 +36,11 @@ FORMAT = 1
 class IdentitiesConfig:
     """How many identities of a split, and how many pictures of each."""
 
-    style: str = "avataaars"
+    style: str = "avataaars"  # the drawings: avataaars, personas, micah
     size: int = 128  # pixels a side
-    identities: int = 1200
+    identities: int = 1200  # people of the split
     pictures: int = 12  # of an identity
-    seed: int = 0
+    seed: int = 0  # of the drawings
     pose: float = DEFAULT_POSE  # share of POSE_LIMITS
 
     def __post_init__(self) -> None:
@@ -119,10 +122,13 @@ def build(config: IdentitiesConfig, split: str, cache: Path) -> Path:
     if place.complete():
         return place.pixels
     style, rows = STYLES[config.style], avatars(config, split)
-    store = np.memmap(place.partial, np.uint8, "w+", shape=(len(rows), config.size, config.size, 3))
-    for i, avatar in enumerate(track(rows, f"rendering identities of {split}", len(rows))):
-        store[i] = render(style, avatar, config.size)
-    store.flush()
-    np.savez_compressed(place.table, options=np.array([a.options for a in rows], np.uint8))
+    with file_beside(place.pixels) as beside:
+        store = np.memmap(beside, np.uint8, "w+", shape=(len(rows), config.size, config.size, 3))
+        for i, avatar in enumerate(track(rows, f"rendering identities of {split}", len(rows))):
+            store[i] = render(style, avatar, config.size)
+        store.flush()
+    table = io.BytesIO()
+    np.savez_compressed(table, options=np.array([a.options for a in rows], np.uint8))
+    write_atomically(place.table, table.getvalue())
     place.finish()
     return place.pixels

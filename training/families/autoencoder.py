@@ -20,7 +20,7 @@ from limner.training.models.irse import IdentityNet
 from limner.training.models.judge import Judge
 from limner.training.models.patches import PatchDiscriminator
 from limner.training.models.store import load_model
-from limner.training.runner import OptimizerConfig, TrainerConfig
+from limner.training.runner import OptimizerConfig, TrainerConfig, pictures_seen
 from limner.training.sampling import StepData
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def save(run: Run, module: AutoencoderModule, folder: Path, cache: Path) -> dict
     judge = load_model(run.judge) if run.judge else None
     test = AvatarsDataset(run.data, "test", cache)
     figures = {
-        "pictures seen in training": run.trainer.max_steps * run.trainer.batch_size,
+        "pictures seen in training": pictures_seen(module, run.trainer),
         "scaling factor": round(1.0 / deviation, 5),
         **evaluate(stored, judge if isinstance(judge, Judge) else None, test),
     }

@@ -27,7 +27,7 @@ class TokenizerConfig:
     """What the byte-pair tokenizer is learnt from."""
 
     vocabulary: int = 1500  # tokens at most; 514 of them are bytes and specials
-    captions: int = 20_000
+    captions: int = 20_000  # texts that the merges are learnt from
 
     def __post_init__(self) -> None:
         if self.vocabulary < BYTE_TOKENS + SPECIAL_TOKENS:
@@ -38,14 +38,14 @@ class TokenizerConfig:
 class ClipSizes:
     """The towers' sizes."""
 
-    patch: int = 16
-    vision_width: int = 192
-    vision_layers: int = 6
-    vision_heads: int = 3
-    text_width: int = 128
-    text_layers: int = 4
-    text_heads: int = 4
-    embedding: int = 256
+    patch: int = 16  # pixels a side of a token
+    vision_width: int = 192  # channels of a picture token
+    vision_layers: int = 6  # transformer blocks
+    vision_heads: int = 3  # of attention
+    text_width: int = 128  # channels of a text token
+    text_layers: int = 4  # transformer blocks
+    text_heads: int = 4  # of attention
+    embedding: int = 256  # width that pictures and texts share
 
 
 @dataclass(frozen=True)

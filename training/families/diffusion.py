@@ -22,15 +22,17 @@ from limner.training.models.diffusion import (
     DenoiserConfig,
     build_denoiser,
     load_autoencoder,
+    load_denoiser,
     save_pipeline,
     text_encoder_of,
 )
 from limner.training.models.judge import Judge
 from limner.training.models.store import load_model
-from limner.training.runner import OptimizerConfig, TrainerConfig
+from limner.training.runner import OptimizerConfig, TrainerConfig, pictures_seen
 from limner.training.sampling import StepData
 
 if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
     from transformers import CLIPTextModel
 
 
@@ -38,9 +40,10 @@ if TYPE_CHECKING:
 class Run:
     """Everything that makes one diffusion model. Folders are those of finished checkpoints."""
 
-    autoencoder: str = "checkpoints/avatars/autoencoder"
+    autoencoder: str = "checkpoints/avatars/autoencoder"  # its latents are what the UNet learns
     clip: str = "checkpoints/avatars/clip"  # its text tower and tokenizer
     judge: str = "checkpoints/avatars/judge"  # for the card's figures alone; empty leaves them out
+    start: str = ""  # folder of a pipeline whose UNet has the same sizes, to go on from; empty: anew
     data: AvatarsConfig = field(default_factory=AvatarsConfig)
     model: DenoiserConfig = field(default_factory=DenoiserConfig)
     training: DenoiserTraining = field(default_factory=DenoiserTraining)
@@ -64,7 +67,7 @@ def build(run: Run, cache: Path) -> tuple[DenoiserModule, StepData]:
     latent_size = run.data.size // 2 ** (len(vae.config.block_out_channels) - 1)
     channels, width = int(vae.config.latent_channels), int(text_encoder.config.hidden_size)
     module = DenoiserModule(
-        build_denoiser(run.model, latent_size, channels, width), text_encoder, Sampler(vae, tokenizer, latent_size),
+        first_network(run, latent_size, channels, width), text_encoder, Sampler(vae, tokenizer, latent_size),
         run.training, run.optimizer, run.trainer.max_steps, run.trainer.seed,
     )  # fmt: skip
     data = StepData(
@@ -76,12 +79,27 @@ def build(run: Run, cache: Path) -> tuple[DenoiserModule, StepData]:
     return module, data
 
 
+def first_network(run: Run, latent_size: int, channels: int, text_width: int) -> UNet2DConditionModel:
+    """A fresh UNet, or the one of `run.start`."""
+    network = build_denoiser(run.model, latent_size, channels, text_width)
+    if run.start:
+        earlier = load_denoiser(Path(run.start) / "unet")
+        try:
+            network.load_state_dict(earlier.state_dict())
+        except RuntimeError as reason:
+            raise InputError("start", f"{run.start}, of other sizes", "a UNet with this run's `model`") from reason
+    return network
+
+
 def save(run: Run, module: DenoiserModule, folder: Path, cache: Path) -> dict[str, Any]:
     """Write the folder, draw the grid of the card, measure prompted attributes, write the card."""
     unet, sampler = module.network.eval(), module.sampler
     save_pipeline(folder, unet, sampler.vae, module.text_encoder, Path(run.clip))
+    if run.trainer.accelerator != "cpu" and torch.cuda.is_available():  # pictures are made where it was trained
+        for part in (unet, sampler.vae, module.text_encoder):
+            part.to("cuda")
     judge = load_model(run.judge) if run.judge else None
-    seen = run.trainer.max_steps * run.trainer.batch_size * run.trainer.devices
+    seen = pictures_seen(module, run.trainer)
     figures = {
         "captioned latents seen in training": seen,
         **evaluate(unet, module.text_encoder, sampler, judge if isinstance(judge, Judge) else None, run.data.style,

@@ -34,11 +34,11 @@ SHARPNESS = 8.0  # of the softmax over a decoded code, whose right place is 1 an
 class EncoderSizes:
     """The network's sizes; the rest follows from the generator."""
 
-    input_size: int = 128
+    input_size: int = 128  # pixels a side that the body sees
     body: BodyConfig = field(default_factory=lambda: BodyConfig(16, (16, 32, 64, 96), (1, 2, 2, 2), 8))
-    style_width: int = 64
-    coarse: int = 3
-    middle: int = 7
+    style_width: int = 64  # channels inside the map-to-style blocks
+    coarse: int = 3  # first layers of W+, read from the smallest feature map
+    middle: int = 7  # layers up to this one, from the middle map; the rest from the largest
     codebook: bool = False  # project onto the generator's code embedding, if it came with one
 
 
@@ -46,8 +46,8 @@ class EncoderSizes:
 class Run:
     """Everything that makes one encoder. Folders are those of finished checkpoints; an empty one is left out."""
 
-    generator: str = "checkpoints/avatars/stylegan2"
-    identity: str = "checkpoints/avatars/identity"
+    generator: str = "checkpoints/avatars/stylegan2"  # its StyleGAN2
+    identity: str = "checkpoints/avatars/identity"  # for the perceptual and the identity loss
     judge: str = "checkpoints/avatars/judge"  # for the card's figures alone
     start: str = ""  # folder of an encoder to go on from, of this generator or one of the same options; empty: anew
     data: AvatarsConfig = field(default_factory=AvatarsConfig)

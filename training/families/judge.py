@@ -23,10 +23,10 @@ from limner.training.sampling import StepData
 class JudgeSizes:
     """The network's sizes; its attributes come from the data's style."""
 
-    patch: int = 2
-    channels: tuple[int, ...] = (32, 64, 96, 128, 192)
-    blocks: tuple[int, ...] = (2, 3)
-    features: int = 256
+    patch: int = 2  # pixels a side that the first layer joins
+    channels: tuple[int, ...] = (32, 64, 96, 128, 192)  # one a resolution, halved from one to the next
+    blocks: tuple[int, ...] = (2, 3)  # resolutions, as indices of `channels`, with a residual block
+    features: int = 256  # width of what the classifiers read
 
 
 @dataclass(frozen=True)

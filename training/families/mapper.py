@@ -60,20 +60,20 @@ class Prompt:
 class MapperSizes:
     """The networks; their sizes follow from the generator."""
 
-    kind: Kind = "levels"
+    kind: Kind = "levels"  # as published: three levels, one network, or the style space
     levels: tuple[Level, ...] = ("coarse", "medium", "fine")  # of kind "levels"
     pixel_norm: Literal["features", "layers"] = "features"  # "layers" is the published code's, a quirk
-    scale: float = 0.1
+    scale: float = 0.1  # what the network says is multiplied with
 
 
 @dataclass(frozen=True)
 class Run:
     """Everything that makes mappers. Folders are those of finished checkpoints; an empty one is left out."""
 
-    prompts: tuple[Prompt, ...] = ()
-    generator: str = "checkpoints/avatars/stylegan2"
+    prompts: tuple[Prompt, ...] = ()  # one mapper each: text, name, what the judge should see, levels, strength
+    generator: str = "checkpoints/avatars/stylegan2"  # the frozen StyleGAN2
     clip: str = "checkpoints/avatars/clip"  # with its tokenizer
-    identity: str = "checkpoints/avatars/identity"
+    identity: str = "checkpoints/avatars/identity"  # for the identity loss
     judge: str = "checkpoints/avatars/judge"  # for figures alone
     start: str = ""  # folder of finished mappers, one below it a name: their weights to begin with
     drawings: str = ""  # style of the pictures that the networks know, for the cards' licence
@@ -82,6 +82,14 @@ class Run:
     training: MapperTraining = field(default_factory=MapperTraining)
     optimizer: MapperOptimizer = field(default_factory=MapperOptimizer)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+    def __post_init__(self) -> None:
+        names = [prompt.label for prompt in self.prompts]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(
+                f"prompts has two mappers of one name: {', '.join(twice)}; allowed: a name for each, NAME=TEXT"
+            )
 
 
 def with_prompts(run: Run, texts: Sequence[str]) -> Run:
@@ -99,25 +107,31 @@ def with_prompts(run: Run, texts: Sequence[str]) -> Run:
             chosen.append(Prompt(text.strip(), name.strip()) if equals else Prompt(given))
         except ValueError as reason:
             raise InputError("prompt", repr(given), "a text, or NAME=TEXT", str(reason)) from reason
-    return replace(run, prompts=tuple(chosen))
+    try:
+        return replace(run, prompts=tuple(chosen))
+    except ValueError as reason:
+        raise InputError("prompts", ", ".join(map(repr, texts)), "each name once", str(reason)) from reason
 
 
 def build(run: Run, cache: Path) -> tuple[MapperModule, StepData]:
     """The module and its data: fresh mappers over loaded networks."""
-    names = [prompt.label for prompt in run.prompts]
-    if not names or len(set(names)) < len(names):
-        raise InputError("prompts", f"the names {names}", "one prompt or more, each with a name of its own")
+    if not run.prompts:
+        raise InputError("prompts", "none", "one prompt or more")
+    drawn, wanted = run.latents.count - run.latents.held_out, run.trainer.batch_size
+    if run.latents.source in ("generator", "avatars") and drawn < wanted:
+        raise InputError("latents.count", f"{drawn} to train on", f"trainer.batch_size = {wanted} or more")
     generator = _loaded(run.generator, Generator, "generator")
     judge = _loaded(run.judge, Judge, "judge") if run.judge else None
     identity = _loaded(run.identity, IdentityNet, "identity") if run.identity else None
     clip: Any = load_model(run.clip)
     digest = generator_digest(generator.state_dict())
+    mappers = nn.ModuleList([first_mapper(run, prompt, generator, digest) for prompt in run.prompts])
+    targets = make_targets(run, clip, judge)
     train, held_out = split_pool(make_pool(run.latents, generator), run.latents.held_out)
-    if len(train) < run.trainer.batch_size * run.trainer.devices:
-        raise InputError("latents", f"{len(train)} to train on", "as many as trainer.batch_size times devices")
+    if len(train) < wanted:
+        raise InputError("latents", f"{len(train)} to train on", f"trainer.batch_size = {wanted} or more")
     module = MapperModule(
-        nn.ModuleList([first_mapper(run, prompt, generator, digest) for prompt in run.prompts]),
-        make_targets(run, clip, judge), generator,
+        mappers, targets, generator,
         ClipImageTower(clip, generator.config.size, run.training.preprocess), identity, judge, run.training,
         run.optimizer, run.trainer.max_steps, held_out, run.trainer.seed,
     )  # fmt: skip

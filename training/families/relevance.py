@@ -16,9 +16,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from limner.runtime.errors import InputError
+from limner.runtime.files import write_atomically
+from limner.runtime.stopping import partial
 from limner.training.avatars.attributes import STYLES, option_code, sample_in_split
 from limner.training.channel_render import brute_multiply_adds, relevance_cost, tower_multiply_adds
 from limner.training.families.stylegan2 import EMBEDDING
+from limner.training.loop.steps import NonFiniteTraining
 from limner.training.models.clip import ClipImageTower
 from limner.training.models.store import load_model
 from limner.training.models.stylegan2 import Generator
@@ -39,9 +43,9 @@ log = logging.getLogger("limner")
 class PredictConfig:
     """Where the job runs."""
 
-    accelerator: str = "auto"
-    devices: int = 1
-    strategy: str = "auto"
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"  # where the networks run
+    devices: int | Literal["auto"] = 1  # how many; auto takes all of the accelerator
+    strategy: Literal["auto", "ddp", "ddp_spawn"] = "auto"  # of several devices
     threads: int = 0  # CPU threads; 0 leaves torch's choice
 
 
@@ -50,7 +54,7 @@ class Run:
     """Everything that makes one relevance file."""
 
     generator: str = "checkpoints/avatars/stylegan2"  # checkpoint folder
-    clip: str = "checkpoints/avatars/clip"
+    clip: str = "checkpoints/avatars/clip"  # its CLIP, which reads the pictures
     latents: Literal["samples", "codes"] = (
         "samples"  # of pictures and statistics; codes: the data's own, by its options
     )
@@ -79,7 +83,7 @@ def _code_styles(run: Run, generator: Generator) -> tuple[torch.Tensor, torch.Te
     return known.mean(0).float(), known.std(0, unbiased=False).float(), styles[count:]
 
 
-def predict(run: Run, folder: Path) -> dict[str, Any]:
+def predict(run: Run, folder: Path, save: Path | None = None) -> dict[str, Any]:
     """Compute and write relevance.safetensors (relevance [S, C], style_mean [S], style_std [S]) and its figures.
 
     With several devices every process predicts its share of the channels, and rank 0 writes all. Rows are kept in
@@ -87,7 +91,7 @@ def predict(run: Run, folder: Path) -> dict[str, Any]:
     """
     generator = load_model(run.generator)
     if not isinstance(generator, Generator):
-        raise TypeError(f"{run.generator} holds no generator")
+        raise InputError("generator", f"{run.generator}, a {type(generator).__name__}", "the folder of a StyleGAN2")
     clip: Any = load_model(run.clip)
     tower = ClipImageTower(clip, generator.config.size, run.preprocess).eval()
     mean, std, styles = _code_styles(run, generator) if run.latents == "codes" else _sample_styles(run, generator)
@@ -107,13 +111,22 @@ def predict(run: Run, folder: Path) -> dict[str, Any]:
                "pictures": run.relevance.pictures, "minutes": round((time.monotonic() - start) / 60, 2),
                **cost_figures(generator, tower, std, run.relevance)}  # fmt: skip
     if trainer.is_global_zero:
-        folder.mkdir(parents=True, exist_ok=True)
-        beside = folder / "relevance.safetensors.part"
-        save_file({"relevance": rows, "style_mean": mean, "style_std": std}, beside)
-        beside.replace(folder / "relevance.safetensors")
-        (folder / "relevance.json").write_text(json.dumps(figures, indent=2) + "\n")
+        if not bool(torch.isfinite(rows).all()):
+            raise NonFiniteTraining(f"channel relevance: rows hold NaN or infinity; {folder} keeps what was computed")
+        for place in [folder, *([save] if save else [])]:
+            write_result(place, {"relevance": rows, "style_mean": mean, "style_std": std}, figures)
         forget_rows(folder)
     return figures
+
+
+def write_result(folder: Path, tensors: dict[str, torch.Tensor], figures: dict[str, Any]) -> None:
+    """relevance.safetensors and relevance.json, each beside its place and renamed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with partial(folder / "relevance.safetensors.part") as beside:
+        save_file(tensors, beside)
+        beside.chmod(0o644)
+        beside.replace(folder / "relevance.safetensors")
+    write_atomically(folder / "relevance.json", (json.dumps(figures, indent=2) + "\n").encode())
 
 
 def cost_figures(generator: Generator, tower: ClipImageTower, std: torch.Tensor, config: RelevanceConfig

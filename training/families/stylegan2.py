@@ -36,9 +36,10 @@ EMBEDDING = "code_embedding.safetensors"
 class Run:
     """Everything that makes one generator. `trainer` is the stage's own."""
 
-    stage: Literal["warmup", "mapping", "adversarial"] = "warmup"
+    stage: Literal["warmup", "mapping", "adversarial"] = "warmup"  # which part of the recipe
     start: str = ""  # checkpoint folder to go on from; empty begins anew
     judge: str = ""  # checkpoint folder of the judge, for the card's figures; empty leaves them out
+    figures_of: int = 5000  # samples that the card's figures are measured on; a multiple of 50
     compile: bool = False  # torch.compile the synthesis: about twice as fast, needs a C++ compiler
     data: AvatarsConfig = field(default_factory=AvatarsConfig)
     model: StyleGAN2Config = field(default_factory=StyleGAN2Config)
@@ -50,6 +51,14 @@ class Run:
     def __post_init__(self) -> None:
         if self.stage == "mapping" and not self.start:
             raise ValueError("stage mapping needs `start`, the folder of a finished warmup")
+        if self.figures_of < 50 or self.figures_of % 50:
+            raise ValueError(f"figures_of is {self.figures_of}; allowed: 50, 100, 150 ...")
+        if self.trainer.average_decay:
+            raise ValueError("trainer.average_decay is not 0; allowed: 0, since each stage keeps an average of its own")
+        if self.trainer.precision not in ("32-true", "bf16-mixed"):
+            raise ValueError(f"trainer.precision is {self.trainer.precision}; allowed: 32-true, bf16-mixed")
+        if self.stage == "adversarial" and self.trainer.accumulate_grad_batches > 1:
+            raise ValueError("trainer.accumulate_grad_batches is not 1; allowed: 1 in stage adversarial")
 
 
 def networks(run: Run) -> tuple[Generator, CodeEmbedding]:
@@ -132,7 +141,7 @@ def save_networks(
     save_file({k: v.detach().contiguous() for k, v in embedding.state_dict().items()}, folder / EMBEDDING)
     if not run.judge:
         return {}
-    figures = evaluate(load_model(folder), run.judge, run.data, cache, folder)
+    figures = evaluate(load_model(folder), run.judge, run.data, cache, folder, run.figures_of)
     Card("StyleGAN2 generator, 128 px avatars", "stylegan2", WHAT, run, STYLES[run.data.style], figures,
          NOTES).write(folder)  # fmt: skip
     return figures

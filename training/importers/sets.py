@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from limner.runtime.errors import InputError
 from limner.runtime.files import write_atomically
+from limner.runtime.folders import clean_up, folder_beside, put_in_place
 from limner.training.config import from_mapping
 from limner.training.importers.files.pickles import Refused
 from limner.training.importers.states import Imported, same_weights
@@ -76,36 +76,29 @@ def write(found: Imported, out: Path, card: str, replace: bool) -> Path:
     target = out / found.folder
     if found.family == "relevance":
         return _write_relevance(found, target, card, replace)
+    if target.parent.is_dir():
+        clean_up(target)  # an import that was killed may have left the old checkpoint aside
     check_free(target, replace)
     made = [folder for folder in (target.parent, *target.parent.parents) if not folder.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
-    try:
+    with _kept_if_written(target, made), folder_beside(target) as beside:
         save_model(beside, found.family, found.config, found.state, card, dtype=torch.float32)
         for name, data in found.files.items():
             write_atomically(beside / name, data)
         beside.chmod(0o755)
-        _put(beside, target)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-        if not target.exists():
-            for folder in made:
-                folder.rmdir()
+        put_in_place(beside, target)
     return target
 
 
-def _put(beside: Path, target: Path) -> None:
-    """Rename the finished folder to its place; an old one is kept until then."""
-    old = beside.with_name(beside.name + ".old")
-    if target.exists():
-        target.rename(old)
+@contextmanager
+def _kept_if_written(target: Path, made: Sequence[Path]) -> Iterator[None]:
+    """Take the folders that were `made` for `target` away again when it was not written."""
     try:
-        beside.rename(target)
-    except OSError:
-        if old.exists():
-            old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+        yield
+    finally:
+        if not target.exists():
+            for folder in made:
+                folder.rmdir()
 
 
 def _write_relevance(found: Imported, target: Path, card: str, replace: bool) -> Path:

@@ -7,12 +7,13 @@ tokenizer/, scheduler/. So a folder of Stable Diffusion 1.x is the same code at 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 
 from limner.runtime.errors import InputError
 
@@ -27,6 +28,7 @@ SCHEDULER: dict[str, Any] = {
     "steps_offset": 1, "timestep_spacing": "leading", "prediction_type": "epsilon", "trained_betas": None,
 }  # fmt: skip
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+HARMLESS = ("position_ids",)  # buffers that older libraries stored and newer ones count out themselves
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class AutoencoderConfig:
     size: int = 128  # pixels a side
     widths: tuple[int, ...] = (16, 24, 48, 64)  # channels, full resolution first
     blocks: int = 1  # residual blocks a level of the encoder; the decoder has one more
-    latent_channels: int = 4
+    latent_channels: int = 4  # of the latents
     groups: int = 8  # of the norms
 
     def __post_init__(self) -> None:
@@ -55,7 +57,7 @@ class AutoencoderConfig:
 class DenoiserConfig:
     """Sizes of a UNet2DConditionModel with attention at every level; latents halve between levels."""
 
-    widths: tuple[int, ...] = (32, 64, 128)
+    widths: tuple[int, ...] = (32, 64, 128)  # channels of the UNet at each size
     blocks: int = 1  # residual blocks a level on the way down; one more on the way up
     head_width: int = 32  # channels of one attention head
     groups: int = 16  # of the norms
@@ -119,8 +121,45 @@ def load_autoencoder(folder: str | Path) -> AutoencoderKL:
     from diffusers import AutoencoderKL
 
     _require(Path(folder), "AutoencoderKL")
-    network = AutoencoderKL.from_pretrained(str(folder), torch_dtype=torch.float32, local_files_only=True)
+    network = load_strictly(AutoencoderKL, Path(folder))
     return network.eval().requires_grad_(False)
+
+
+def load_denoiser(folder: str | Path) -> UNet2DConditionModel:
+    """A UNet2DConditionModel in fp32 from a folder of diffusers' format."""
+    from diffusers import UNet2DConditionModel
+
+    _require(Path(folder), "UNet2DConditionModel")
+    return load_strictly(UNet2DConditionModel, Path(folder))
+
+
+def load_strictly(kind: Any, folder: Path, field: str = "checkpoint", **options: Any) -> Any:
+    """A diffusers or transformers network in fp32 from its folder's safetensors files, every tensor accounted for.
+
+    Raises InputError for a file that does not load, and naming the first ten keys of each kind that the folder lacks,
+    has beside the network's own, or has in another shape: what is missing would be random numbers.
+    """
+    kept = {"torch_dtype": torch.float32, "local_files_only": True, "use_safetensors": True, **options}
+    try:
+        network, seen = kind.from_pretrained(str(folder), output_loading_info=True, **kept)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as reason:
+        line = (str(reason).strip() or type(reason).__name__).splitlines()[0]
+        raise InputError(field, f"{folder}, whose weights do not load ({line[:300]})",
+                         f"the weights of a {kind.__name__}") from reason  # fmt: skip
+    wrong = {"missing": seen["missing_keys"], "unexpected": seen["unexpected_keys"], "of another shape":
+             [key if isinstance(key, str) else key[0] for key in seen["mismatched_keys"]]}  # fmt: skip
+    wrong = {what: [key for key in keys if not key.endswith(HARMLESS)] for what, keys in wrong.items()}
+    named = [f"{len(keys)} {what}: {first_ten(keys)}" for what, keys in wrong.items() if keys]
+    if named:
+        raise InputError(
+            field, f"{folder} with keys {'; '.join(named)}", f"the weights of a {kind.__name__}, all of them"
+        )
+    return network
+
+
+def first_ten(keys: Iterable[str]) -> str:
+    found = sorted(keys)
+    return ", ".join(found[:10]) + (", ..." if len(found) > 10 else "")
 
 
 def save_pipeline(

@@ -39,8 +39,8 @@ class IdentityConfig:
     input_size: int = 112  # pixels a side that the body sees
     crop: Literal["published", "none"] = "published"  # published: 256, [35:223, 32:220], 112; none: average pooling
     body: BodyConfig = field(default_factory=BodyConfig)
-    embedding: int = 512
-    dropout: float = 0.6
+    embedding: int = 512  # width of the unit embedding
+    dropout: float = 0.6  # share before the embedding
 
     def __post_init__(self) -> None:
         if self.crop == "published" and self.input_size != 112:

@@ -9,8 +9,8 @@ from twins import FakeTrt, HostDevice, plan
 
 from limner.runtime import providers, sessions
 from limner.runtime.bundle import Bundle
+from limner.runtime.caches import cache_folder
 from limner.runtime.engines import session as engine_session
-from limner.runtime.engines.caches import cache_folder
 from limner.runtime.engines.driver import Driver, Gpu
 from limner.runtime.engines.provider_options import profile_texts, rtx_options, tensorrt_options
 from limner.runtime.engines.selection import Here

@@ -1,0 +1,255 @@
+"""Everything that gains from a GPU, trained in so many minutes: `limner train all --minutes 9 --out OUT`.
+
+    OUT/cache/          pictures, rendered with every core
+    OUT/runs/<name>/    the run folder of each part
+    OUT/models/<name>/  each result as soon as there is one: weights in fp16, figures, card
+    OUT/report.json     what was trained, for how many steps, its figures beside those of the weights it began with
+
+The parts follow one another and go on from the shipped weights; each gets its share of the time that is left. How many
+steps that is follows from a few timed ones, so that learning rates fall to zero in time. `limner train adopt OUT` takes
+the results over.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from limner.runtime.errors import InputError, LimnerError
+from limner.runtime.files import write_atomically
+from limner.runtime.stopping import Stopped
+
+log = logging.getLogger("limner")
+REPORT = "report.json"
+LARGEST_MB = 16.0  # of a part's weights
+PROBE_STEPS, PROBE_SKIPPED = 12, 4
+FEWEST_STEPS = 8
+PICTURES_A_SECOND = 200  # rendered by one core at 128 pixels
+
+
+@dataclass(frozen=True)
+class Part:
+    """One training of the dial."""
+
+    name: str  # of its folder in OUT/models and in checkpoints/avatars
+    family: str
+    share: float  # of the time for all parts
+    settings: tuple[str, ...] = ()
+    needs: dict[str, str] | None = None  # setting -> the part whose result it takes, else the shipped folder
+    compiled: str = ""  # setting that compiles it on a GPU
+
+
+PARTS = (
+    Part("autoencoder", "autoencoder", 0.2, ("start={shipped}/autoencoder", "optimizer.learning_rate=5e-4"),
+         compiled="trainer.compile"),
+    Part("diffusion", "diffusion", 0.35, ("start={shipped}/diffusion", "optimizer.learning_rate=8e-4"),
+         {"autoencoder": "autoencoder"}, "trainer.compile"),
+    Part("stylegan2", "stylegan2", 0.2, ("stage=adversarial", "start={shipped}/stylegan2")),
+    Part("encoder", "encoder", 0.15, ("start={shipped}/encoder", "optimizer.learning_rate=7e-4",
+                                      "training.image_from=0.0", "training.deltas_from=0.0",
+                                      "training.deltas_until=0.0"), {"generator": "stylegan2"}),
+    Part("edits/mappers", "mapper", 0.1, ("start={shipped}/edits/mappers", "latents.count=600"),
+         {"generator": "stylegan2", "latents.encoder": "encoder"}),
+)  # fmt: skip
+BATCHES = {"autoencoder": 32, "diffusion": 256, "stylegan2": 16, "encoder": 32, "mapper": 8}  # on a GPU
+ON_CPU = {"diffusion": 32, "stylegan2": 4, "encoder": 8, "autoencoder": 4, "mapper": 2}
+
+
+def train_all(minutes: float, out: Path, shipped: Path, only: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Train the parts within `minutes` and return the report. A part that fails is named in it and the next goes on.
+
+    Raises InputError for a time that allows nothing or a part that is not known, LimnerError if every part failed.
+    """
+    known = [part.name for part in PARTS]
+    for name in only:
+        if name not in known:
+            raise InputError("--part", repr(name), ", ".join(known))
+    if not 1 <= minutes <= 24 * 60:
+        raise InputError("--minutes", f"{minutes:g}", "1 to 1440")
+    end = time.monotonic() + 60 * minutes
+    out.mkdir(parents=True, exist_ok=True)
+    pictures = render_within(out / "cache", minutes)
+    parts = [part for part in PARTS if not only or part.name in only]
+    report: dict[str, Any] = {"minutes": minutes, "device": device_name(), "pictures": pictures, "parts": {}}
+    for number, part in enumerate(parts):
+        share = part.share / sum(later.share for later in parts[number:])
+        seconds = (end - time.monotonic()) * share
+        try:
+            report["parts"][part.name] = train_part(part, seconds, out, shipped, pictures)
+        except Stopped:
+            raise
+        except Exception as reason:  # the other parts have time of their own
+            log.error("%s: %s: %s", part.name, type(reason).__name__, reason)
+            report["parts"][part.name] = {"failed": f"{type(reason).__name__}: {reason}"}
+        write_atomically(out / REPORT, (json.dumps(report, indent=1) + "\n").encode())
+    if all("failed" in one for one in report["parts"].values()):
+        raise LimnerError(f"no part could be trained; {out / REPORT} says why")
+    return report
+
+
+def train_part(part: Part, seconds: float, out: Path, shipped: Path, pictures: int) -> dict[str, Any]:
+    """Train one part for about so many seconds, its figures included, and say what came of it."""
+    from limner.training.cli import resolve, run_family
+
+    begun = time.monotonic()
+    model, run_folder = out / "models" / part.name, out / "runs" / part.name
+    settings = [*settings_of(part, out, shipped), *data_settings(part, pictures)]
+    step, overhead = timed_step(part, resolve(part.family, overrides=settings), out)
+    left = seconds - (time.monotonic() - begun) - overhead
+    steps = max(FEWEST_STEPS, int(left * 0.85 / step))
+    log.info("%s: %.3f s a step, %d steps", part.name, step, steps)
+    last = [f"trainer.max_steps={steps}", f"trainer.validate_every={steps}",
+            f"trainer.checkpoint_every={max(1, steps // 4)}"]  # fmt: skip
+    run = resolve(part.family, overrides=[*settings, *last])
+    figures = run_family(part.family, run, run_folder, model, out / "cache")
+    size = sum(path.stat().st_size for path in model.rglob("*.safetensors")) / 1e6
+    if size > LARGEST_MB:
+        log.warning("%s: %.1f MB of weights, more than %.0f", part.name, size, LARGEST_MB)
+    return {"steps": steps, "seconds": round(time.monotonic() - begun, 1), "megabytes": round(size, 2),
+            "figures": figures}  # fmt: skip
+
+
+def settings_of(part: Part, out: Path, shipped: Path) -> list[str]:
+    """What a part sets over its family's YAML on this machine."""
+    import torch
+
+    gpu = torch.cuda.is_available()
+    found = [text.format(shipped=shipped) for text in part.settings]
+    for name, other in (part.needs or {}).items():
+        made = out / "models" / other
+        found.append(f"{name}={made if made.is_dir() else shipped / other}")
+    precision = "bf16-mixed" if gpu or fast_bf16() else "32-true"
+    found += [f"trainer.batch_size={(BATCHES if gpu else ON_CPU)[part.family]}", f"trainer.precision={precision}",
+              "trainer.monitor=''", "trainer.loggers=[csv]", "trainer.validation_limit=128"]  # fmt: skip
+    if gpu and part.compiled:
+        found.append(f"{part.compiled}=true")
+    if part.family == "stylegan2":
+        found += ["compile=false", f"figures_of={2000 if gpu else 100}"]
+    return found
+
+
+def data_settings(part: Part, pictures: int) -> list[str]:
+    if part.family == "mapper":
+        return []
+    return [f"data.train={pictures}", f"data.validation={held_out()}", f"data.test={held_out()}"]
+
+
+def held_out() -> int:
+    """Pictures that figures are measured on."""
+    import torch
+
+    return 500 if torch.cuda.is_available() else 100
+
+
+def render_within(cache: Path, minutes: float) -> int:
+    """Render the pictures of all parts in about a tenth of the time; how many there are."""
+    from limner.training.avatars.dataset import AvatarsConfig, build_split
+
+    cores = len(os.sched_getaffinity(0))
+    wanted = int(60 * minutes * 0.1 * cores * PICTURES_A_SECOND)
+    count = min(60_000, max(500, wanted // 500 * 500))
+    for split in ("train", "validation", "test"):
+        build_split(AvatarsConfig(size=128, train=count, validation=held_out(), test=held_out()), split, cache)
+    return count
+
+
+def timed_step(part: Part, run: Any, out: Path) -> tuple[float, float]:
+    """Seconds of a step behind the first ones, and of everything around them, measured in a few steps."""
+    import shutil
+    from dataclasses import replace
+
+    import pytorch_lightning as pl
+
+    from limner.training.families import family
+    from limner.training.runner import fit, seed_all
+
+    class Clock(pl.Callback):
+        marks: list[float]
+
+        def on_train_start(self, *_: Any) -> None:
+            self.marks = []
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            self.marks.append(time.monotonic())
+
+    begun, clock = time.monotonic(), Clock()
+    probe = replace(run, trainer=replace(run.trainer, max_steps=PROBE_STEPS, checkpoint_every=10_000, loggers=()))
+    seed_all(probe.trainer)
+    module, data = family(part.family).build(probe, out / "cache")
+    folder = out / "runs" / ".probe"
+    fit(module, data, probe.trainer, folder, probe, callbacks=(clock,))
+    shutil.rmtree(folder, ignore_errors=True)
+    step = (clock.marks[-1] - clock.marks[PROBE_SKIPPED - 1]) / (PROBE_STEPS - PROBE_SKIPPED)
+    return step, max(0.0, time.monotonic() - begun - PROBE_STEPS * step)
+
+
+def adopt(out: Path, shipped: Path, parts: tuple[str, ...] = (), say: Callable[[str], None] = print) -> list[Path]:
+    """Put the results in OUT/models in the place of the shipped ones, each loaded first; returns their folders.
+
+    Raises InputError where OUT holds no result, or one that does not load.
+    """
+    from limner.training.saving import saved_whole
+
+    report = json.loads((out / REPORT).read_text()) if (out / REPORT).is_file() else {"parts": {}}
+    done = [name for name, part in report["parts"].items() if "failed" not in part and (not parts or name in parts)]
+    if not done:
+        raise InputError("OUT", f"{out}, which holds no finished part", "the folder of `limner train all`")
+    for name in done:
+        check_loads(out / "models" / name, name)
+    placed = []
+    for name in done:
+        target = shipped / name
+        with saved_whole(target) as beside:
+            _copy_over(out / "models" / name, beside)
+        placed.append(target)
+        say(f"{target}: {report['parts'][name]['steps']} steps, {report['parts'][name]['megabytes']} MB")
+    return placed
+
+
+def check_loads(folder: Path, name: str) -> None:
+    """InputError unless the networks of a part's folder load with every tensor finite."""
+    import torch
+
+    from limner.training.models.diffusion import load_autoencoder, load_denoiser
+    from limner.training.models.store import load_model
+
+    if name == "autoencoder":
+        networks: list[Any] = [load_autoencoder(folder)]
+    elif name == "diffusion":
+        networks = [load_autoencoder(folder / "vae"), load_denoiser(folder / "unet")]
+    else:
+        networks = [load_model(path.parent) for path in sorted(folder.rglob("model.safetensors"))]
+    if not networks:
+        raise InputError("OUT", f"{folder}, which holds no weights", "the folder of `limner train all`")
+    for network in networks:
+        for key, value in network.state_dict().items():
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise InputError("OUT", f"{folder}, whose {key} holds NaN or infinity", "finite weights")
+
+
+def _copy_over(source: Path, target: Path) -> None:
+    import shutil
+
+    shutil.copytree(source, target, dirs_exist_ok=True)
+
+
+def device_name() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return f"{len(os.sched_getaffinity(0))} CPU cores, {'bf16 in hardware' if fast_bf16() else 'fp32'}"
+
+
+def fast_bf16() -> bool:
+    """Whether this processor multiplies bf16 matrices itself (AMX): elsewhere bf16 is slower than fp32."""
+    try:
+        return " amx_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
