@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,13 @@ from typing import Any, Literal
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnxruntime.capi.onnxruntime_pybind11_state import (
+    Fail,
+    InvalidArgument,
+    InvalidGraph,
+    RuntimeException,
+)
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NotImplemented_
 
 from limner.export.bundle_writer import check_target
 from limner.export.precision_gate import (
@@ -44,6 +51,7 @@ from limner.runtime.folders import folder_beside, open_to_readers, put_in_place
 
 Precision = Literal["fp32", "fp16", "int8"]
 REPORTS = ("parity.json", "parity.md")
+RUNTIME_ERRORS = (RuntimeException, Fail, NotImplemented_, InvalidArgument, InvalidGraph, ValueError, RuntimeError)
 Say = Callable[[str], None]
 
 
@@ -109,10 +117,11 @@ def _convert_graphs(
         quality = convert_one(bundle, name, weights, folder, config, samples)
         feed = samples(name, 1)
         old, new = bundle.file(bundle.graph(name).file), folder / bundle.graph(name).file
-        quality = replace(quality, milliseconds=time_pair(old, new, feed), note=quality.note)
+        quality = replace(quality, milliseconds=time_pair(old, new, feed))
         report.append(quality)
-        worst = max(quality.errors.values(), default=0.0)
-        say(f"{name}: {quality.precision}, error {worst:.1e}, {(weights.size - before) / 1e6:.1f} MB more of weights")
+        worst = f", error {max(quality.errors.values()):.1e}" if quality.errors else ""
+        note = f" ({quality.note})" if quality.note else ""
+        say(f"{name}: {quality.precision}{worst}, {(weights.size - before) / 1e6:.1f} MB more of weights{note}")
     return report
 
 
@@ -133,10 +142,17 @@ def _half(
 ) -> Quality:
     model, half = half_model(bundle, name, config.half)
     target = folder / bundle.graph(name).file
-    found = _measured(bundle, name, model, config, samples)
+    if half.reason:
+        _save_as_is(bundle, name, weights, target)
+        return Quality(name, "fp32", note=half.reason)
+    try:
+        found = _measured(bundle, name, model, config, samples)
+    except RUNTIME_ERRORS as reason:
+        _save_as_is(bundle, name, weights, target)
+        return Quality(name, "fp32", note=f"does not run in fp16: {first_line(reason)}")
     if not passes("fp16", found):
         _save_as_is(bundle, name, weights, target)
-        return Quality(name, "fp32", refused=found)
+        return Quality(name, "fp32", refused=found, note=why_refused("fp16", found))
     weights.save(model, target)
     return Quality(name, "fp16", found, kept=len(half.kept), nodes=half.nodes)
 
@@ -150,11 +166,17 @@ def _int8(
         measured.append(_measured(bundle, name, model, config, samples))
         return passes("int8", measured[-1])
 
-    found = int8_model(bundle, name, samples, accept, config.int8)
     target = folder / bundle.graph(name).file
+    try:
+        found = int8_model(bundle, name, samples, accept, config.int8)
+    except RUNTIME_ERRORS as reason:
+        _save_as_is(bundle, name, weights, target)
+        return Quality(name, "fp32", note=f"does not quantise: {first_line(reason)}")
     if found is None:
         _save_as_is(bundle, name, weights, target)
-        return Quality(name, "fp32", refused=measured[-1] if measured else {})
+        if not measured:
+            return Quality(name, "fp32", note="no operator that int8 is for, or a gradient, which 8 bits lead nowhere")
+        return Quality(name, "fp32", refused=measured[-1], note=why_refused("int8", measured[-1]))
     model, attempt = found
     weights.save(model, target)
     return Quality(name, "int8", measured[-1], note=attempt)
@@ -168,6 +190,16 @@ def _measured(
         ir.save(model, path, external_data="graph.data", size_threshold_bytes=256)
         model = ir.external_data.load_to_model(model)
         return errors(bundle, name, path, samples, config.batches)
+
+
+def first_line(reason: BaseException) -> str:
+    return (str(reason).strip() or type(reason).__name__).splitlines()[0][:200]
+
+
+def why_refused(precision: str, found: Mapping[str, float]) -> str:
+    """The output that is furthest beyond its tolerance."""
+    name = max(found, key=lambda name: (not np.isfinite(found[name]), found[name] / tolerance(precision, name)))
+    return f"{name} would be {100 * found[name]:.2g} % off, allowed are {100 * tolerance(precision, name):g} %"
 
 
 def _save_as_is(bundle: Bundle, name: str, weights: WeightFile, target: Path) -> None:
@@ -233,16 +265,17 @@ def as_markdown(precision: str, report: Sequence[Quality], success: dict[str, li
     lines = [f"## {precision} against fp32", ""]
     lines += ["The same inputs in ONNX Runtime on the CPU; milliseconds of batch 1 with one thread, in turns.", ""]
     lines += [
-        "| graph | output | now | error | allowed | fp32, ms | now, ms |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| graph | output | now | error | allowed | fp32, ms | now, ms | note |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for quality in report:
-        shown = quality.errors or quality.refused or {"": 0.0}
         before, after = quality.milliseconds
-        for name, error in shown.items():
-            state = quality.precision if quality.errors else "fp32 (refused)" if quality.refused else "fp32"
-            limit = f"{tolerance(precision, name):g}"
-            lines.append(f"| {quality.graph} | {name} | {state} | {error:.1e} | {limit} | {before:.2f} | {after:.2f} |")
+        state = quality.precision if quality.errors else "fp32 (refused)" if quality.refused else "fp32"
+        for name, error in (quality.errors or quality.refused or {"": None}).items():
+            measured = "-" if error is None else f"{error:.1e}"
+            limit = "-" if error is None else f"{tolerance(precision, name):g}"
+            lines.append(f"| {quality.graph} | {name or '-'} | {state} | {measured} | {limit} | {before:.2f} "
+                         f"| {after:.2f} | {quality.note or '-'} |")  # fmt: skip
     if success:
         lines += ["", "Battery, success in percent:", "", f"| edit | fp32 | {precision} |", "| --- | --- | --- |"]
         lines += [f"| {name} | {old:.0f} | {new:.0f} |" for name, (old, new) in success.items()]

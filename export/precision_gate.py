@@ -96,7 +96,9 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
 
 
 def battery(bundle: Bundle, judge: Path, count: int, method: str = "global-directions") -> dict[str, float]:
-    """Success of each edit in percent, on `count` held-out pictures."""
+    """Success of each edit in percent, on `count` held-out pictures; of a diffusion bundle see `battery_diffusion`."""
+    if bundle.manifest.family == "diffusion":
+        return battery_diffusion(bundle, judge, count)
     from limner.export.battery import METHODS, Judging, Pictures, run_battery
     from limner.runtime.inversion import InversionParameters
     from limner.runtime.models import Models
@@ -108,3 +110,22 @@ def battery(bundle: Bundle, judge: Path, count: int, method: str = "global-direc
     run: Any = make(models, resolve_parameters(bundle, method, parameters_class, {}))
     scores = run_battery(run, pictures, Judging(judge), count)
     return {score.name: 100 * score.success / score.count for score in scores}
+
+
+def battery_diffusion(bundle: Bundle, judge: Path, count: int) -> dict[str, float]:
+    """Success of each edit by Prompt-to-Prompt and by SEGA in percent, on `count` generated pictures each."""
+    from limner.export.battery import EDITS, Judging
+    from limner.export.diffusion.battery.methods import PROMPT_TO_PROMPT, SEGA
+    from limner.export.diffusion.battery.rows import Rows
+    from limner.export.diffusion.battery.runs import Battery
+    from limner.runtime.editor import Editor
+
+    rows = Rows()
+    made = Battery(Editor(bundle), Judging(judge), "validation", rows, EDITS)
+    made.edit_pictures("generated", (PROMPT_TO_PROMPT, SEGA), count)
+    found = {}
+    for method in (PROMPT_TO_PROMPT, SEGA):
+        for edit in EDITS:
+            counted = rows.of("generated", method, edit.name)[:count]
+            found[f"{method}: {edit.name}"] = 100 * sum(row.success for row in counted) / max(1, len(counted))
+    return found

@@ -23,6 +23,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript.optimizer import fold_constants
 
+from limner.export.precision_kernels import has_no_half_kernel, write_scatters_plainly
 from limner.export.precision_ranges import Ranges, measure_ranges
 from limner.export.precision_types import Typist
 from limner.runtime.bundle import Bundle
@@ -57,6 +58,7 @@ class Half:
     nodes: int = 0  # that compute in floating point
     kept: tuple[str, ...] = ()  # names of those that stay fp32
     casts: int = 0  # between the two types
+    reason: str = ""  # why all of the graph stays fp32; empty where it does not
 
 
 def write_half(
@@ -96,7 +98,9 @@ def half_graph(
         _scale_gradient(model)
     if graph in WHOLE_FP32 or graph in config.keep_fp32:
         names = tuple(node.name or "" for node in model.graph)
-        return model, Half(len(names), names)
+        reason = "decoders of latents leave fp16's range" if graph in WHOLE_FP32 else "asked for by --keep-fp32"
+        return model, Half(len(names), names, reason=reason)
+    write_scatters_plainly(model)
     ranges = None if measure is None else measure(model)
     kept = {node for node in model.graph if _stays(node, ranges, config.keep_fp32)}
     if config.fp32_attention:
@@ -124,7 +128,11 @@ def settled(path: Path) -> ir.Model:
 
 
 def _stays(node: ir.Node, ranges: Ranges | None, names: Sequence[str]) -> bool:
-    if node.op_type in ALWAYS_FP32 or any((node.name or "").startswith(name) for name in names):
+    if (
+        node.op_type in ALWAYS_FP32
+        or has_no_half_kernel(node)
+        or any((node.name or "").startswith(name) for name in names)
+    ):
         return True
     for value in node.inputs:
         if value is not None and value.const_value is not None and value.dtype == ir.DataType.FLOAT:

@@ -45,9 +45,31 @@ class Samples:
         found = {tensor.name: self._tensor(tensor, batch) for tensor in meta.inputs}
         if graph in ("latent_gradient", "style_gradient"):
             found |= self._descent(batch, graph == "style_gradient")
+        if "input_ids_2" in found:
+            found["input_ids_2"] = self._second_ids(found["input_ids"])
+        if "encoder_hidden_states" in found and "text_encoder" in self.bundle.manifest.graphs:
+            found |= self._texts(found, batch)
         if "source_index" in found:
             found |= self._control(meta, found, batch)
         return found
+
+    def _second_ids(self, ids: NDArray[Any]) -> NDArray[Any]:
+        """The same words for SDXL's second text encoder, filled up as it is used to."""
+        model, clip = self.bundle.manifest.diffusion, self.bundle.manifest.clip
+        behind = np.cumsum(ids == clip.eos, axis=1) - (ids == clip.eos) > 0  # after the first end token
+        return np.where(behind, 0 if model is None else model.second_pad, ids).astype(ids.dtype)
+
+    def _texts(self, found: Arrays, batch: int) -> Arrays:
+        """States of random words by the bundle's own text encoder, and its pooled text where the UNet takes one."""
+        ids = self._ids(batch, self.bundle.manifest.clip.context_length)
+        feed = {"input_ids": ids}
+        if any(tensor.name == "input_ids_2" for tensor in self.bundle.graph("text_encoder").inputs):
+            feed["input_ids_2"] = self._second_ids(ids)
+        made = self.sessions.run("text_encoder", only=None, **feed)
+        texts = {"encoder_hidden_states": made["token_states"]}
+        if "text_embeds" in found:
+            texts["text_embeds"] = made["text_embeds"]
+        return texts
 
     def _tensor(self, tensor: TensorMeta, batch: int) -> NDArray[Any]:
         shape = [self._size(size, batch) for size in tensor.shape]
@@ -60,9 +82,9 @@ class Samples:
             drawn = self._image(batch, shape)
         elif tensor.name == "input_ids":
             drawn = self._ids(*shape)
-        elif tensor.name == "encoder_hidden_states" and "text_encoder" in self.bundle.manifest.graphs:
-            ids = self._ids(shape[0], shape[1])
-            drawn = self.sessions.run("text_encoder", input_ids=ids)["token_states"]
+        elif tensor.name == "time_ids":  # SDXL: the size of the picture before, its crop, its size now
+            side = self.bundle.image_size
+            drawn = np.tile([side, side, 0, 0, side, side], (batch, 1))
         elif tensor.name == "timestep":
             drawn = self.random.integers(1, 1000, shape).astype(np.float64)
         elif tensor.dtype.startswith("int"):

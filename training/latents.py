@@ -61,11 +61,14 @@ def encode_all(network: AutoencoderKL, pictures: AvatarsDataset, path: Path) -> 
     """Write the moments of every picture; the file appears when it is whole. Returns its shape."""
     path.parent.mkdir(parents=True, exist_ok=True)
     store: np.ndarray | None = None
-    starts = range(0, len(pictures), BATCH)
+    device, at_once = ("cuda", 16 * BATCH) if torch.cuda.is_available() else ("cpu", BATCH)
+    network = network.to(device)
+    starts = range(0, len(pictures), at_once)
     with file_beside(path) as beside:
         for start in track(starts, f"encoding {pictures.split}", len(starts)):
-            rows = np.arange(start, min(start + BATCH, len(pictures)))
-            moments = network.encode(image_float(pictures.batch(rows)["image"])).latent_dist.parameters.numpy()
+            rows = np.arange(start, min(start + at_once, len(pictures)))
+            image = image_float(pictures.batch(rows)["image"].to(device))
+            moments = network.encode(image).latent_dist.parameters.cpu().numpy()
             if store is None:
                 store = np.memmap(beside, np.float16, "w+", shape=(len(pictures), *moments.shape[1:]))
             store[start : start + len(rows)] = moments

@@ -140,6 +140,8 @@ def load_strictly(kind: Any, folder: Path, field: str = "checkpoint", **options:
     has beside the network's own, or has in another shape: what is missing would be random numbers.
     """
     kept = {"torch_dtype": torch.float32, "local_files_only": True, "use_safetensors": True, **options}
+    if hasattr(kind, "load_config"):  # diffusers says much about a package that would spare memory
+        kept["low_cpu_mem_usage"] = False
     try:
         network, seen = kind.from_pretrained(str(folder), output_loading_info=True, **kept)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as reason:
