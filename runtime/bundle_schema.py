@@ -94,7 +94,7 @@ class DiffusionMeta:
     """
 
     scaling_factor: float  # latents = scaling_factor * what the VAE encoder gives
-    prediction_type: Literal["epsilon", "v_prediction"]
+    prediction_type: Literal["epsilon", "v_prediction", "sample"]
     latent_channels: int
     sample_size: int  # the latents' side that the model was trained at
     vae_factor: int = 8  # pixels per latent

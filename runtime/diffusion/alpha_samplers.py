@@ -76,8 +76,7 @@ class DDIM(_AlphaSampler):
         alpha, alpha_next = self.alphas(index)
         config = self.schedule.config
         clean, eps = split_prediction(self.kind, output, sample, alpha)
-        if config.clip_sample:
-            clean = np.clip(clean, -config.clip_sample_range, config.clip_sample_range)
+        clean = config.clipped(clean, by_default=True)
         variance = (1 - alpha_next) / (1 - alpha) * (1 - alpha / alpha_next)
         deviation = self.eta * max(variance, 0.0) ** 0.5
         direction = np.float32(max(1 - alpha_next - deviation**2, 0.0) ** 0.5) * eps

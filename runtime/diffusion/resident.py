@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limner.runtime.diffusion.alpha_samplers import DDIM
+from limner.runtime.diffusion.few_step_samplers import DDPM
 from limner.runtime.diffusion.networks import DiffusionNetworks, Graphs
 from limner.runtime.diffusion.samplers import Sampler
 from limner.runtime.engines.binding import BoundGraph, Linear, to_device
@@ -42,7 +43,7 @@ class LinearStep:
 
 def can_stay(graphs: Graphs, sampler: Sampler) -> bool:
     """Whether the graphs run on a device that can keep arrays, other than the CPU, and the sampler is linear."""
-    clips = isinstance(sampler, DDIM) and sampler.schedule.config.clip_sample
+    clips = sampler.schedule.config.clips(isinstance(sampler, (DDIM, DDPM)))
     return isinstance(graphs, Sessions) and graphs.device not in (None, "cpu") and not clips
 
 

@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from limner.runtime.checks import require_int, require_number
 from limner.runtime.diffusion.alpha_samplers import DDIM, PNDM
 from limner.runtime.diffusion.schedule import NoiseSchedule, SchedulerConfig
-from limner.runtime.diffusion.sigma_samplers import LMS, DPMSolverPP, Euler, EulerAncestral
-from limner.runtime.errors import InputError, nearest
+from limner.runtime.diffusion.few_step_samplers import DDPM, LCM, TCD
+from limner.runtime.diffusion.multistep_samplers import DEIS, DPMSolverPP, DPMSolverSDE, UniPC
+from limner.runtime.diffusion.sigma_samplers import LMS, Euler, EulerAncestral, Heun
+from limner.runtime.errors import BundleError, InputError, nearest
 
 __all__ = ["SAMPLERS", "Sampler", "default_sampler", "make_sampler", "require_sampler"]
 
@@ -31,6 +33,7 @@ class Sampler(Protocol):
 
     timesteps: FloatArray  # [S], what the network is told at each of the S calls
     init_noise_sigma: float  # what standard normal noise is multiplied with to start
+    schedule: NoiseSchedule
     draws_noise: bool  # whether `step` takes a standard normal draw
 
     def scale_input(self, sample: FloatArray, index: int) -> FloatArray:
@@ -53,7 +56,15 @@ SAMPLERS: dict[str, Callable[[NoiseSchedule, int], Sampler]] = {
     "euler-ancestral": EulerAncestral,
     "dpm-solver++": DPMSolverPP,
     "lms": LMS,
+    "heun": Heun,
+    "ddpm": DDPM,
+    "unipc": UniPC,
+    "deis": DEIS,
+    "dpm-solver++-sde": DPMSolverSDE,
+    "lcm": LCM,
+    "tcd": TCD,
 }
+TAKES_ETA = ("ddim", "tcd")
 DIFFUSERS_CLASSES = {
     "DDIMScheduler": "ddim",
     "PNDMScheduler": "pndm",
@@ -61,12 +72,30 @@ DIFFUSERS_CLASSES = {
     "EulerAncestralDiscreteScheduler": "euler-ancestral",
     "DPMSolverMultistepScheduler": "dpm-solver++",
     "LMSDiscreteScheduler": "lms",
+    "HeunDiscreteScheduler": "heun",
+    "DDPMScheduler": "ddpm",
+    "UniPCMultistepScheduler": "unipc",
+    "DEISMultistepScheduler": "deis",
+    "LCMScheduler": "lcm",
+    "TCDScheduler": "tcd",
+}
+# What a sampler's scheduler takes where the file leaves a key out, if it is not what most take.
+OWN_DEFAULTS: dict[str, dict[str, object]] = {
+    "heun": {"beta_start": 0.00085, "beta_end": 0.012},
+    "lcm": {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"},
+    "tcd": {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"},
 }
 
 
 def default_sampler(config: SchedulerConfig) -> str:
-    """Return the sampler that scheduler_config.json names; DDIM where it names one that is not here."""
-    return DIFFUSERS_CLASSES.get(config.class_name, "ddim")
+    """Return the sampler that scheduler_config.json names; BundleError lists the known ones for another class."""
+    if config.class_name not in DIFFUSERS_CLASSES:
+        raise BundleError(
+            "scheduler_config.json._class_name", repr(config.class_name), ", ".join(DIFFUSERS_CLASSES),
+            nearest(config.class_name, DIFFUSERS_CLASSES),
+        )  # fmt: skip
+    name = DIFFUSERS_CLASSES[config.class_name]
+    return f"{name}-sde" if name == "dpm-solver++" and config.algorithm_type == "sde-dpmsolver++" else name
 
 
 def require_sampler(field: str, name: object) -> str:
@@ -80,15 +109,15 @@ def make_sampler(
     config: SchedulerConfig,
     name: str,  # a key of SAMPLERS
     steps: int,  # 1 to config.num_train_timesteps
-    eta: float = 0.0,  # noise of DDIM, 0 to 1; the others do not take it
+    eta: float = 0.0,  # noise of DDIM and TCD, 0 to 1; the others do not take it
 ) -> Sampler:
     """Return a fresh sampler; InputError for an unknown name or a number of steps that cannot be."""
     require_sampler("sampler", name)
     require_int("steps", steps, 1, config.num_train_timesteps)
     require_number("eta", eta, 0.0, 1.0)
-    schedule = NoiseSchedule(config)
-    if name == "ddim":
-        return DDIM(schedule, steps, eta)
+    schedule = NoiseSchedule(config.with_defaults(OWN_DEFAULTS.get(name, {})))
+    if name in TAKES_ETA:
+        return (DDIM if name == "ddim" else TCD)(schedule, steps, eta)
     if eta != 0.0:
-        raise InputError("eta", f"{eta:g} with {name!r}", "0, except with 'ddim'")
+        raise InputError("eta", f"{eta:g} with {name!r}", "0, except with 'ddim' and 'tcd'")
     return SAMPLERS[name](schedule, steps)

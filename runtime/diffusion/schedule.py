@@ -10,7 +10,7 @@ one scheduler is made from another one's file.
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,10 @@ OFF: dict[str, tuple[Any, ...]] = {
     "use_lu_lambdas": (False, None),
     "use_flow_sigmas": (False, None),
     "use_dynamic_shifting": (False, None),
-    "variance_type": (None, "fixed_small", "fixed_small_log", "fixed_large"),
+    "variance_type": (None, "fixed_small", "fixed_large"),
+    "shift_terminal": (None,),
+    "solver_p": (None,),
+    "flow_shift": (None, 1.0, 1),
     "timestep_type": ("discrete", None),
     "interpolation_type": ("linear", None),
 }
@@ -42,7 +45,8 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "timestep_spacing": ("linspace", "leading", "trailing", None),
     "final_sigmas_type": ("zero", "sigma_min"),
     "solver_type": ("midpoint", "heun", "bh1", "bh2", "logrho"),
-    "solver_order": (1, 2),
+    "solver_order": (1, 2, 3),
+    "algorithm_type": ("dpmsolver++", "sde-dpmsolver++", "deis"),
 }
 SMALLEST_SIGNAL = 2.0**-24  # diffusers' stand-in for a signal of zero, so that the first sigma is finite
 
@@ -62,7 +66,7 @@ class SchedulerConfig:
     steps_offset: int = 0
     rescale_betas_zero_snr: bool = False
     set_alpha_to_one: bool | None = None
-    clip_sample: bool = True  # DDIM alone reads it
+    clip_sample: bool | None = None  # of x0; None is true for DDIM and DDPM, false for the others that read it
     clip_sample_range: float = 1.0
     skip_prk_steps: bool = False
     use_karras_sigmas: bool = False
@@ -75,6 +79,12 @@ class SchedulerConfig:
     lower_order_final: bool = True
     euler_at_final: bool = False
     lambda_min_clipped: float = -math.inf
+    predict_x0: bool = True  # UniPC
+    disable_corrector: tuple[int, ...] = ()  # UniPC: steps
+    original_inference_steps: int = 50  # LCM, TCD
+    timestep_scaling: float = 10.0  # LCM
+    variance_type: str | None = None  # DDPM
+    given: frozenset[str] = frozenset()  # keys that the file has
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "scheduler_config.json") -> "SchedulerConfig":
@@ -84,7 +94,7 @@ class SchedulerConfig:
                 raise BundleError(f"{where}.{key}", repr(data[key]), " or ".join(map(repr, allowed)))
         known = {one.name for one in fields(cls)}
         values = {key: value for key, value in data.items() if key in known}
-        values |= {"class_name": str(data.get("_class_name", ""))}
+        values |= {"class_name": str(data.get("_class_name", "")), "given": frozenset(values)}
         for key, allowed in CHOICES.items():
             if key in values and values[key] not in allowed:
                 raise BundleError(f"{where}.{key}", repr(values[key]), ", ".join(map(repr, allowed)))
@@ -95,10 +105,26 @@ class SchedulerConfig:
             raise BundleError(f"{where}.num_train_timesteps", values["num_train_timesteps"], "1 or more")
         if values.get("trained_betas") is not None:
             values["trained_betas"] = tuple(values["trained_betas"])
+        values["disable_corrector"] = tuple(values.get("disable_corrector") or ())
         return cls(**{key: value for key, value in values.items() if value is not None or key in _NULLABLE})
 
 
-_NULLABLE = {"trained_betas", "timestep_spacing", "set_alpha_to_one", "sigma_min", "sigma_max"}
+    def with_defaults(self, own: Mapping[str, Any]) -> "SchedulerConfig":
+        """The config with a sampler's own defaults for keys that the file leaves out."""
+        return replace(self, **{key: value for key, value in own.items() if key not in self.given})
+
+    def clips(self, by_default: bool) -> bool:
+        """Whether x0 is clipped, by a sampler that reads clip_sample."""
+        return by_default if self.clip_sample is None else self.clip_sample
+
+    def clipped(self, clean: FloatArray, by_default: bool) -> FloatArray:
+        """x0, within clip_sample_range where it is clipped."""
+        if not self.clips(by_default):
+            return clean
+        return np.clip(clean, -self.clip_sample_range, self.clip_sample_range)
+
+
+_NULLABLE = {"trained_betas", "timestep_spacing", "set_alpha_to_one", "sigma_min", "sigma_max", "clip_sample", "variance_type"}
 
 
 def read_scheduler_config(path: Path, where: str = "scheduler_config.json") -> SchedulerConfig:

@@ -1,19 +1,17 @@
-"""Samplers on latents x = x0 + sigma eps (Karras et al. 2022, eq. 1), and DPM-Solver++, which keeps unit variance.
+"""Samplers on latents x = x0 + sigma eps (Karras et al. 2022, eq. 1).
 
 Euler             dx/dsigma = (x - x0) / sigma, one step
 Euler ancestral   the same down to sigma_down, then noise of sigma_up (k-diffusion)
 LMS               linear multistep over up to four derivatives (k-diffusion)
-DPM-Solver++ 2M   Lu et al. 2022, algorithm 2
+Heun              Euler's step and one more look from its end
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.diffusion.alpha_samplers import split_prediction
 from limner.runtime.diffusion.schedule import NoiseSchedule, karras_sigmas, spaced, timestep_of_sigma
-from limner.runtime.errors import BundleError
 
-__all__ = ["LMS", "DPMSolverPP", "Euler", "EulerAncestral", "lms_weights"]
+__all__ = ["LMS", "Euler", "EulerAncestral", "Heun", "lms_weights"]
 
 FloatArray = NDArray[np.float32]
 
@@ -38,6 +36,8 @@ class _SigmaSampler:
         whole = (config.timestep_spacing or "linspace") != "leading"
         self.init_noise_sigma = largest if whole else (largest**2 + 1) ** 0.5
 
+    through_clean = False  # whether a derivative is computed by way of x0, as some schedulers do, rounding and all
+
     def scale_input(self, sample: FloatArray, index: int) -> FloatArray:
         """Bring the latents to unit variance for the network."""
         return sample / np.float32((float(self.sigmas[index]) ** 2 + 1) ** 0.5)
@@ -50,13 +50,17 @@ class _SigmaSampler:
     def derivative(self, output: FloatArray, index: int, sample: FloatArray) -> FloatArray:
         """dx/dsigma at the step `index`."""
         sigma = float(self.sigmas[index])
-        if self.kind == "epsilon":
+        if self.kind == "epsilon" and not self.through_clean:
             return output
-        if self.kind == "v_prediction":
+        if self.kind == "epsilon":
+            clean = sample - np.float32(sigma) * output
+        elif self.kind == "v_prediction":
             scale = sigma**2 + 1
             clean = output * np.float32(-sigma / scale**0.5) + sample / np.float32(scale)
         else:
             clean = output
+        if self.through_clean:
+            clean = self.schedule.config.clipped(clean, by_default=False)
         return (sample - clean) / np.float32(sigma)
 
 
@@ -83,11 +87,11 @@ class EulerAncestral(_SigmaSampler):
 
     def step(self, output: FloatArray, index: int, sample: FloatArray, noise: FloatArray | None = None) -> FloatArray:
         """`noise` is a standard normal draw; without it the step is taken as if the draw were zero."""
-        sigma, sigma_next = float(self.sigmas[index]), float(self.sigmas[index + 1])
-        up = (sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2) ** 0.5
-        down = (sigma_next**2 - up**2) ** 0.5
-        moved = sample + self.derivative(output, index, sample) * np.float32(down - sigma)
-        return moved if noise is None else moved + np.float32(up) * noise
+        sigma, sigma_next = self.sigmas[index], self.sigmas[index + 1]  # float32: their differences cancel
+        up = np.sqrt(sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2)
+        down = np.sqrt(sigma_next**2 - up**2)
+        moved = sample + self.derivative(output, index, sample) * (down - sigma)
+        return moved if noise is None else moved + up * noise
 
 
 class LMS(_SigmaSampler):
@@ -122,83 +126,28 @@ def lms_weights(sigmas: FloatArray, index: int, order: int) -> list[float]:
     return weights
 
 
-class DPMSolverPP:
-    """DPM-Solver++ of order 1 or 2, multistep, on predictions of x0."""
+class Heun(_SigmaSampler):
+    """Heun's method (Karras et al. 2022, algorithm 1 without churn): two calls a step, one at the last."""
 
     draws_noise = False
-    init_noise_sigma = 1.0
+    through_clean = True  # where it may be clipped
 
     def __init__(self, schedule: NoiseSchedule, steps: int) -> None:
-        config = schedule.config
-        if config.algorithm_type != "dpmsolver++":
-            raise BundleError("scheduler_config.json.algorithm_type", repr(config.algorithm_type), "'dpmsolver++'")
-        self.schedule = schedule
-        self.kind = config.prediction_type
-        self.timesteps, sigmas = _dpm_plan(schedule, steps)
-        last = float(schedule.sigmas[0]) if config.final_sigmas_type == "sigma_min" else 0.0
-        self.sigmas: FloatArray = np.append(sigmas, last).astype(np.float32)
-        self._clean: list[FloatArray] = []
-
-    def scale_input(self, sample: FloatArray, index: int) -> FloatArray:
-        """The network takes the latents as they are."""
-        return sample
-
-    def add_noise(self, clean: FloatArray, noise: FloatArray, index: int) -> FloatArray:
-        """Return alpha x0 + alpha sigma noise at the step `index`."""
-        alpha = np.float32(_alpha_of(float(self.sigmas[index])))
-        noisy: FloatArray = alpha * clean + alpha * self.sigmas[index] * noise
-        return noisy
+        super().__init__(schedule, steps, schedule.config.use_karras_sigmas)
+        self._pair: tuple[FloatArray, FloatArray] | None = None  # latents and derivative of the first call
+        once = self.timesteps
+        self.levels = self.sigmas  # [S+1]
+        self.timesteps = np.concatenate([once[:1], np.repeat(once[1:], 2)])  # [2 S - 1]
+        self.sigmas = np.concatenate([self.levels[:1], np.repeat(self.levels[1:-1], 2), self.levels[-1:]])
 
     def step(self, output: FloatArray, index: int, sample: FloatArray, noise: FloatArray | None = None) -> FloatArray:
-        """Steps must be taken in order; the first one and, as the config says, the last one are of order 1."""
-        config = self.schedule.config
-        now, later = float(self.sigmas[index]), float(self.sigmas[index + 1])
-        alpha, alpha_next = _alpha_of(now), _alpha_of(later)
-        clean, _ = split_prediction(self.kind, output, sample, alpha**2)
-        self._clean = [*self._clean[-1:], clean]
-        total = len(self.timesteps)
-        careful = config.euler_at_final or config.final_sigmas_type == "zero"
-        first_order_last = careful or (config.lower_order_final and total < 15)
-        first = config.solver_order == 1 or len(self._clean) < 2 or (index == total - 1 and first_order_last)
-        # h is the step in lambda = log(alpha / sigma_t) = -log(sigma), and exp(-h) = sigma_next / sigma.
-        shrink = later / now
-        moved = np.float32(alpha_next / alpha * shrink) * sample + np.float32(alpha_next * (1 - shrink)) * clean
-        if first:
-            return moved
-        before = float(self.sigmas[index - 1])
-        h = np.log(now) - np.log(later) if later > 0.0 else np.inf
-        ratio = (np.log(before) - np.log(now)) / h
-        slope = (self._clean[-1] - self._clean[-2]) / np.float32(ratio)
-        if config.solver_type == "heun":
-            weight = alpha_next * ((np.exp(-h) - 1) / h + 1)
-        else:
-            weight = 0.5 * alpha_next * (1 - shrink)
-        bent: FloatArray = moved + np.float32(weight) * slope
-        return bent
-
-
-def _alpha_of(sigma: float) -> float:
-    """sqrt(alphas_cumprod) at sigma."""
-    return float((sigma**2 + 1) ** -0.5)
-
-
-def _dpm_plan(schedule: NoiseSchedule, steps: int) -> tuple[FloatArray, NDArray[np.float64]]:
-    """Return timesteps [S] and sigmas [S] as diffusers' DPMSolverMultistepScheduler spaces them."""
-    config = schedule.config
-    if config.use_karras_sigmas:
-        sigmas = karras_sigmas(float(schedule.sigmas[-1]), float(schedule.sigmas[0]), steps)
-        timesteps = timestep_of_sigma(sigmas, schedule)
-        if config.beta_schedule != "squaredcos_cap_v2":
-            timesteps = np.round(timesteps)
-        return np.trunc(timesteps).astype(np.float32), sigmas
-    lambdas = -np.log(schedule.sigmas)[::-1]  # rising
-    last = config.num_train_timesteps - int(np.searchsorted(lambdas, config.lambda_min_clipped))
-    spacing = config.timestep_spacing or "linspace"
-    if spacing == "linspace":
-        timesteps = np.round(np.linspace(0, last - 1, steps + 1))[::-1][:-1]
-    elif spacing == "leading":
-        stride = last // (steps + 1)
-        timesteps = np.arange(steps + 1, dtype=np.float64)[::-1][:-1] * stride + config.steps_offset
-    else:
-        timesteps = np.round(np.arange(last, 0, -config.num_train_timesteps / steps)) - 1
-    return timesteps.astype(np.float32), schedule.sigma_at(timesteps)
+        """Calls with an even number go to the next sigma, those behind them correct the way."""
+        place = index // 2
+        size = np.float32(self.levels[place + 1] - self.levels[place])
+        here = self.derivative(output, index, sample)
+        if index % 2 == 0:
+            self._pair = sample, here
+            return np.asarray(sample + here * size, dtype=np.float32)
+        start, first = self._pair if self._pair is not None else (sample, here)
+        self._pair = None
+        return np.asarray(start + (first + here) / np.float32(2) * size, dtype=np.float32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +25,9 @@ STEPS = {"steps": 3, "guidance_scale": 3.0, "sampler": "ddim"}
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundle]:
+def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = write_folder(tmp_path_factory.mktemp("precision") / request.param, request.param, words=True)
-    yield export_folder(folder, folder.parent / "bundle", DiffusionExport(batches=(1,)), say=lambda line: None)
+    return export_folder(folder, folder.parent / "bundle", DiffusionExport(batches=(1,)), say=lambda line: None)
 
 
 def recipes() -> list[Recipe]:

@@ -21,7 +21,15 @@ CLASSES = {
     "euler-ancestral": diffusers.EulerAncestralDiscreteScheduler,
     "dpm-solver++": diffusers.DPMSolverMultistepScheduler,
     "lms": diffusers.LMSDiscreteScheduler,
+    "heun": diffusers.HeunDiscreteScheduler,
+    "ddpm": diffusers.DDPMScheduler,
+    "unipc": diffusers.UniPCMultistepScheduler,
+    "deis": diffusers.DEISMultistepScheduler,
+    "dpm-solver++-sde": diffusers.DPMSolverMultistepScheduler,
+    "lcm": diffusers.LCMScheduler,
+    "tcd": diffusers.TCDScheduler,
 }
+SDE = {"algorithm_type": "sde-dpmsolver++"}
 TOLERANCE = 1e-5  # float32 sums in another order, relative to the largest latent
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("any", {}),
@@ -46,6 +54,32 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("dpm-solver++", {"euler_at_final": True, "final_sigmas_type": "sigma_min"}),
     ("dpm-solver++", {"beta_schedule": "squaredcos_cap_v2", "lambda_min_clipped": -5.1}),
     ("lms", {"use_karras_sigmas": True}),
+    ("dpm-solver++", {"solver_order": 3, "final_sigmas_type": "sigma_min"}),
+    ("dpm-solver++", {"solver_order": 3}),
+    ("heun", {"use_karras_sigmas": True}),
+    ("heun", {"prediction_type": "sample"}),
+    ("heun", {"clip_sample": True, "clip_sample_range": 1.5}),
+    ("ddpm", {"variance_type": "fixed_large"}),
+    ("ddpm", {"clip_sample": True, "clip_sample_range": 1.5}),
+    ("ddpm", {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "timestep_spacing": "trailing"}),
+    ("unipc", {"solver_order": 3}),
+    ("unipc", {"solver_order": 1}),
+    ("unipc", {"solver_type": "bh1", "solver_order": 3, "lower_order_final": False, "final_sigmas_type": "sigma_min"}),
+    ("unipc", {"predict_x0": False, "final_sigmas_type": "sigma_min"}),
+    ("unipc", {"disable_corrector": [0, 3]}),
+    ("unipc", {"use_karras_sigmas": True, "final_sigmas_type": "sigma_min"}),
+    ("unipc", {"use_karras_sigmas": True, "sigma_min": 0.1, "sigma_max": 10.0}),
+    ("unipc", {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "timestep_spacing": "trailing"}),
+    ("deis", {"solver_order": 3}),
+    ("deis", {"solver_order": 1}),
+    ("deis", {"use_karras_sigmas": True, "solver_order": 3, "lower_order_final": False}),
+    ("dpm-solver++-sde", {"use_karras_sigmas": True}),
+    ("dpm-solver++-sde", {"solver_type": "heun", "final_sigmas_type": "sigma_min"}),
+    ("lcm", {"original_inference_steps": 25}),
+    ("lcm", {"timestep_scaling": 3.0, "clip_sample": True, "clip_sample_range": 1.5}),
+    ("lcm", {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}),
+    ("tcd", {"original_inference_steps": 25}),
+    ("tcd", {"prediction_type": "sample"}),
 ]
 CASES = [
     (name, steps, change)
@@ -57,7 +91,7 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "steps", "change"), CASES)
 def test_against_diffusers(name: str, steps: int, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    config = SD15 | change
+    config = SD15 | change | (SDE if name == "dpm-solver++-sde" else {})
     reference = CLASSES[name].from_config(config)
     reference.set_timesteps(steps)
     sampler = make_sampler(SchedulerConfig.from_dict(config), name, steps)
@@ -68,7 +102,7 @@ def test_against_diffusers(name: str, steps: int, change: dict[str, Any], monkey
     noises = draws.randn(len(sampler.timesteps), 2, 4, 5, 6).astype(np.float32)
     current = {"step": 0}
     module = __import__(CLASSES[name].__module__, fromlist=["randn_tensor"])
-    if name == "euler-ancestral":
+    if sampler.draws_noise:
         monkeypatch.setattr(module, "randn_tensor", lambda *a, **k: torch.from_numpy(noises[current["step"]]))
     mine = draws.randn(2, 4, 5, 6).astype(np.float32) * np.float32(sampler.init_noise_sigma)
     theirs = torch.from_numpy(mine.copy())
@@ -78,7 +112,8 @@ def test_against_diffusers(name: str, steps: int, change: dict[str, Any], monkey
         scaled = reference.scale_model_input(theirs, timestep).numpy()
         close(sampler.scale_input(mine, index), scaled)
         output = np.tanh(np.einsum("cd,ndhw->nchw", weight, scaled) + np.float32(index / 10))
-        theirs = reference.step(torch.from_numpy(output), timestep, theirs, return_dict=False)[0]
+        more = {"eta": 0.0} if name == "tcd" else {}
+        theirs = reference.step(torch.from_numpy(output), timestep, theirs, return_dict=False, **more)[0]
         mine = sampler.step(output, index, mine, noises[index] if sampler.draws_noise else None)
         close(mine, theirs.numpy())
         mine = theirs.numpy().copy()  # step by step, errors do not add up
@@ -95,6 +130,29 @@ def test_ddim_with_noise(eta: float) -> None:
         theirs = reference.step(*map(torch.from_numpy, [output]), timestep, torch.from_numpy(sample), eta=eta,
                                 variance_noise=torch.from_numpy(noise)).prev_sample  # fmt: skip
         close(sampler.step(output, index, sample, noise), theirs.numpy())
+
+
+@pytest.mark.parametrize("eta", [0.3, 1.0])
+def test_tcd_with_noise(eta: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = diffusers.TCDScheduler.from_config(SD15)
+    reference.set_timesteps(5)
+    sampler = make_sampler(SchedulerConfig.from_dict(SD15), "tcd", 5, eta)
+    draws = np.random.RandomState(1)
+    for index, timestep in enumerate(reference.timesteps):
+        sample, output, noise = draws.randn(3, 1, 4, 3, 3).astype(np.float32)
+        monkeypatch.setattr("diffusers.schedulers.scheduling_tcd.randn_tensor",
+                            lambda *a, drawn=noise, **k: torch.from_numpy(drawn))  # fmt: skip
+        theirs = reference.step(torch.from_numpy(output), timestep, torch.from_numpy(sample), eta=eta).prev_sample
+        close(sampler.step(output, index, sample, noise), theirs.numpy())
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_file_without_keys_takes_the_schedulers_own_defaults(name: str) -> None:
+    reference = CLASSES[name](**(SDE if name == "dpm-solver++-sde" else {}))
+    reference.set_timesteps(6)
+    sampler = make_sampler(SchedulerConfig.from_dict({"_class_name": CLASSES[name].__name__}), name, 6)
+    np.testing.assert_allclose(sampler.timesteps, reference.timesteps.numpy(), rtol=1e-5)
+    np.testing.assert_allclose(sampler.schedule.alphas_cumprod, reference.alphas_cumprod.numpy(), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -115,7 +173,7 @@ def test_alphas_are_those_of_torch() -> None:
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_reads_the_files_that_diffusers_writes(name: str, tmp_path: Path) -> None:
-    CLASSES[name].from_config(SD15).save_pretrained(tmp_path)
+    CLASSES[name].from_config(SD15 | (SDE if name.endswith("sde") else {})).save_pretrained(tmp_path)
     config = read_scheduler_config(tmp_path / "scheduler_config.json")
     assert default_sampler(config) == name
     assert config.beta_schedule == "scaled_linear" and config.beta_end == 0.012
