@@ -50,6 +50,9 @@ def onnx(
         str, typer.Option(help="With --model: patterns of the attention layers that edits reach.")
     ] = "",
     blend_layers: Annotated[str, typer.Option(help="With --model: patterns of the layers of blend maps.")] = "",
+    lora: Annotated[
+        list[str] | None, typer.Option(help="With --model: FILE:SCALE, merged into the weights; may be repeated.")
+    ] = None,
     in_place: Annotated[
         bool, typer.Option("--in-place", help="With --model: put the graphs into its folder, whose weights they read.")
     ] = False,
@@ -76,12 +79,17 @@ def onnx(
 
         if checkpoints is not None:
             raise InputError("checkpoints", "a folder beside --model", "one of the two")
+        from limner.export.diffusion.lora import parse_loras
+
         found = run(model, out, edited_layers, blend_layers, dry_run, in_place, name=name, opset=opset,
+                    loras=parse_loras(lora or ()),
                     tolerance=tolerance, weights_storage=weights_storage, batches=sizes)  # fmt: skip
         _report(as_json, found)
         return
     if in_place:
         raise InputError("in-place", "--in-place without --model", "with --model alone")
+    if lora:
+        raise InputError("lora", "--lora without --model", "with --model alone")
     folder = checkpoints_folder() / "avatars" if checkpoints is None else checkpoints
     target = folder / "bundle" if out is None else out
     config = ExportConfig(name, opset, weights_storage, preprocess, tolerance, sizes)  # type: ignore[arg-type]

@@ -105,11 +105,19 @@ class DiffusionMeta:
     pooled: int = 0  # channels of the pooled text that an SDXL-shaped UNet takes beside the token states; 0 is none
     second_pad: int = 0  # token that fills up the texts of the second text encoder, with `pooled`
     zero_empty: bool = False  # an empty text is all zeros
+    sample_width: int = 0  # of the latents, where it differs from sample_size, which is then their height
+    latents_mean: tuple[float, ...] = ()  # one a channel, none for zeros: latents = scaling_factor (z - mean) / std
+    latents_std: tuple[float, ...] = ()  # one a channel, none for ones
 
     @property
     def image_size(self) -> int:
-        """The side in pixels of the pictures that the model was trained on."""
+        """The side in pixels of the pictures that the model was trained on; the height, if they are not square."""
         return self.sample_size * self.vae_factor
+
+    @property
+    def image_width(self) -> int:
+        """The width in pixels of the pictures that the model was trained on."""
+        return (self.sample_width or self.sample_size) * self.vae_factor
 
 
 @dataclass(frozen=True)
@@ -130,6 +138,7 @@ class TokenizerMeta:
 
     vocab: str = "tokenizer/vocab.json"
     merges: str = "tokenizer/merges.txt"
+    added: str = ""  # added_tokens.json: tokens beyond the vocabulary, each with its id and flags; empty for none
 
 
 @dataclass(frozen=True)
@@ -217,6 +226,8 @@ def _references(manifest: BundleManifest) -> Iterator[tuple[str, str]]:
     """Yield (field, path) for every path that the manifest names outside `files`."""
     yield "tokenizer.vocab", manifest.tokenizer.vocab
     yield "tokenizer.merges", manifest.tokenizer.merges
+    if manifest.tokenizer.added:
+        yield "tokenizer.added", manifest.tokenizer.added
     if manifest.constants is not None:
         yield "constants", manifest.constants
     if manifest.diffusion is not None:
@@ -280,6 +291,17 @@ def _check_diffusion(diffusion: DiffusionMeta) -> None:
             raise BundleError(f"diffusion.{name}", getattr(diffusion, name), "1 or more")
     if diffusion.multiple % diffusion.vae_factor:
         raise BundleError("diffusion.multiple", diffusion.multiple, f"a multiple of vae_factor, {diffusion.vae_factor}")
+    if diffusion.sample_width < 0:
+        raise BundleError("diffusion.sample_width", diffusion.sample_width, "0 or more")
+    for name in ("latents_mean", "latents_std"):
+        values = getattr(diffusion, name)
+        if values and (len(values) != diffusion.latent_channels or not all(map(math.isfinite, values))):
+            raise BundleError(f"diffusion.{name}", list(values), f"{diffusion.latent_channels} numbers, or none")
+    if any(value <= 0.0 for value in diffusion.latents_std):
+        raise BundleError("diffusion.latents_std", list(diffusion.latents_std), "numbers above 0")
+    if diffusion.image_width % diffusion.multiple:
+        given = f"{diffusion.sample_width}, which is {diffusion.image_width} pixels"
+        raise BundleError("diffusion.sample_width", given, f"a multiple of {diffusion.multiple} pixels")
     if diffusion.image_size % diffusion.multiple:
         given = f"{diffusion.sample_size}, which is {diffusion.image_size} pixels"
         raise BundleError("diffusion.sample_size", given, f"a multiple of {diffusion.multiple} pixels")

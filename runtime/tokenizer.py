@@ -37,8 +37,11 @@ class Tokenizer:
         merges: Path,  # merges.txt: a version line, then one merge a line
         context_length: int = CONTEXT_LENGTH,
         pad: int | None = None,  # None pads with the end token
+        added: Path | None = None,  # added_tokens.json: token -> id and flags
     ) -> None:
         self._backend = _build(vocab, merges)
+        if added is not None:
+            _add_tokens(self._backend, added)
         self.start = _special(self._backend, START, vocab)
         self.eos = _special(self._backend, END, vocab)
         self.pad = self.eos if pad is None else pad
@@ -53,6 +56,7 @@ class Tokenizer:
             bundle.file(files.merges),
             clip.context_length,
             clip.pad,
+            bundle.file(files.added) if files.added else None,
         )
         if tokenizer.eos != clip.eos:
             raise BundleError(
@@ -155,6 +159,24 @@ def _build(vocab: Path, merges: Path) -> "tokenizers.Tokenizer":
     split = pre_tokenizers.Split(Regex(PATTERN), behavior="removed", invert=True)
     backend.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     return backend
+
+
+def _add_tokens(backend: "tokenizers.Tokenizer", path: Path) -> None:
+    """Tokens beyond the vocabulary, found in a text before it is split; ids follow the vocabulary's in order."""
+    from tokenizers import AddedToken
+
+    entries = read_json(path, path.name, BundleError)
+    if not isinstance(entries, dict):
+        raise BundleError(path.name, "another kind of JSON", "an object from token to id")
+    for token, entry in entries.items():
+        given = entry if isinstance(entry, dict) else {"id": entry}
+        flags = {flag: given.get(flag, False) is True for flag in ("single_word", "lstrip", "rstrip", "normalized")}
+        if not token or token != token.strip():
+            raise BundleError(path.name, repr(token), "tokens without space around them")
+        backend.add_tokens([AddedToken(token, **flags)])
+        if backend.token_to_id(token) != given.get("id"):
+            allowed = f"{backend.token_to_id(token)}, the one behind those before it"
+            raise BundleError(path.name, f"{token!r} with the id {given.get('id')!r}", allowed)
 
 
 def _read_merges(path: Path) -> list[tuple[str, str]]:

@@ -28,7 +28,7 @@ from limner.runtime.stopping import Stopped
 log = logging.getLogger("limner")
 REPORT = "report.json"
 LARGEST_MB = 16.0  # of a part's weights
-PROBE_STEPS, PROBE_SKIPPED = 12, 4
+PROBE_STEPS, PROBE_SKIPPED = 6, 2
 FEWEST_STEPS = 8
 PICTURES_A_SECOND = 200  # rendered by one core at 128 pixels
 
@@ -100,18 +100,22 @@ def train_part(part: Part, seconds: float, out: Path, shipped: Path, pictures: i
     begun = time.monotonic()
     model, run_folder = out / "models" / part.name, out / "runs" / part.name
     settings = [*settings_of(part, out, shipped), *data_settings(part, pictures)]
-    step, overhead = timed_step(part, resolve(part.family, overrides=settings), out)
+    tried = {kind: timed_step(part, resolve(part.family, overrides=[*settings, f"trainer.precision={kind}"]), out)
+             for kind in precisions()}  # fmt: skip
+    precision, (step, overhead) = min(tried.items(), key=lambda pair: pair[1][0])
     left = seconds - (time.monotonic() - begun) - overhead
-    steps = max(FEWEST_STEPS, int(left * 0.85 / step))
-    log.info("%s: %.3f s a step, %d steps", part.name, step, steps)
-    last = [f"trainer.max_steps={steps}", f"trainer.validate_every={steps}",
+    steps = int(left * 0.85 / step)  # the rest is for figures
+    log.info("%s: %.3f s a step in %s, %d steps", part.name, step, precision, steps)
+    if steps < FEWEST_STEPS:
+        return {"left out": f"{steps} steps of {step:.2f} s in its share of {seconds:.0f} s; {FEWEST_STEPS} are fewest"}
+    last = [f"trainer.precision={precision}", f"trainer.max_steps={steps}", f"trainer.validate_every={steps}",
             f"trainer.checkpoint_every={max(1, steps // 4)}"]  # fmt: skip
     run = resolve(part.family, overrides=[*settings, *last])
     figures = run_family(part.family, run, run_folder, model, out / "cache")
     size = sum(path.stat().st_size for path in model.rglob("*.safetensors")) / 1e6
     if size > LARGEST_MB:
         log.warning("%s: %.1f MB of weights, more than %.0f", part.name, size, LARGEST_MB)
-    return {"steps": steps, "seconds": round(time.monotonic() - begun, 1), "megabytes": round(size, 2),
+    return {"steps": steps, "precision": precision, "seconds": round(time.monotonic() - begun, 1), "megabytes": round(size, 2),
             "figures": figures}  # fmt: skip
 
 
@@ -124,14 +128,24 @@ def settings_of(part: Part, out: Path, shipped: Path) -> list[str]:
     for name, other in (part.needs or {}).items():
         made = out / "models" / other
         found.append(f"{name}={made if made.is_dir() else shipped / other}")
-    precision = "bf16-mixed" if gpu or fast_bf16() else "32-true"
-    found += [f"trainer.batch_size={(BATCHES if gpu else ON_CPU)[part.family]}", f"trainer.precision={precision}",
+    found += [f"trainer.batch_size={(BATCHES if gpu else ON_CPU)[part.family]}",
               "trainer.monitor=''", "trainer.loggers=[csv]", "trainer.validation_limit=128"]  # fmt: skip
     if gpu and part.compiled:
         found.append(f"{part.compiled}=true")
     if part.family == "stylegan2":
         found += ["compile=false", f"figures_of={2000 if gpu else 100}"]
+    if part.family == "diffusion":
+        found.append(f"figures_of={100 if gpu else 10}")
     return found
+
+
+def precisions() -> list[str]:
+    """Those worth trying here: the faster one is taken, part by part."""
+    import torch
+
+    if torch.cuda.is_available():
+        return ["bf16-mixed"]
+    return ["32-true", "bf16-mixed"] if fast_bf16() else ["32-true"]
 
 
 def data_settings(part: Part, pictures: int) -> list[str]:
@@ -201,7 +215,7 @@ def adopt(out: Path, shipped: Path, parts: tuple[str, ...] = (), say: Callable[[
     from limner.training.saving import saved_whole
 
     report = json.loads((out / REPORT).read_text()) if (out / REPORT).is_file() else {"parts": {}}
-    done = [name for name, part in report["parts"].items() if "failed" not in part and (not parts or name in parts)]
+    done = [name for name, part in report["parts"].items() if "steps" in part and (not parts or name in parts)]
     if not done:
         raise InputError("OUT", f"{out}, which holds no finished part", "the folder of `limner train all`")
     for name in done:

@@ -84,8 +84,12 @@ def tensors_of(root: Path, file: Path) -> dict[str, Place]:
 
 
 def link(file: Path, place: Path) -> None:
-    """The file at a second place: a hard link, or a copy on another file system."""
+    """The file at a second place: a hard link, or a copy on another file system. A file that is a link itself, as in a
+    hub's cache, is copied: a bundle's files lie in it."""
     place.parent.mkdir(parents=True, exist_ok=True)
+    if file.is_symlink():
+        shutil.copyfile(file, place)
+        return
     try:
         os.link(file, place)
     except OSError:
@@ -99,7 +103,7 @@ def put_into(beside: Path, root: Path) -> None:
     (root / MANIFEST).unlink(missing_ok=True)
     for path in sorted(beside.rglob("*"), key=lambda path: path.name == MANIFEST):
         target = root / path.relative_to(beside)
-        if path.is_file() and not (target.exists() and path.samefile(target)):
+        if path.is_file() and (target.is_symlink() or not (target.exists() and path.samefile(target))):
             target.parent.mkdir(exist_ok=True)
             path.replace(target)
 

@@ -20,10 +20,10 @@ SMALLEST_LOGVAR, LARGEST_LOGVAR = -30.0, 20.0  # where diffusers' DiagonalGaussi
 class TextStates(nn.Module):
     """Token ids int64 [B,77] -> the last hidden states [B,77,D], causal, after the final norm."""
 
-    def __init__(self, encoder: CLIPTextModel | CLIPTextModelWithProjection) -> None:
+    def __init__(self, encoder: CLIPTextModel | CLIPTextModelWithProjection, length: int) -> None:
         super().__init__()
         self.text: Any = getattr(encoder, "text_model", encoder)
-        length = int(encoder.config.max_position_embeddings)
+        self.length = length  # tokens of a text: the encoder may have more positions
         mask = torch.full((length, length), torch.finfo(torch.float32).min).triu(1)
         self.register_buffer("mask", mask, persistent=False)
 
@@ -35,7 +35,10 @@ class TextStates(nn.Module):
     def last_two(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
         """The states before the last layer, and those at the end."""
         embeddings = self.text.embeddings
-        x = before = embeddings.token_embedding(input_ids) + embeddings.position_embedding.weight
+        positions = embeddings.position_embedding.weight
+        if len(positions) != self.length:
+            positions = positions[: self.length]
+        x = before = embeddings.token_embedding(input_ids) + positions
         for layer in self.text.encoder.layers:
             before, x = x, attend(layer, x, self.mask)
         return before, self.text.final_layer_norm(x)
@@ -46,9 +49,11 @@ class PairStates(nn.Module):
     [B,77,D1+D2], and the second one's projected end token [B,P].
     """
 
-    def __init__(self, first: CLIPTextModel, second: CLIPTextModelWithProjection, eos: int) -> None:
+    def __init__(
+        self, first: CLIPTextModel, second: CLIPTextModelWithProjection, eos: int, length: int
+    ) -> None:
         super().__init__()
-        self.first, self.second, self.eos = TextStates(first), TextStates(second), eos
+        self.first, self.second, self.eos = TextStates(first, length), TextStates(second, length), eos
         self.projection: Any = second.text_projection
 
     def forward(self, input_ids: Tensor, input_ids_2: Tensor) -> tuple[Tensor, Tensor]:

@@ -48,13 +48,13 @@ def folder_graphs(folder: DiffusionFolder, layers: ControlledLayers) -> dict[str
     return {
         "text_encoder": text_graph(folder),
         **vae_graphs(folder.vae, 2 * stride(folder.unet)),
-        "unet": unet_graph(folder.unet, layers),
+        "unet": unet_graph(folder.unet, layers, folder.tokens),
     }
 
 
 def text_graph(folder: DiffusionFolder) -> TracedGraph:
     encoder = folder.text_encoder
-    length, width = int(encoder.config.max_position_embeddings), int(encoder.config.hidden_size)
+    length, width = folder.tokens, int(encoder.config.hidden_size)
     vocabulary = int(encoder.config.vocab_size)
 
     def sample(batch: int, rng: torch.Generator) -> Tensors:
@@ -67,7 +67,7 @@ def text_graph(folder: DiffusionFolder) -> TracedGraph:
 
     if folder.text_encoder_2 is not None:
         return pair_graph(folder, sample)
-    module = TextStates(encoder).eval()
+    module = TextStates(encoder, length).eval()
     return TracedGraph(module, GraphSpec(
         "text_encoder", (TensorMeta("input_ids", "int64", (BATCH, length)),),
         (TensorMeta("token_states", "float32", (BATCH, length, width)),),
@@ -79,7 +79,7 @@ def pair_graph(folder: DiffusionFolder, first: Sample) -> TracedGraph:
     """SDXL's two text encoders: the second reads the same tokens, filled up otherwise."""
     encoder, second = folder.text_encoder, folder.text_encoder_2
     assert second is not None
-    length = int(encoder.config.max_position_embeddings)
+    length = folder.tokens
 
     def sample(batch: int, rng: torch.Generator) -> Tensors:
         (ids,) = first(batch, rng)
@@ -90,7 +90,7 @@ def pair_graph(folder: DiffusionFolder, first: Sample) -> TracedGraph:
         found = encoder(ids, output_hidden_states=True), second(ids_2, output_hidden_states=True)
         return torch.cat([one.hidden_states[-2] for one in found], -1), found[1].text_embeds
 
-    module = PairStates(encoder, second, folder.eos).eval()
+    module = PairStates(encoder, second, folder.eos, length).eval()
     inputs = tuple(TensorMeta(name, "int64", (BATCH, length)) for name in ("input_ids", "input_ids_2"))
     outputs = (TensorMeta("token_states", "float32", (BATCH, length, folder.text_width)),
                TensorMeta("text_embeds", "float32", (BATCH, folder.pooled)))  # fmt: skip
@@ -142,9 +142,9 @@ class Written(nn.Module):
             self.vae.set_attn_processor(before)
 
 
-def unet_graph(unet: UNet2DConditionModel, layers: ControlledLayers) -> TracedGraph:
+def unet_graph(unet: UNet2DConditionModel, layers: ControlledLayers, tokens: int = TOKENS) -> TracedGraph:
     """The control UNet: against surgery on attention maps, and with identity control against diffusers' own UNet."""
-    inputs = unet_inputs(unet)
+    inputs = unet_inputs(unet, tokens)
     channels, controls = int(unet.config.in_channels), len(CONTROL_INPUTS)
     noise = TensorMeta("noise_pred", "float32", (BATCH, int(unet.config.out_channels), H, W))
     maps = TensorMeta("blend_maps", "float32", (BATCH, WORDS, MAP_H, MAP_W))
@@ -161,13 +161,13 @@ def unet_graph(unet: UNet2DConditionModel, layers: ControlledLayers) -> TracedGr
         kwargs = {"added_cond_kwargs": added(rest[controls:])}
         return (unet(sample, timestep, states, return_dict=False, **kwargs)[0],)
 
-    def sampler(control: Callable[[int, torch.Generator], Tensors]) -> Sample:
+    def sampler(control: Callable[..., Tensors]) -> Sample:
         def sample(batch: int, rng: torch.Generator) -> Tensors:
             size = sides(2 * stride(unet), stride(unet), batch)
-            states = torch.randn(batch, TOKENS, int(unet.config.cross_attention_dim), generator=rng)
+            states = torch.randn(batch, tokens, int(unet.config.cross_attention_dim), generator=rng)
             steps = torch.randint(0, 1000, (batch,), generator=rng).float()
             latents = torch.randn(batch, channels, *size, generator=rng)
-            return latents, steps, states, *control(batch, rng), *_added_inputs(unet, batch, rng)
+            return latents, steps, states, *control(batch, rng, tokens=tokens), *_added_inputs(unet, batch, rng)
 
         return sample
 
@@ -176,15 +176,15 @@ def unet_graph(unet: UNet2DConditionModel, layers: ControlledLayers) -> TracedGr
     return TracedGraph(module, first, (second,))
 
 
-def unet_inputs(unet: UNet2DConditionModel) -> tuple[TensorMeta, ...]:
+def unet_inputs(unet: UNet2DConditionModel, tokens: int = TOKENS) -> tuple[TensorMeta, ...]:
     """The graph's inputs; a UNet with text_time conditioning (SDXL) has two more."""
-    states = TensorMeta("encoder_hidden_states", "float32", (BATCH, TOKENS, int(unet.config.cross_attention_dim)))
+    states = TensorMeta("encoder_hidden_states", "float32", (BATCH, tokens, int(unet.config.cross_attention_dim)))
     found = [
         TensorMeta("sample", "float32", (BATCH, int(unet.config.in_channels), H, W)),
         TensorMeta("timestep", "float32", (BATCH,)), states,
-        TensorMeta("source_index", "int64", (BATCH,)), TensorMeta("token_transfer", "float32", (BATCH, TOKENS, TOKENS)),
-        TensorMeta("token_keep", "float32", (BATCH, TOKENS)), TensorMeta("self_replace", "float32", (BATCH,)),
-        TensorMeta("blend_words", "float32", (BATCH, WORDS, TOKENS)),
+        TensorMeta("source_index", "int64", (BATCH,)), TensorMeta("token_transfer", "float32", (BATCH, tokens, tokens)),
+        TensorMeta("token_keep", "float32", (BATCH, tokens)), TensorMeta("self_replace", "float32", (BATCH,)),
+        TensorMeta("blend_words", "float32", (BATCH, WORDS, tokens)),
     ]  # fmt: skip
     if unet.config.addition_embed_type == "text_time":
         found += [TensorMeta("text_embeds", "float32", (BATCH, _pooled_width(unet))),
@@ -208,22 +208,24 @@ def sides(side: int, step: int, case: int) -> tuple[int, int]:
     return side + step * (case % 3 == 0), side + step * (case % 2 == 0)
 
 
-def identity_control(batch: int, rng: torch.Generator, words: int = TRACE_WORDS) -> Tensors:
+def identity_control(
+    batch: int, rng: torch.Generator, words: int = TRACE_WORDS, tokens: int = TOKENS
+) -> Tensors:
     """The control inputs of the plain UNet."""
-    blend = torch.rand(batch, words, TOKENS, generator=rng)
-    return (torch.arange(batch), torch.zeros(batch, TOKENS, TOKENS), torch.ones(batch, TOKENS), torch.zeros(batch),
+    blend = torch.rand(batch, words, tokens, generator=rng)
+    return (torch.arange(batch), torch.zeros(batch, tokens, tokens), torch.ones(batch, tokens), torch.zeros(batch),
             blend)  # fmt: skip
 
 
-def random_control(batch: int, rng: torch.Generator, words: int = TRACE_WORDS) -> Tensors:
+def random_control(batch: int, rng: torch.Generator, words: int = TRACE_WORDS, tokens: int = TOKENS) -> Tensors:
     """Random sources, transfers, keeps and replacements; the first row is a source and stays as it is."""
     source = torch.randint(0, batch, (batch,), generator=rng)
-    transfer = torch.rand(batch, TOKENS, TOKENS, generator=rng) * (torch.rand(batch, 1, 1, generator=rng) < 0.6)
-    transfer = transfer * (2.0 / TOKENS)
-    keep = torch.rand(batch, TOKENS, generator=rng) * 2
+    transfer = torch.rand(batch, tokens, tokens, generator=rng) * (torch.rand(batch, 1, 1, generator=rng) < 0.6)
+    transfer = transfer * (2.0 / tokens)
+    keep = torch.rand(batch, tokens, generator=rng) * 2
     replace = (torch.rand(batch, generator=rng) < 0.5).float()
     source[0], transfer[0], keep[0], replace[0] = 0, 0.0, 1.0, 0.0
     if batch > 1:  # at least one row is edited in every way
-        transfer[-1] = torch.rand(TOKENS, TOKENS, generator=rng) * (2.0 / TOKENS)
+        transfer[-1] = torch.rand(tokens, tokens, generator=rng) * (2.0 / tokens)
         source[-1], replace[-1] = 0, 1.0
-    return source, transfer, keep, replace, torch.rand(batch, words, TOKENS, generator=rng)
+    return source, transfer, keep, replace, torch.rand(batch, words, tokens, generator=rng)

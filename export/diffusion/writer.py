@@ -14,13 +14,15 @@ from limner.export import parity
 from limner.export.bundle_writer import PRESETS, Say, check_target, read_presets
 from limner.export.diffusion.folder import DiffusionFolder, licences_of, read_folder
 from limner.export.diffusion.in_place import FolderWeights, put_into
+from limner.export.diffusion.lora import merge_loras
 from limner.export.diffusion.layers import ControlledLayers, choose_layers, stride
-from limner.export.diffusion.report import write_reports
+from limner.export.diffusion.picture import compare_picture
+from limner.export.diffusion.report import add_picture, write_reports
 from limner.export.diffusion.specs import TracedGraph, folder_graphs
 from limner.export.graphs import OPSET
 from limner.export.weights import WEIGHTS, Storage, WeightFile, data_files
 from limner.runtime.bundle import Bundle, load_bundle, write_manifest
-from limner.runtime.bundle_schema import BundleManifest, ClipMeta, DiffusionMeta, GraphMeta, ParityMeta
+from limner.runtime.bundle_schema import BundleManifest, ClipMeta, DiffusionMeta, GraphMeta, ParityMeta, TokenizerMeta
 from limner.runtime.diffusion.parameters import DiffusionInversionParameters
 from limner.runtime.diffusion.sampling import SamplingParameters
 from limner.runtime.errors import InputError, nearest
@@ -44,6 +46,7 @@ class DiffusionExport:
     threads: int = 1  # of the comparison
     edited_layers: tuple[str, ...] = ()  # patterns; none takes Prompt-to-Prompt's own choice
     blend_layers: tuple[str, ...] = ()
+    loras: tuple[tuple[Path, float], ...] = ()  # files that are merged into the weights, each with its scale
 
     def __post_init__(self) -> None:
         if not 18 <= self.opset <= 20:
@@ -66,7 +69,8 @@ def export_folder(
     """
     if out is not None:
         check_target(out)
-    folder = read_folder(model)
+    folder = read_folder(model, say)
+    merge_loras(folder, config.loras, say)
     layers = choose_layers(folder.unet, config.edited_layers, config.blend_layers)
     if config.weights_storage == "fp16":
         folder.round_to_fp16()
@@ -91,7 +95,11 @@ def write_bundle(
         reports = write_graphs(graphs, beside, weights, config, say)
         write_reports(beside, list(reports.values()), config.tolerance)
         _copy_files(folder, beside)
-        write_manifest(beside, manifest(folder, layers, graphs, reports, config, beside))
+        meta = manifest(folder, layers, graphs, reports, config, beside)
+        found = compare_picture(folder, write_manifest(beside, meta), config.threads)
+        say(found.sentence())
+        add_picture(beside, found)
+        write_manifest(beside, meta)
         open_to_readers(beside)
         if out is None:
             put_into(beside, target)
@@ -140,10 +148,9 @@ def manifest(
     written: Path,  # folder with the graphs
 ) -> BundleManifest:
     """bundle.json but for the hashes of the files."""
-    text, vae, unet = folder.text_encoder.config, folder.vae.config, folder.unet
+    vae, unet = folder.vae.config, folder.unet
     factor = 2 ** (len(vae.block_out_channels) - 1)
-    sizes: Any = unet.config.sample_size
-    sample_size = int(sizes if isinstance(sizes, int) else max(sizes))
+    height, width = folder.sample_size
     return BundleManifest(
         name=config.name,
         created_by=f"limner {_version()}",
@@ -152,16 +159,19 @@ def manifest(
         weights_storage=config.weights_storage,
         clip=ClipMeta(
             embedding=folder.text_width,
-            context_length=int(text.max_position_embeddings),
+            context_length=folder.tokens,
             eos=folder.eos,
             pad=folder.pad,
-            image_size=sample_size * factor,
+            image_size=height * factor,
         ),
         diffusion=DiffusionMeta(
             scaling_factor=float(vae.scaling_factor),
             prediction_type=folder.prediction_type,  # type: ignore[arg-type]
             latent_channels=int(vae.latent_channels),
-            sample_size=sample_size,
+            sample_size=height,
+            sample_width=0 if width == height else width,
+            latents_mean=folder.latents_mean,
+            latents_std=folder.latents_std,
             vae_factor=factor,
             multiple=factor * stride(unet),
             scheduler=SCHEDULER,
@@ -171,6 +181,7 @@ def manifest(
             second_pad=folder.second_pad,
             zero_empty=folder.zero_empty,
         ),
+        tokenizer=TokenizerMeta(added="tokenizer/added_tokens.json" if folder.tokenizer.added else ""),
         constants=None,
         graphs={name: _graph_meta(name, graph, reports[name], written) for name, graph in graphs.items()},
         licences=licences_of(folder.root),
@@ -203,11 +214,12 @@ def _graph_meta(name: str, graph: TracedGraph, report: parity.GraphParity, folde
 
 
 def _copy_files(folder: DiffusionFolder, out: Path) -> None:
-    for name in ("scheduler", "tokenizer"):
-        (out / name).mkdir()
+    (out / "scheduler").mkdir()
     shutil.copyfile(folder.scheduler, out / SCHEDULER)
-    for name in ("vocab.json", "merges.txt"):
-        shutil.copyfile(folder.tokenizer / name, out / "tokenizer" / name)
+    folder.tokenizer.write(out / "tokenizer")
+    for name in ("vocab.json", "merges.txt"):  # the files as they are, where there are any
+        if (folder.root / "tokenizer" / name).is_file():
+            shutil.copyfile(folder.root / "tokenizer" / name, out / "tokenizer" / name)
 
 
 def _version() -> str:
@@ -222,6 +234,7 @@ def plan(model: Path, out: Path | None, config: DiffusionExport) -> dict[str, An
     if out is not None:
         check_target(out)
     folder = read_folder(model)
+    merge_loras(folder, config.loras)
     layers = choose_layers(folder.unet, config.edited_layers, config.blend_layers)
     parameters = {
         name: sum(weight.numel() for weight in module.parameters())

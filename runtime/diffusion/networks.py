@@ -75,6 +75,7 @@ class DiffusionNetworks:
         """Read tokenizer and scheduler of `bundle`; `graphs` runs its graphs."""
         meta = bundle.diffusion
         scheduler = read_scheduler_config(bundle.file(meta.scheduler), meta.scheduler)
+        scheduler = scheduler.as_pipeline(two_encoders=meta.pooled > 0)
         return cls(graphs, meta, Tokenizer.from_bundle(bundle), scheduler)
 
     def token_states(self, texts: Sequence[str], field: str = "prompt") -> FloatArray:
@@ -103,15 +104,23 @@ class DiffusionNetworks:
         """Picture [N,3,H,W] in [-1,1] -> the mean of its latents [N,C,h,w]."""
         self.check_size(image.shape[-2], image.shape[-1], field="source")
         mean = self.graphs.run("vae_encoder", only=["latent_mean"], image=image)["latent_mean"]
-        scaled: FloatArray = mean * np.float32(self.meta.scaling_factor)
+        centre, spread = self._measure()
+        scaled: FloatArray = (mean - centre) / spread * np.float32(self.meta.scaling_factor)
         return scaled
 
     def decode(self, latents: FloatArray) -> FloatArray:
         """Latents [N,C,h,w] -> picture [N,3,H,W], clipped to [-1,1]."""
-        unscaled = latents / np.float32(self.meta.scaling_factor)
+        centre, spread = self._measure()
+        unscaled = latents / np.float32(self.meta.scaling_factor) * spread + centre
         image = self.graphs.run("vae_decoder", only=["image"], latents=unscaled)["image"]
         clipped: FloatArray = np.clip(image, -1.0, 1.0)
         return clipped
+
+    def _measure(self) -> tuple[FloatArray, FloatArray]:
+        """Mean and deviation [C,1,1] that the VAE's latents are measured from."""
+        meta = self.meta
+        centre, spread = meta.latents_mean or (0.0,), meta.latents_std or (1.0,)
+        return np.array(centre, np.float32)[:, None, None], np.array(spread, np.float32)[:, None, None]
 
     def unet(
         self,
@@ -171,8 +180,8 @@ class DiffusionNetworks:
 
     def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
         """(C, h, w) of a picture of that size in pixels; None is the size that the model was trained at."""
-        size = self.meta.image_size
-        height, width = size if height is None else height, size if width is None else width
+        height = self.meta.image_size if height is None else height
+        width = self.meta.image_width if width is None else width
         self.check_size(height, width)
         return self.meta.latent_channels, height // self.meta.vae_factor, width // self.meta.vae_factor
 

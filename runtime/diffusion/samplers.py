@@ -10,6 +10,7 @@ They equal diffusers' schedulers step by step; the tests compare them.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -64,6 +65,7 @@ SAMPLERS: dict[str, Callable[[NoiseSchedule, int], Sampler]] = {
     "lcm": LCM,
     "tcd": TCD,
 }
+NO_ZERO_SNR = ("pndm", "lms", "heun", "deis")
 TAKES_ETA = ("ddim", "tcd")
 DIFFUSERS_CLASSES = {
     "DDIMScheduler": "ddim",
@@ -115,7 +117,10 @@ def make_sampler(
     require_sampler("sampler", name)
     require_int("steps", steps, 1, config.num_train_timesteps)
     require_number("eta", eta, 0.0, 1.0)
-    schedule = NoiseSchedule(config.with_defaults(OWN_DEFAULTS.get(name, {})))
+    config = config.with_defaults(OWN_DEFAULTS.get(name, {}))
+    if name in NO_ZERO_SNR:  # as diffusers' schedulers of these names, which do not know the key
+        config = replace(config, rescale_betas_zero_snr=False)
+    schedule = NoiseSchedule(config)
     if name in TAKES_ETA:
         return (DDIM if name == "ddim" else TCD)(schedule, steps, eta)
     if eta != 0.0:

@@ -103,11 +103,24 @@ class SchedulerConfig:
                 raise BundleError(f"{where}.{key}", repr(values[key]), "a number")
         if values.get("num_train_timesteps", 1) < 1:
             raise BundleError(f"{where}.num_train_timesteps", values["num_train_timesteps"], "1 or more")
+        _check_zero_snr(values, str(data.get("_class_name", "")), where)
         if values.get("trained_betas") is not None:
             values["trained_betas"] = tuple(values["trained_betas"])
         values["disable_corrector"] = tuple(values.get("disable_corrector") or ())
         return cls(**{key: value for key, value in values.items() if value is not None or key in _NULLABLE})
 
+
+    @classmethod
+    def keys(cls) -> tuple[str, ...]:
+        """The keys of the file that are read, be it to refuse them."""
+        own = (one.name for one in fields(cls) if one.name not in ("class_name", "given"))
+        return (*own, *OFF, *CHOICES)
+
+    def as_pipeline(self, two_encoders: bool) -> "SchedulerConfig":
+        """As diffusers' pipelines change it: latents are never clipped, and StableDiffusionPipeline, which has one
+        text encoder, takes an offset of one step whatever the file says."""
+        offset = self.steps_offset if two_encoders else 1
+        return replace(self, clip_sample=False, steps_offset=offset)
 
     def with_defaults(self, own: Mapping[str, Any]) -> "SchedulerConfig":
         """The config with a sampler's own defaults for keys that the file leaves out."""
@@ -138,6 +151,17 @@ def read_scheduler_config(path: Path, where: str = "scheduler_config.json") -> S
     if not isinstance(data, dict):
         raise BundleError(where, "JSON that is not an object", "diffusers' scheduler_config.json")
     return SchedulerConfig.from_dict(data, where)
+
+
+def _check_zero_snr(values: Mapping[str, Any], class_name: str, where: str) -> None:
+    """BundleError for a last step of pure noise that the scheduler divides by, or that says nothing of x0."""
+    if not values.get("rescale_betas_zero_snr"):
+        return
+    if class_name in ("PNDMScheduler", "LMSDiscreteScheduler", "HeunDiscreteScheduler", "DEISMultistepScheduler"):
+        raise BundleError(f"{where}.rescale_betas_zero_snr", "true", f"false with {class_name}")
+    if values.get("prediction_type", "epsilon") == "epsilon":
+        raise BundleError(f"{where}.rescale_betas_zero_snr", "true with prediction_type 'epsilon'",
+                          "with 'v_prediction' or 'sample': the noise of pure noise says nothing")  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 """fp16 and int8 forms of a bundle: what keeps its type, how far they are from fp32, and what the gate refuses."""
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -208,7 +209,7 @@ def test_settled_graphs_keep_their_numbers_and_cast_nothing(toy: Toy, tmp_path: 
 def test_the_battery_decides(
     toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: float, written: bool
 ) -> None:
-    scores = iter([{"beard": 60.0, "bald": 40.0}, {"beard": 60.0, "bald": 2 * after - 60}])
+    scores = itertools.chain([{"beard": 60.0, "bald": 40.0}], itertools.repeat({"beard": 60.0, "bald": 2 * after - 60}))
     monkeypatch.setattr(converting, "battery", lambda *rest: next(scores))
     config = PrecisionConfig("fp16", judge=tmp_path, drop=("latent_gradient",))
     if written:
@@ -218,6 +219,28 @@ def test_the_battery_decides(
     with pytest.raises(LimnerError, match=r"the battery falls from 50.0 to 47.9 % in fp16"):
         convert(toy[0].root, tmp_path / "out", config, say=silent)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_graph_that_the_battery_does_not_bear_stays_fp32(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worst one by its error goes back first, and the report says why; the others stay converted."""
+    worst: list[str] = []
+
+    def judged(bundle: Bundle, *rest: object) -> dict[str, float]:
+        if bundle.manifest.precision == "fp32":
+            return {"beard": 90.0}
+        errors = {name: meta.parity.max_rel_error for name, meta in bundle.manifest.graphs.items() if meta.parity}
+        worst[:] = worst or [max(errors, key=lambda name: errors[name])]
+        return {"beard": 70.0 if not reverted else 89.0}
+
+    reverted: list[str] = []
+    monkeypatch.setattr(converting, "battery", judged)
+    made, report = convert(toy[0].root, tmp_path / "out", PrecisionConfig("fp16", judge=tmp_path),
+                           say=lambda line: reverted.append(line) if "stays fp32" in line else None)  # fmt: skip
+    left = [quality for quality in report if quality.precision == "fp32"]
+    assert [quality.graph for quality in left] == worst and len(reverted) == 1
+    assert "from 90.0 to 70.0 %" in left[0].note and left[0].note in made.file("parity.md").read_text()
 
 
 def test_bad_input(toy: Toy, converted: tuple[str, Bundle], tmp_path: Path, limner: Callable[..., object]) -> None:

@@ -43,12 +43,17 @@ class Run:
     autoencoder: str = "checkpoints/avatars/autoencoder"  # its latents are what the UNet learns
     clip: str = "checkpoints/avatars/clip"  # its text tower and tokenizer
     judge: str = "checkpoints/avatars/judge"  # for the card's figures alone; empty leaves them out
+    figures_of: int = 100  # pictures that the card's figures are measured on
     start: str = ""  # folder of a pipeline whose UNet has the same sizes, to go on from; empty: anew
     data: AvatarsConfig = field(default_factory=AvatarsConfig)
     model: DenoiserConfig = field(default_factory=DenoiserConfig)
     training: DenoiserTraining = field(default_factory=DenoiserTraining)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+    def __post_init__(self) -> None:
+        if self.figures_of < 1:
+            raise ValueError(f"figures_of is {self.figures_of}; allowed: 1 or more")
 
 
 def load_text_encoder(run: Run) -> CLIPTextModel:
@@ -103,7 +108,7 @@ def save(run: Run, module: DenoiserModule, folder: Path, cache: Path) -> dict[st
     figures = {
         "captioned latents seen in training": seen,
         **evaluate(unet, module.text_encoder, sampler, judge if isinstance(judge, Judge) else None, run.data.style,
-                   guidance=run.training.guidance),
+                   run.figures_of, run.training.guidance),
     }  # fmt: skip
     prompts = list(run.training.prompts)
     rows = [sampler.pictures(unet, module.text_encoder, prompts, run.training.guidance, 25, seed) for seed in range(4)]

@@ -139,6 +139,9 @@ def load_strictly(kind: Any, folder: Path, field: str = "checkpoint", **options:
     Raises InputError for a file that does not load, and naming the first ten keys of each kind that the folder lacks,
     has beside the network's own, or has in another shape: what is missing would be random numbers.
     """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # of a second or two, on a stderr that says what matters
     kept = {"torch_dtype": torch.float32, "local_files_only": True, "use_safetensors": True, **options}
     if hasattr(kind, "load_config"):  # diffusers says much about a package that would spare memory
         kept["low_cpu_mem_usage"] = False

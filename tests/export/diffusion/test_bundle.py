@@ -135,7 +135,7 @@ def test_weights_kept_as_an_fp16_variant_are_found(tmp_path: Path, sd1_folder: P
 def test_stable_diffusion_2_folder(tmp_path: Path) -> None:
     folder = read_folder(write_folder(tmp_path / "sd2", "sd2"))
     assert folder.prediction_type == "v_prediction"
-    vocab = json.loads((folder.tokenizer / "vocab.json").read_text(encoding="utf-8"))
+    vocab = folder.tokenizer.vocab
     assert folder.pad == vocab["!"] != folder.eos
 
 

@@ -77,7 +77,7 @@ def test_both_methods_edit(bundle: Bundle) -> None:
 
 @pytest.mark.parametrize(
     ("change", "word"),
-    [("vocabulary", "tokenizer_2/vocab.json"), ("plain unet", "pooled"), ("no second", "token states")],
+    [("vocabulary", "tokenizer_2/vocab.json"), ("plain unet", "pooled"), ("no second", "without text_encoder_2")],
 )
 def test_parts_that_do_not_fit_are_refused(folder: Path, tmp_path: Path, change: str, word: str) -> None:
     root = tmp_path / "model"

@@ -74,9 +74,9 @@ def write_folder(root: Path, kind: str = "sd1", words: bool = False) -> Path:
         second = CLIPTextConfig(**config | {"num_hidden_layers": 3, "projection_dim": POOLED})
         _add_second(root, CLIPTextModelWithProjection(second).eval())
     if kind == "sd2":
-        path = root / "tokenizer" / "tokenizer_config.json"
-        config = json.loads(path.read_text(encoding="utf-8"))
-        path.write_text(json.dumps({**config, "pad_token": "!"}), encoding="utf-8")
+        for name in ("tokenizer_config.json", "special_tokens_map.json"):  # as Stability's own
+            path = root / "tokenizer" / name
+            path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), "pad_token": "!"}))
     return root
 
 

@@ -132,7 +132,7 @@ def test_bad_values_are_named(tiny: TinyModels) -> None:
         "steps": {"steps": 0},
         "guidance_scale": {"guidance_scale": float("nan")},
         "eta": {"eta": 1.5},
-        "sampler": {"sampler": "heun"},
+        "sampler": {"sampler": "heun3"},
         "height": {"height": 0},
     }.items():
         with pytest.raises(InputError) as error:

@@ -22,7 +22,7 @@ from limner.runtime.diffusion.schedule import SchedulerConfig
 from limner.runtime.tokenizer import Tokenizer
 
 SD15 = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
-SD15 |= {"skip_prk_steps": True, "set_alpha_to_one": False, "clip_sample": False}
+SD15 |= {"skip_prk_steps": True, "set_alpha_to_one": False, "clip_sample": False, "_class_name": "DDIMScheduler"}
 BLEND_LAYERS = ("down_blocks.2", "up_blocks.0")  # at a quarter of the latents' size, as LEDITS++ takes them
 WIDTH = 24
 
