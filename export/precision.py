@@ -3,13 +3,15 @@
 "fp32" keeps every number and settles what ONNX Runtime would otherwise fold at each start: casts of stored weights,
 scales, flips. Its weights file is larger, mapped into memory as it is, and graphs load in half the time.
 
-A graph that loses too much stays fp32. With a judge at hand the battery runs before and after; a bundle that loses
-more than two points gives graphs up, the worst first, until it does not, or is not written. All of it goes into the new bundle's parity report.
+A graph that loses too much stays fp32. With a judge at hand the battery runs before and after; a bundle that loses more
+than two points gives graphs up, the worst first, until it does not, or is not written. All of it goes into the new
+bundle's parity report.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -308,9 +310,9 @@ def as_markdown(precision: str, report: Sequence[Quality], success: dict[str, li
     for quality in report:
         before, after = quality.milliseconds
         state = quality.precision if quality.errors else "fp32 (refused)" if quality.refused else "fp32"
-        for name, error in (quality.errors or quality.refused or {"": None}).items():
-            measured = "-" if error is None else f"{error:.1e}"
-            limit = "-" if error is None else f"{tolerance(precision, name):g}"
+        for name, error in (quality.errors or quality.refused or {"": math.nan}).items():
+            measured = "-" if math.isnan(error) and not name else f"{error:.1e}"
+            limit = "-" if not name else f"{tolerance(precision, name):g}"
             lines.append(f"| {quality.graph} | {name or '-'} | {state} | {measured} | {limit} | {before:.2f} "
                          f"| {after:.2f} | {quality.note or '-'} |")  # fmt: skip
     if success:

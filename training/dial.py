@@ -115,8 +115,8 @@ def train_part(part: Part, seconds: float, out: Path, shipped: Path, pictures: i
     size = sum(path.stat().st_size for path in model.rglob("*.safetensors")) / 1e6
     if size > LARGEST_MB:
         log.warning("%s: %.1f MB of weights, more than %.0f", part.name, size, LARGEST_MB)
-    return {"steps": steps, "precision": precision, "seconds": round(time.monotonic() - begun, 1), "megabytes": round(size, 2),
-            "figures": figures}  # fmt: skip
+    seconds = round(time.monotonic() - begun, 1)
+    return {"steps": steps, "precision": precision, "seconds": seconds, "megabytes": round(size, 2), "figures": figures}
 
 
 def settings_of(part: Part, out: Path, shipped: Path) -> list[str]:

@@ -16,7 +16,7 @@ import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 WIDTH = 118
 
@@ -34,7 +34,7 @@ class Setting:
 def settings_of(run: Any, where: str = "") -> Iterator[Setting]:
     """All settings of a run, nested ones by dotted names, in the order in which they are declared."""
     cls = type(run)
-    hints, meanings = typing.get_type_hints(cls), field_comments(cls)
+    hints, meanings = typing.get_type_hints(cls), field_comments(cls)  # type: ignore[arg-type]
     for field in dataclasses.fields(run):
         value, name = getattr(run, field.name), f"{where}{field.name}"
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -69,7 +69,9 @@ def field_comments(cls: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if dataclasses.is_dataclass(base):
-            found |= _comments_in(textwrap.dedent(inspect.getsource(base)), {f.name for f in dataclasses.fields(base)})
+            found |= _comments_in(
+                textwrap.dedent(inspect.getsource(cast(type, base))), {f.name for f in dataclasses.fields(base)}
+            )
     return found
 
 

@@ -99,8 +99,8 @@ TOKENIZER: dict[str, str | Only] = {
     "add_bos_token": Only((True,)), "add_eos_token": Only((True,)), "padding_side": Only(("right",)),
 }  # fmt: skip
 SCHEDULER_NOTHING = frozenset({  # read beside a key that is refused when it is on
-    "dynamic_thresholding_ratio", "sample_max_value", "time_shift_type", "base_shift", "max_shift", "base_image_seq_len",
-    "max_image_seq_len", "lambda_min", "rho", "use_lu_lambdas_order", "invert_sigmas", "stochastic_sampling",
+    "dynamic_thresholding_ratio", "sample_max_value", "time_shift_type", "base_shift", "max_shift",
+    "base_image_seq_len", "max_image_seq_len", "lambda_min", "rho", "use_lu_lambdas_order", "invert_sigmas", "stochastic_sampling",
 })  # fmt: skip
 INDEX_KEYS: dict[str, str | Only] = {
     **dict.fromkeys(("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler",
@@ -142,7 +142,14 @@ def _latent_size(size: Any, version: str) -> tuple[int, int]:
     if not isinstance(sides, (list, tuple)) or len(sides) != 2 or not all(type(n) is int and n > 0 for n in sides):
         raise InputError("model.unet.sample_size", _short(size), "the latents' side, or [height, width]")
     old = version.split(".")[:2]
-    if isinstance(size, int) and size < 64 and len(old) == 2 and old[0] == "0" and old[1].isdecimal() and int(old[1]) < 9:
+    if (
+        isinstance(size, int)
+        and size < 64
+        and len(old) == 2
+        and old[0] == "0"
+        and old[1].isdecimal()
+        and int(old[1]) < 9
+    ):
         return 64, 64
     return int(sides[0]), int(sides[1])
 
@@ -211,10 +218,23 @@ def check_index(root: Path) -> str:
         raise InputError(f"{INDEX}._class_name", _short(name), ", ".join(PIPELINES), nearest(str(name), PIPELINES))
     check_config(INDEX, {key: tuple(value) if isinstance(value, list) else value for key, value in index.items()},
                  INDEX_KEYS)  # fmt: skip
+    _check_scheduler_class(root, index.get("scheduler"))
     if PIPELINES[str(name)] != two:
         given = f"{name} {'without' if not two else 'beside'} text_encoder_2"
         raise InputError(f"{INDEX}._class_name", given, "the parts of its pipeline")
     return str(name)
+
+
+def _check_scheduler_class(root: Path, named: Any) -> None:
+    """InputError where the index names another scheduler than the scheduler's own file: a pipeline takes the first,
+    whoever reads the file alone the second."""
+    path = root / "scheduler" / "scheduler_config.json"
+    own = read_json(path, "scheduler_config.json").get("_class_name") if path.is_file() else None
+    known = named[1] if isinstance(named, list) and len(named) == 2 else None
+    if own in DIFFUSERS_CLASSES and known is not None and known != own:
+        raise InputError(
+            f"{INDEX}.scheduler", f"{known}, and {own} in scheduler/scheduler_config.json", "one of them in both"
+        )
 
 
 def _number(value: Any) -> bool:

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from limner.export.diffusion.configs import INDEX, TEXT, check_config, check_index, check_scheduler, check_unet, check_vae
+from limner.export.diffusion.configs import (
+    INDEX,
+    TEXT,
+    check_config,
+    check_index,
+    check_scheduler,
+    check_unet,
+    check_vae,
+)
 from limner.export.diffusion.tokenizer_files import TokenizerFiles, read_tokenizer
 from limner.runtime.bundle_schema import LicenceMeta
 from limner.runtime.errors import InputError
@@ -135,7 +143,9 @@ def _tokens(tokenizer: TokenizerFiles, *encoders: Any) -> int:
     positions = min(int(one.config.max_position_embeddings) for one in encoders if one is not None)
     length = positions if tokenizer.length is None else tokenizer.length
     if length > positions:
-        raise InputError("model.tokenizer.model_max_length", length, f"{positions}, the text encoder's positions, or fewer")
+        raise InputError(
+            "model.tokenizer.model_max_length", length, f"{positions}, the text encoder's positions, or fewer"
+        )
     if length < 8:
         raise InputError("model.tokenizer.model_max_length", length, "8 or more")
     rows = min(int(one.config.vocab_size) for one in encoders if one is not None)

@@ -1,8 +1,8 @@
 """LoRA files merged into a model's weights at export: W + scale (alpha / rank) up down (Hu et al. 2021, eq. 3).
 
 Names are those of diffusers and PEFT ("unet.<module>.lora_A.weight", and the older "lora.down", "processor.to_q_lora")
-and of kohya ("lora_unet_<module with underscores>.lora_down.weight", "lora_te_", "lora_te1_", "lora_te2_", blocks of SDXL
-by Stability's numbers). Every tensor of a file is used, or the file is refused with the names of what is left.
+and of kohya ("lora_unet_<module with underscores>.lora_down.weight", "lora_te_", "lora_te1_", "lora_te2_", blocks of
+SDXL by Stability's numbers). Every tensor of a file is used, or the file is refused with the names of what is left.
 """
 
 from __future__ import annotations
@@ -118,7 +118,9 @@ def _fitting(path: Path, part: str, name: str, low: Low, weight: Tensor, scale: 
     try:
         change = low.difference(scale)
     except RuntimeError as reason:
-        raise InputError("lora", f"{where} with matrices that do not fit each other", "down [r, in], up [out, r]") from reason
+        raise InputError(
+            "lora", f"{where} with matrices that do not fit each other", "down [r, in], up [out, r]"
+        ) from reason
     if change.numel() == weight.numel() and change.shape[:2] == weight.shape[:2]:
         change = change.view_as(weight)
     if change.shape != weight.shape:

@@ -49,9 +49,7 @@ class PairStates(nn.Module):
     [B,77,D1+D2], and the second one's projected end token [B,P].
     """
 
-    def __init__(
-        self, first: CLIPTextModel, second: CLIPTextModelWithProjection, eos: int, length: int
-    ) -> None:
+    def __init__(self, first: CLIPTextModel, second: CLIPTextModelWithProjection, eos: int, length: int) -> None:
         super().__init__()
         self.first, self.second, self.eos = TextStates(first, length), TextStates(second, length), eos
         self.projection: Any = second.text_projection

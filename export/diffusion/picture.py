@@ -52,8 +52,9 @@ class PictureParity:
         return asdict(self) | {"allowed_mean_levels": LEVELS}
 
     def sentence(self) -> str:
-        return (f"picture of {self.height} x {self.width} by {self.sampler}, {self.steps} steps: {self.mean_levels:.3f} "
-                f"of 255 levels from {self.pipeline} in the mean, {self.largest_levels} at most")  # fmt: skip
+        size = f"{self.height} x {self.width}"
+        return (f"picture of {size} by {self.sampler}, {self.steps} steps: {self.mean_levels:.3f} of 255 levels "
+                f"from {self.pipeline} in the mean, {self.largest_levels} at most")  # fmt: skip
 
 
 def compare_picture(folder: DiffusionFolder, bundle: Bundle, threads: int = 1) -> PictureParity:
@@ -103,7 +104,9 @@ def _pipeline_picture(folder: DiffusionFolder, noise: np.ndarray, steps: int, te
         if folder.pipeline == "StableDiffusionPipeline":
             parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
         parts["scheduler"] = _scheduler(folder)
-        parts |= {name: _tokenizer(folder, name) for name in ("tokenizer", "tokenizer_2") if (folder.root / name).is_dir()}
+        parts |= {
+            name: _tokenizer(folder, name) for name in ("tokenizer", "tokenizer_2") if (folder.root / name).is_dir()
+        }
         pipe = kind(**parts)
         pipe.set_progress_bar_config(disable=True)
         factor = 2 ** (len(folder.vae.config.block_out_channels) - 1)
@@ -114,7 +117,9 @@ def _pipeline_picture(folder: DiffusionFolder, noise: np.ndarray, steps: int, te
         ).images  # fmt: skip
     latents = found / folder.vae.config.scaling_factor
     if folder.latents_mean:
-        centre, spread = (torch.tensor(values).view(1, -1, 1, 1) for values in (folder.latents_mean, folder.latents_std))
+        centre, spread = (
+            torch.tensor(values).view(1, -1, 1, 1) for values in (folder.latents_mean, folder.latents_std)
+        )
         latents = latents * spread + centre
     return to_u8(folder.vae.decode(latents).sample.numpy())[0]
 

@@ -25,7 +25,9 @@ def add_picture(folder: Path, found: PictureParity) -> None:
     (folder / "parity.md").write_text(f"{text}\nThe bundle beside the folder's own pipeline: {found.sentence()}.\n",
                                       encoding="utf-8")  # fmt: skip
     if not found.passed:
-        raise LimnerError(f"the {found.sentence()}; allowed is {LEVELS:g}: something of the folder is not in the graphs")
+        raise LimnerError(
+            f"the {found.sentence()}; allowed is {LEVELS:g}: something of the folder is not in the graphs"
+        )
 
 
 def write_reports(folder: Path, reports: Sequence[parity.GraphParity], tolerance: float) -> None:

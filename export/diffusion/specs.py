@@ -208,9 +208,7 @@ def sides(side: int, step: int, case: int) -> tuple[int, int]:
     return side + step * (case % 3 == 0), side + step * (case % 2 == 0)
 
 
-def identity_control(
-    batch: int, rng: torch.Generator, words: int = TRACE_WORDS, tokens: int = TOKENS
-) -> Tensors:
+def identity_control(batch: int, rng: torch.Generator, words: int = TRACE_WORDS, tokens: int = TOKENS) -> Tensors:
     """The control inputs of the plain UNet."""
     blend = torch.rand(batch, words, tokens, generator=rng)
     return (torch.arange(batch), torch.zeros(batch, tokens, tokens), torch.ones(batch, tokens), torch.zeros(batch),

@@ -72,7 +72,9 @@ def _merges(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as reason:
-        raise InputError(f"{path.parent.name}/{path.name}", f"a file that does not read ({reason})", "UTF-8") from reason
+        raise InputError(
+            f"{path.parent.name}/{path.name}", f"a file that does not read ({reason})", "UTF-8"
+        ) from reason
     return [line.rstrip("\r") for line in lines if line.strip() and not line.startswith("#version")]
 
 

@@ -14,8 +14,8 @@ from limner.export import parity
 from limner.export.bundle_writer import PRESETS, Say, check_target, read_presets
 from limner.export.diffusion.folder import DiffusionFolder, licences_of, read_folder
 from limner.export.diffusion.in_place import FolderWeights, put_into
-from limner.export.diffusion.lora import merge_loras
 from limner.export.diffusion.layers import ControlledLayers, choose_layers, stride
+from limner.export.diffusion.lora import merge_loras
 from limner.export.diffusion.picture import compare_picture
 from limner.export.diffusion.report import add_picture, write_reports
 from limner.export.diffusion.specs import TracedGraph, folder_graphs

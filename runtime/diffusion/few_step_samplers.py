@@ -1,9 +1,11 @@
 """Samplers on latents of unit variance that draw noise between steps: DDPM, and those of distilled models.
 
 DDPM   Ho et al. 2020, "Denoising diffusion probabilistic models", eq. 6 and 7, on timesteps that leave some out
-LCM    Luo et al. 2023, "Latent consistency models", algorithm 2: x0 by the boundary scalings, then noise of the next step
+LCM    Luo et al. 2023, "Latent consistency models", algorithm 2: x0 by the boundary scalings, then the next noise
 TCD    Zheng et al. 2024, "Trajectory consistency distillation", algorithm 4: to (1 - eta) t', then noise up to t'
 """
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +68,7 @@ class DDPM(_UnitSampler):
 
     def _deviation(self, alpha: float, alpha_next: float, beta: float) -> float:
         small = max((1 - alpha_next) / (1 - alpha) * beta, SMALLEST_VARIANCE)
-        return float(beta if self.schedule.config.variance_type == "fixed_large" else small) ** 0.5
+        return math.sqrt(beta if self.schedule.config.variance_type == "fixed_large" else small)
 
 
 def distilled_plan(schedule: NoiseSchedule, steps: int) -> NDArray[np.int64]:
@@ -74,7 +76,9 @@ def distilled_plan(schedule: NoiseSchedule, steps: int) -> NDArray[np.int64]:
     config = schedule.config
     original = config.original_inference_steps
     if steps > original:
-        raise InputError("steps", steps, f"1 to {original}, the steps that the sampler knows (original_inference_steps)")
+        raise InputError(
+            "steps", steps, f"1 to {original}, the steps that the sampler knows (original_inference_steps)"
+        )
     known = np.arange(1, original + 1) * (config.num_train_timesteps // original) - 1
     places = np.floor(np.linspace(0, len(known), num=steps, endpoint=False)).astype(np.int64)
     return known[::-1][places].astype(np.int64)

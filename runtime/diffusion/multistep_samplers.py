@@ -247,6 +247,7 @@ def _log_integral(end: float, start: float, nodes: list[float], which: int) -> f
     others = [log for k, log in enumerate(logs) if k != which]
     scale = math.prod(logs[which] - other for other in others)
     if len(others) == 1:
+
         def integral(rho: float) -> float:  # of (log rho - b)
             return rho * (math.log(rho) - 1 - others[0])
     else:

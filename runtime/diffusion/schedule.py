@@ -109,7 +109,6 @@ class SchedulerConfig:
         values["disable_corrector"] = tuple(values.get("disable_corrector") or ())
         return cls(**{key: value for key, value in values.items() if value is not None or key in _NULLABLE})
 
-
     @classmethod
     def keys(cls) -> tuple[str, ...]:
         """The keys of the file that are read, be it to refuse them."""
@@ -137,7 +136,15 @@ class SchedulerConfig:
         return np.clip(clean, -self.clip_sample_range, self.clip_sample_range)
 
 
-_NULLABLE = {"trained_betas", "timestep_spacing", "set_alpha_to_one", "sigma_min", "sigma_max", "clip_sample", "variance_type"}
+_NULLABLE = {
+    "trained_betas",
+    "timestep_spacing",
+    "set_alpha_to_one",
+    "sigma_min",
+    "sigma_max",
+    "clip_sample",
+    "variance_type",
+}
 
 
 def read_scheduler_config(path: Path, where: str = "scheduler_config.json") -> SchedulerConfig:

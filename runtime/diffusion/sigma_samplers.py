@@ -91,7 +91,8 @@ class EulerAncestral(_SigmaSampler):
         up = np.sqrt(sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2)
         down = np.sqrt(sigma_next**2 - up**2)
         moved = sample + self.derivative(output, index, sample) * (down - sigma)
-        return moved if noise is None else moved + up * noise
+        noisy: FloatArray = moved if noise is None else moved + up * noise
+        return noisy
 
 
 class LMS(_SigmaSampler):

@@ -141,8 +141,14 @@ def load_strictly(kind: Any, folder: Path, field: str = "checkpoint", **options:
     """
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # of a second or two, on a stderr that says what matters
-    kept = {"torch_dtype": torch.float32, "local_files_only": True, "use_safetensors": True, **options}
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of a second or two, on a stderr that says what matters
+    kept = {
+        "torch_dtype": torch.float32,
+        "local_files_only": True,
+        "use_safetensors": True,
+        "ignore_mismatched_sizes": True,
+        **options,
+    }  # fmt: skip; mismatches are named below
     if hasattr(kind, "load_config"):  # diffusers says much about a package that would spare memory
         kept["low_cpu_mem_usage"] = False
     try:
