@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -49,7 +48,7 @@ from limner.export.weights import WEIGHTS, WeightFile
 from limner.runtime.bundle import Bundle, load_bundle, write_manifest
 from limner.runtime.bundle_schema import GraphMeta
 from limner.runtime.errors import InputError, LimnerError
-from limner.runtime.folders import folder_beside, open_to_readers, put_in_place
+from limner.runtime.folders import folder_beside, open_to_readers, put_in_place, scratch
 
 Precision = Literal["fp32", "fp16", "int8"]
 MOST_LEFT = 4  # graphs that are given up for the battery
@@ -208,8 +207,8 @@ def _int8(
 def _measured(
     bundle: Bundle, name: str, model: ir.Model, config: PrecisionConfig, samples: Samples
 ) -> dict[str, float]:
-    with tempfile.TemporaryDirectory(prefix="limner-gate-") as scratch:
-        path = Path(scratch) / "graph.onnx"
+    with scratch("limner-gate-") as beside:
+        path = beside / "graph.onnx"
         ir.save(model, path, external_data="graph.data", size_threshold_bytes=256)
         model = ir.external_data.load_to_model(model)
         return errors(bundle, name, path, samples, config.batches)

@@ -11,7 +11,6 @@ Some graphs bear it in every layer, some in their convolutions alone, some not a
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from limner.export.precision_half import settled
 from limner.export.precision_samples import Samples
 from limner.runtime.bundle import Bundle
+from limner.runtime.folders import scratch
 
 ATTEMPTS = {"all": ("Conv", "MatMul", "Gemm"), "convolutions": ("Conv",)}
 GRADIENTS = frozenset({"latent_gradient", "style_gradient"})  # a gradient of 8 bits leads nowhere
@@ -53,8 +53,8 @@ def int8_model(
     if graph in GRADIENTS:
         return None
     model = settled(bundle.file(bundle.graph(graph).file))
-    with tempfile.TemporaryDirectory(prefix="limner-int8-") as scratch:
-        source = Path(scratch) / "fp32.onnx"
+    with scratch("limner-int8-") as beside:
+        source = beside / "fp32.onnx"
         ir.save(model, source, external_data="fp32.data", size_threshold_bytes=256)
         present = {node.op_type for node in model.graph}
         tried: set[frozenset[str]] = set()
@@ -63,7 +63,7 @@ def int8_model(
             if not chosen or chosen in tried:
                 continue
             tried.add(chosen)
-            target = Path(scratch) / f"{name}.onnx"
+            target = beside / f"{name}.onnx"
             _quantize(source, target, _Reader(samples, graph, config), sorted(chosen))
             made = ir.external_data.load_to_model(ir.load(target))
             if accept(made):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import onnxruntime
 
 from limner.export.precision_samples import Samples
 from limner.runtime.bundle import Bundle
+from limner.runtime.folders import scratch
 
 CHUNK = 200  # values that are read at once: each is kept in memory until the run ends
 Ranges = dict[str, float]  # value -> the largest magnitude seen; infinity where it was not finite
@@ -23,8 +23,8 @@ def measure_ranges(bundle: Bundle, graph: str, model: ir.Model, batch: int = 2, 
     outputs = list(model.graph.outputs)
     known = {id(value) for value in outputs}
     found: Ranges = {name: _largest(array) for name, array in feed.items()}
-    with tempfile.TemporaryDirectory(prefix="limner-ranges-") as scratch:
-        path = Path(scratch) / "graph.onnx"
+    with scratch("limner-ranges-") as beside:
+        path = beside / "graph.onnx"
         extra = [value for value in inner if id(value) not in known]
         try:
             for start in range(0, max(len(extra), 1), CHUNK):

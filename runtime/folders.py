@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from limner.runtime.stopping import partial, stoppable
+from limner.runtime.stopping import partial, stoppable, whole
 
-__all__ = ["clean_up", "file_beside", "folder_beside", "open_to_readers", "put_in_place"]
+__all__ = ["clean_up", "file_beside", "folder_beside", "open_to_readers", "put_in_place", "scratch"]
 
 PART, OLD = ".part", ".part.old"
 EXCHANGE, HERE = 2, -100  # RENAME_EXCHANGE, AT_FDCWD
@@ -58,10 +58,22 @@ def file_beside(path: Path) -> Iterator[Path]:
         os.close(handle)
 
 
+@contextmanager
+def scratch(prefix: str) -> Iterator[Path]:
+    """A temporary folder, removed however the process ends but by a kill."""
+    with partial(Path(tempfile.mkdtemp(prefix=prefix))) as folder:
+        yield folder
+
+
 def put_in_place(beside: Path, out: Path) -> None:
     """Make the finished folder `out`; the folder that was there is kept until then, and removed."""
     if out.is_symlink():
         out = out.resolve()
+    with whole():
+        _put(beside, out)
+
+
+def _put(beside: Path, out: Path) -> None:
     if not out.exists():
         beside.rename(out)
         return

@@ -74,12 +74,15 @@ def stoppable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def whole() -> Iterator[None]:
-    """A stretch that a request does not tear, unless it takes longer than STEP_S; ask `stop_asked` behind it."""
+    """A stretch that a request does not tear, unless it takes longer than STEP_S; the request is raised behind it."""
     _State.whole += 1
     try:
         yield
     finally:
         _State.whole -= 1
+    if _State.asked is not None and not _State.whole:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        raise Stopped(_State.asked)
 
 
 def stop_asked() -> Stopped | None:

@@ -14,6 +14,7 @@ import yaml
 from limner.runtime.errors import InputError, nearest
 
 T = TypeVar("T")
+MAX_YAML = 1 << 20  # bytes
 
 
 def from_mapping(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
@@ -90,11 +91,16 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises InputError if it is not there or holds something else."""
     path = Path(path)
     try:
+        if not path.is_file():
+            raise InputError("config", f"{path}, where there is no file", "a YAML file")
+        if path.stat().st_size > MAX_YAML:
+            raise InputError("config", f"{path} of {path.stat().st_size} bytes", f"at most {MAX_YAML}")
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as reason:
         raise InputError("config", f"{path}, which does not open ({reason.strerror})", "a YAML file") from reason
-    except yaml.YAMLError as reason:
-        raise InputError("config", f"{path}, which is not YAML ({reason})", "a YAML file") from reason
+    except (yaml.YAMLError, ValueError, RecursionError) as reason:  # ValueError: bytes that are no text, huge integers
+        line = " ".join(str(reason).split())[:200]
+        raise InputError("config", f"{path}, which is not YAML ({line})", "a YAML file") from reason
     if not isinstance(values, dict):
         raise InputError("config", f"{path}, which holds no mapping", "a YAML file of names and values")
     return values
@@ -117,7 +123,10 @@ def override(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
 
 
 def _scalar(text: str) -> Any:
-    value = yaml.safe_load(text) if text else ""
+    try:
+        value = yaml.safe_load(text) if text else ""
+    except (yaml.YAMLError, ValueError, RecursionError) as reason:
+        raise InputError("--set", repr(text[:80]), "a value as YAML writes it") from reason
     if isinstance(value, str):  # YAML 1.1 reads 1e-3 as a word
         try:
             return float(value)

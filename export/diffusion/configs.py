@@ -100,7 +100,8 @@ TOKENIZER: dict[str, str | Only] = {
 }  # fmt: skip
 SCHEDULER_NOTHING = frozenset({  # read beside a key that is refused when it is on
     "dynamic_thresholding_ratio", "sample_max_value", "time_shift_type", "base_shift", "max_shift",
-    "base_image_seq_len", "max_image_seq_len", "lambda_min", "rho", "use_lu_lambdas_order", "invert_sigmas", "stochastic_sampling",
+    "base_image_seq_len", "max_image_seq_len", "lambda_min", "rho",
+    "invert_sigmas", "stochastic_sampling",
 })  # fmt: skip
 INDEX_KEYS: dict[str, str | Only] = {
     **dict.fromkeys(("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler",

@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from limner.export.weights import Storage, WeightFile, exact_in_fp16
 from limner.runtime.bundle_schema import MANIFEST
+from limner.runtime.stopping import whole
 
 Place = tuple[str, int, int]  # file, offset, length
 
@@ -100,6 +101,11 @@ def put_into(beside: Path, root: Path) -> None:
     """Move a finished bundle into `root`, whose own files are part of it; without bundle.json it is none, so that
     file goes first and comes last.
     """
+    with whole():
+        _put(beside, root)
+
+
+def _put(beside: Path, root: Path) -> None:
     (root / MANIFEST).unlink(missing_ok=True)
     for path in sorted(beside.rglob("*"), key=lambda path: path.name == MANIFEST):
         target = root / path.relative_to(beside)

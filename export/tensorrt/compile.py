@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,7 +22,7 @@ from limner.runtime.engines.schema import EngineMeta, EnginePrecision, RangeMeta
 from limner.runtime.engines.selection import graph_source, why_stale
 from limner.runtime.errors import InputError, nearest
 from limner.runtime.files import sha256_bytes, write_atomically
-from limner.runtime.folders import folder_beside, put_in_place
+from limner.runtime.folders import folder_beside, put_in_place, scratch
 from limner.runtime.schema import to_dict
 
 FOLDER = "engines"  # inside the bundle
@@ -206,10 +205,10 @@ def _compile(
     sizes: Sizes = {name: (s[0], s[1], s[2]) for name, s in meta.sizes.items()}
     free = [tensor for tensor in graph.inputs if any(isinstance(size, str) for size in tensor.shape)]
     timing = config.cache / f"timing-{builder.version}-{'-'.join(meta.targets)}.cache" if config.cache else None
-    with tempfile.TemporaryDirectory(prefix="limner-engine-") as scratch:
-        path, kept = prepare(bundle.file(graph.file), Path(scratch)), Half()
+    with scratch("limner-engine-") as beside:
+        path, kept = prepare(bundle.file(graph.file), beside), Half()
         if meta.precision == "fp16" and bundle.manifest.precision == "fp32":
-            half = Path(scratch) / f"{meta.graph}.onnx"
+            half = beside / f"{meta.graph}.onnx"
             kept = write_half(bundle, meta.graph, half, config.half, path)
             path = half if builder.strongly_typed else path
         request = Request(

@@ -6,6 +6,7 @@ Reading order: `app` (the verbs), `options` (what they share), `editing`, `faces
 Nothing heavy is imported before a verb runs, so `limner --help` is quick.
 """
 
+import errno
 import os
 import signal
 import sys
@@ -14,6 +15,9 @@ from collections.abc import Sequence
 __all__ = ["main"]
 
 USAGE_ERROR = 2
+# What a path that was given may be; others (a full disk) are no fault of the call.
+OF_A_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP,
+             errno.EINVAL, errno.EROFS)  # fmt: skip
 DEBUG = "LIMNER_DEBUG"  # set to anything: unexpected errors show their traceback
 
 
@@ -46,6 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of stdout left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.filename is None or DEBUG in os.environ:
+            raise
+        path = str(error.filename)
+        shown = path if len(path) < 120 else f"{path[:100]}... of {len(path)} characters"
+        return _fail(f"{shown!r}: {error.strerror or error}", USAGE_ERROR if error.errno in OF_A_PATH else 1)
     except Exception as error:
         # Usage errors come from click, or from the copy of it inside newer versions of typer.
         explain = getattr(error, "format_message", None)

@@ -77,9 +77,13 @@ def below(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
 
 
-def module_state(record: Any, prefix: str = "", depth: int = 0) -> dict[str, Any]:
+MAX_MODULES = 20_000  # of a network, a module that lies in several places counted each time
+
+
+def module_state(record: Any, prefix: str = "", depth: int = 0, seen: list[int] | None = None) -> dict[str, Any]:
     """Parameters and buffers of a pickled torch module, as state_dict() would name them."""
     state = record.state if isinstance(record, Record) else None
+    seen = _counted(seen, "a network")
     if not isinstance(state, dict) or depth > 32:
         raise Refused("a network whose modules do not fit")
     found: dict[str, Any] = {}
@@ -87,12 +91,22 @@ def module_state(record: Any, prefix: str = "", depth: int = 0) -> dict[str, Any
         found |= {f"{prefix}{name}": value for name, value in _items(state.get(group)) if value is not None}
     for name, child in _items(state.get("_modules")):
         if child is not None:
-            found |= module_state(child, f"{prefix}{name}.", depth + 1)
+            found |= module_state(child, f"{prefix}{name}.", depth + 1, seen)
     return found
 
 
-def script_state(record: Any, prefix: str = "", depth: int = 0) -> dict[str, Any]:
+def _counted(seen: list[int] | None, what: str) -> list[int]:
+    """One module more; Refused for more than any network has: shared ones nested would be without end."""
+    found = [0] if seen is None else seen
+    found[0] += 1
+    if found[0] > MAX_MODULES:
+        raise Refused(f"{what} of more than {MAX_MODULES} modules")
+    return found
+
+
+def script_state(record: Any, prefix: str = "", depth: int = 0, seen: list[int] | None = None) -> dict[str, Any]:
     """The same of a TorchScript module, whose attributes lie in one mapping."""
+    seen = _counted(seen, "a TorchScript archive")
     if not isinstance(record, Record) or not isinstance(record.state, dict) or depth > 32:
         raise Refused("a TorchScript archive whose modules do not fit")
     found: dict[str, Any] = {}
@@ -100,7 +114,7 @@ def script_state(record: Any, prefix: str = "", depth: int = 0) -> dict[str, Any
         if is_tensor(value):
             found[f"{prefix}{name}"] = value
         elif isinstance(value, Record):
-            found |= script_state(value, f"{prefix}{name}.", depth + 1)
+            found |= script_state(value, f"{prefix}{name}.", depth + 1, seen)
     return found
 
 

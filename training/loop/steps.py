@@ -137,7 +137,8 @@ class Stopping(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if isinstance(exception, Stopped) and not self.in_step:
             self.checkpoints.save_before_leaving(trainer)
-        self._held.close()
+        with contextlib.suppress(Stopped):  # it is on its way already
+            self._held.close()
 
     def _leave_if_asked(self) -> None:
         if (asked := stop_asked()) is not None:

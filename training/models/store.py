@@ -64,6 +64,7 @@ def save_model(
     tensors = {name: _stored(value, dtype) for name, value in state_dict.items()}
     beside = folder / "model.safetensors.part"
     save_file(tensors, str(beside), metadata={"format": "pt", "family": family})
+    sort_metadata(beside)
     beside.chmod(0o644)  # safetensors makes files that only their owner reads
     text = json.dumps({"family": family, "config": to_plain(config)}, indent=2) + "\n"
     _replace_text(folder / "config.json", text)
@@ -71,6 +72,19 @@ def save_model(
     if card:
         _replace_text(folder / "README.md", card)
     return folder
+
+
+def sort_metadata(path: Path) -> None:
+    """Write the metadata of a safetensors file in the order of its keys: the library's order differs from run to run,
+    and with it the file's hash."""
+    with path.open("r+b") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+        header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
+        if len(text) == length:
+            stream.seek(8)
+            stream.write(text)
 
 
 def _stored(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

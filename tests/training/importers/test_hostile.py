@@ -309,3 +309,90 @@ def test_arrays_of_objects(tmp_path: Path, canary: Path, refused: Callable[..., 
 def test_a_pickle_of_arrays_of_objects(tmp_path: Path, canary: Path, refused: Callable[..., str]) -> None:
     (tmp_path / "S_mean_std").write_bytes(pickle.dumps([[np.array([shell(canary)], dtype=object)], []]))
     refused(tmp_path / "S_mean_std")
+
+
+# --- memory and time without end ----------------------------------------------------------------------------
+
+
+def doubled(levels: int) -> bytes:
+    """A pickle of a few bytes whose list holds the list before it twice, `levels` times over."""
+    code = b"\x80\x02]q\x00"
+    for level in range(levels):
+        code += b"]q" + bytes([level + 1]) + b"(" + 2 * (b"h" + bytes([level])) + b"e"
+    return code
+
+
+@pytest.mark.parametrize("name", ["cnumpy\ndtype\n", "c_codecs\nencode\n", "cpathlib\nPosixPath\n",
+                                  "ccollections\nOrderedDict\n", "ctorch\ndevice\n"])  # fmt: skip
+def test_shared_lists_inside_each_other_are_not_written_out(name: str, tmp_path: Path, refused: Callable[..., str]
+                                                            ) -> None:  # fmt: skip
+    """As text they would be 2^40 letters: nothing turns what it does not know into text."""
+    path = tmp_path / "shared.pkl"
+    path.write_bytes(b"\x80\x02" + name.encode() + doubled(40)[2:] + b"\x85R.")
+    refused(path)
+
+
+def test_modules_that_share_children_are_counted(tmp_path: Path, refused: Callable[..., str]) -> None:
+    """Thirty modules, each with the one before it as two children: 2^30 to walk."""
+
+    class Module:
+        pass
+
+    def persistent(children: dict[str, Any]) -> Any:
+        return {"class_name": "Generator", "state": {"_parameters": {}, "_buffers": {}, "_modules": children}}
+
+    from limner.training.importers.files.pickles import Record, Refused
+    from limner.training.importers.states import module_state, script_state
+
+    record = Record("Leaf", persistent({})["state"])
+    script = Record("Leaf", {})
+    for _ in range(30):
+        record = Record("Pair", persistent({"a": record, "b": record})["state"])
+        script = Record("Pair", {"a": script, "b": script})
+    for walk, one in ((module_state, record), (script_state, script)):
+        with pytest.raises(Refused, match="modules"):
+            walk(one)
+
+
+def test_thousands_of_tensors_over_one_storage(tmp_path: Path, refused: Callable[..., str]) -> None:
+    whole = torch.zeros(1_000_000)
+    state = {f"style.{i}.weight": whole.view(1000, 1000) for i in range(1, 2000)}
+    state |= {"conv1.conv.weight": whole.view(1, 1000, 1000, 1, 1), "input.input": whole.view(1, 1000, 10, 100)}
+    torch.save({"g_ema": state}, tmp_path / "model.pt")
+    refused(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("code", ["0f4", "0" * 200, "(2,3)f4", "2f4", "O", "V8", "f16", "M8", "U4", "f4,f4"])
+def test_types_of_numpy_that_are_no_numbers(code: str, tmp_path: Path, refused: Callable[..., str]) -> None:
+    text = code.encode()
+    path = tmp_path / "array.pkl"
+    path.write_bytes(b"\x80\x02cnumpy\ndtype\nX" + struct.pack("<I", len(text)) + text + b"\x85R.")
+    assert "array of the type" in refused(path)
+
+
+def test_pipes_and_devices_are_not_waited_for(tmp_path: Path, refused: Callable[..., str]) -> None:
+    os.mkfifo(tmp_path / "pipe.pt")
+    for path in (tmp_path / "pipe.pt", Path("/dev/zero"), Path("/dev/null")):
+        assert "neither a file nor a folder" in refused(path)
+
+
+def test_the_same_import_gives_the_same_bytes(tmp_path: Path) -> None:
+    """In processes of their own, since the order of a hash table hangs on the process."""
+    published.write_rosinality(tmp_path / "model.pt")
+    found = set()
+    for number in range(4):
+        command = [sys.executable, "-m", "limner.runtime", "models", "import", str(tmp_path / "model.pt")]
+        subprocess.run([*command, "--out", str(tmp_path / str(number))], check=True, capture_output=True)
+        found.add((tmp_path / str(number) / "stylegan2" / "model.safetensors").read_bytes())
+    assert len(found) == 1
+
+
+def test_an_import_that_was_killed_between_renames_gives_the_old_one_back(tmp_path: Path, bring: Import) -> None:
+    """Where the system cannot exchange two folders at once, the old one waits under a hidden name."""
+    published.write_rosinality(tmp_path / "model.pt")
+    bring(tmp_path / "model.pt")
+    (folder,) = (path.parent for path in tmp_path.rglob("config.json") if path.parent.name == "stylegan2")
+    folder.rename(folder.with_name(".stylegan2.x1.part.old"))
+    with pytest.raises(InputError, match="--replace"):
+        bring(tmp_path / "model.pt")
+    assert (folder / "model.safetensors").is_file()

@@ -41,12 +41,18 @@ def read_zip(data: memoryview) -> tuple[Any, bool]:
         if entries[f"{root}data.pkl"].file_size > MAX_PICKLE:
             raise Refused("a zip archive whose data.pkl is larger than any network's")
 
+        storages: dict[str, StorageRecord] = {}  # one for each, so that all views of it are counted together
+
         def persistent(identity: Any) -> StorageRecord:
             dtype, key, count = _storage(identity)
             name = f"{root}data/{key}"
             if name not in entries or entries[name].file_size != count * dtype.itemsize:
                 raise Refused(f"a zip archive without the {count * dtype.itemsize} bytes of its storage {key[:20]!r}")
-            return StorageRecord(dtype, count, lambda: _entry(data, archive, name))
+            if name not in storages:
+                storages[name] = StorageRecord(dtype, count, lambda: _entry(data, archive, name))
+            if storages[name].dtype != dtype:
+                raise Refused(f"a zip archive whose storage {key[:20]!r} has two types")
+            return storages[name]
 
         found, _ = read_pickle(_entry(data, archive, f"{root}data.pkl"), known(script=script), persistent)
     return found, script
@@ -108,6 +114,7 @@ def read_stream(data: memoryview) -> Any:
         raise Refused("a file that is none of torch's")
     found: dict[str, memoryview] = {}
     counts: dict[str, tuple[Any, int]] = {}
+    storages: dict[tuple[str, int, int], StorageRecord] = {}  # one for each, so that all views of it are counted
 
     def persistent(identity: Any) -> StorageRecord | Record:
         if isinstance(identity, tuple) and identity and identity[0] == "module":
@@ -115,13 +122,14 @@ def read_stream(data: memoryview) -> Any:
         dtype, key, count = _storage(identity)
         counts[key] = (dtype, count)
         view = identity[5] if len(identity) > 5 else None
-        if view is None:
-            return StorageRecord(dtype, count, lambda: found[key])
-        _, first, size = view
+        _, first, size = (key, 0, count) if view is None else view
         if not all(type(v) is int and v >= 0 for v in (first, size)) or first + size > count:
             raise Refused("a pickle with a storage that leaves another")
-        width = dtype.itemsize
-        return StorageRecord(dtype, size, lambda: found[key][first * width : (first + size) * width])
+        place = (key, first, size)
+        if place not in storages:
+            width = dtype.itemsize
+            storages[place] = StorageRecord(dtype, size, lambda: found[key][first * width : (first + size) * width])
+        return storages[place]
 
     content, place = read_pickle(data, stand_ins, persistent, place)
     keys, place = read_pickle(data, stand_ins, start=place)

@@ -8,6 +8,7 @@ become `Record`s of their attributes, their embedded source being dropped unread
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -22,15 +23,17 @@ DTYPES = {
     "Bool": torch.bool,
 }  # fmt: skip
 Array = np.ndarray[Any, np.dtype[Any]]
-NUMPY_KINDS = "fiub"  # floats, integers, booleans: no objects, no records
 MAX_DIMENSIONS = 8
+MAX_COPIES = 16  # of one storage, by all tensors that view it
+DTYPE = re.compile(r"[<>=|]?(?:f[248]|[iu][1248]|b1|\?)")  # of numpy, as pickles write it
 
 
 class StorageRecord:
-    """A storage of `count` elements; `read` gives its bytes."""
+    """A storage of `count` elements; `read` gives its bytes. Views of it are copies, MAX_COPIES times it all in all:
+    tied weights are two, and thousands of views of one storage would be memory without end."""
 
     def __init__(self, dtype: torch.dtype, count: int, read: Callable[[], memoryview]) -> None:
-        self.dtype, self.count, self.read = dtype, count, read
+        self.dtype, self.count, self.read, self.copied = dtype, count, read, 0
 
     def tensor(self, first: int, size: tuple[int, ...], stride: tuple[int, ...]) -> torch.Tensor:
         """A copy of the elements that a view reads."""
@@ -40,6 +43,9 @@ class StorageRecord:
             return torch.empty(size, dtype=self.dtype)
         if min(first, *size, *stride, 0) < 0 or last >= self.count or count > self.count:
             raise Refused(f"a tensor {list(size)} that leaves its storage of {self.count} elements")
+        self.copied += count
+        if self.copied > MAX_COPIES * self.count:
+            raise Refused(f"tensors that read one storage of {self.count} elements more than {MAX_COPIES} times")
         data, width = self.read(), self.dtype.itemsize
         if len(data) != self.count * width:
             raise Refused(f"a storage of {len(data)} bytes instead of {self.count * width}")
@@ -109,14 +115,9 @@ def _rebuild_tensor(storage: Any, first: Any, size: Any, stride: Any, *_rest: An
 
 
 def _dtype(code: Any, *_rest: Any) -> DtypeRecord:
-    text = str(code)
-    try:
-        fits = np.dtype(text).kind in NUMPY_KINDS and len(text) <= 4
-    except (TypeError, ValueError):
-        fits = False
-    if not fits:
-        raise Refused(f"a pickle with an array of the type {text[:20]!r}")
-    return DtypeRecord(text)
+    if not isinstance(code, str) or not DTYPE.fullmatch(code):
+        raise Refused(f"a pickle with an array of the type {_short(code)}")
+    return DtypeRecord(code)
 
 
 def _scalar(dtype: Any, data: Any) -> Any:
@@ -126,20 +127,31 @@ def _scalar(dtype: Any, data: Any) -> Any:
 
 def _encode(text: Any, coding: Any = "latin1") -> bytes:
     """Bytes of Python 3 in a pickle of protocol 2."""
-    if coding not in ("latin1", "latin-1"):
-        raise Refused(f"a pickle with bytes in {str(coding)[:20]!r}")
-    return str(text).encode("latin-1")
+    if not isinstance(coding, str) or coding not in ("latin1", "latin-1") or not isinstance(text, str):
+        raise Refused(f"a pickle with bytes in {_short(coding)}")
+    return text.encode("latin-1")
+
+
+def _short(value: Any) -> str:
+    """A value in an error: what is no text or number is not written out, since it may hold itself many times over."""
+    return repr(value)[:40] if isinstance(value, (str, int, float, Name)) else f"a {type(value).__name__}"
 
 
 def _ordered(pairs: Any = ()) -> dict[Any, Any]:
     """An OrderedDict; items usually follow by SETITEMS. Pairs come from Python 2."""
-    return {str(key): value for key, value in pairs}
+    if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs):
+        raise Refused("a pickle with a mapping whose keys are not plain")
+    return dict(pairs)
 
 
 def _persistent_object(meta: Any) -> Record:
     """An object of a persistent class (stylegan2-ada-pytorch, torch_utils/persistence.py): {class_name, state, ...};
     `module_src`, which the published loader executes, is not looked at."""
-    if not isinstance(meta, dict) or not isinstance(meta.get("state"), dict):
+    if (
+        not isinstance(meta, dict)
+        or not isinstance(meta.get("state"), dict)
+        or not isinstance(meta.get("class_name", ""), str)
+    ):
         raise Refused("a persistent object without a state")
     return Record(str(meta.get("class_name")), meta["state"])
 
@@ -150,7 +162,7 @@ def _empty() -> dict[Any, Any]:
 
 
 def _joined(*parts: Any) -> str:
-    return "/".join(str(part) for part in parts)
+    return "/".join(part if isinstance(part, str) else _short(part) for part in parts)
 
 
 def _storage_type(name: Name) -> torch.dtype | None:
@@ -162,7 +174,7 @@ def storage_dtype(name: Any) -> torch.dtype:
     """The element type of a storage class such as torch.FloatStorage."""
     dtype = _storage_type(name) if isinstance(name, Name) else None
     if dtype is None:
-        raise Refused(f"a pickle with a storage of the class {str(name)[:60]!r}")
+        raise Refused(f"a pickle with a storage of the class {_short(name)}")
     return dtype
 
 

@@ -36,6 +36,9 @@ def open_foreign(path: Path) -> Foreign:
     if path.is_dir():
         return Foreign(path, "folder")
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device would be waited for, or never end
+            given = f"{str(path)!r}, which is neither a file nor a folder"
+            raise InputError("file", given, "the path of a file of weights or of a folder of Hugging Face's")
         with path.open("rb") as stream:
             size = stream.seek(0, 2)
             data = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if size else b"")
