@@ -6,7 +6,6 @@ import shutil
 import struct
 import subprocess
 import sys
-import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -191,18 +190,13 @@ def test_demo_draws_one_sheet(limner: Run, portrait: Path, tmp_path: Path) -> No
     expect_refused(limner, tmp_path, ["strenth", "strength"], "demo", "--edits", path)
 
 
-def test_help_is_quick_and_imports_nothing_heavy() -> None:
+def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom limner.runtime.cli import main\nmain(['--help'])\n"
         "heavy = {'numpy', 'onnxruntime', 'torch', 'PIL', 'rich', 'tokenizers', 'ftfy'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.5
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 # --- bad input --------------------------------------------------------------------------------------------

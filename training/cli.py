@@ -228,7 +228,14 @@ def resolve(name: str, config: Path | None = None, overrides: list[str] | None =
 
 
 def run_family(
-    name: str, run: Any, out: Path, save: Path, cache: Path, resume: bool = False, fast_dev_run: bool = False
+    name: str,
+    run: Any,
+    out: Path,
+    save: Path,
+    cache: Path,
+    resume: bool = False,
+    fast_dev_run: bool = False,
+    callbacks: tuple[Any, ...] = (),
 ) -> dict[str, Any]:
     """Build, fit and save one family. Returns the figures of its card, empty after a fast dev run."""
     import time
@@ -244,7 +251,7 @@ def run_family(
     module, data = spec.build(run, cache)
     start = time.monotonic()
     average = getattr(spec, "AVERAGE", "network")
-    trainer = fit(module, data, run.trainer, out, run, resume, fast_dev_run, average)
+    trainer = fit(module, data, run.trainer, out, run, resume, fast_dev_run, average, callbacks)
     if fast_dev_run or not trainer.is_global_zero:
         return {}
     minutes = round((time.monotonic() - start) / 60, 1)

@@ -6,7 +6,7 @@
     OUT/report.json     what was trained, for how many steps, its figures beside those of the weights it began with
 
 The parts follow one another and go on from the shipped weights; each gets its share of the time that is left. How many
-steps that is follows from a few timed ones, so that learning rates fall to zero in time. `limner train adopt OUT` takes
+steps that is follows from the first ones, so that learning rates fall to zero in time. `limner train adopt OUT` takes
 the results over.
 """
 
@@ -21,15 +21,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
+import torch
+
 from limner.runtime.errors import InputError, LimnerError
 from limner.runtime.files import write_atomically
 from limner.runtime.stopping import Stopped
+from limner.training.runner import cosine
 
 log = logging.getLogger("limner")
 REPORT = "report.json"
 LARGEST_MB = 16.0  # of a part's weights
-PROBE_STEPS, PROBE_SKIPPED = 6, 2
-FEWEST_STEPS = 8
+MOST_STEPS = 10_000_000  # until the first steps say how many there will be
+UNCOUNTED, COUNTED = 3, 5  # first steps, and those that are timed
+FOR_TRAINING = 0.8  # of a part's time, loading included; the rest is for figures
 PICTURES_A_SECOND = 200  # rendered by one core at 128 pixels
 
 
@@ -98,37 +103,58 @@ def train_part(part: Part, seconds: float, out: Path, shipped: Path, pictures: i
     from limner.training.cli import resolve, run_family
 
     begun = time.monotonic()
-    model, run_folder = out / "models" / part.name, out / "runs" / part.name
-    settings = [*settings_of(part, out, shipped), *data_settings(part, pictures)]
-    tried = {kind: timed_step(part, resolve(part.family, overrides=[*settings, f"trainer.precision={kind}"]), out)
-             for kind in precisions()}  # fmt: skip
-    precision, (step, overhead) = min(tried.items(), key=lambda pair: pair[1][0])
-    left = seconds - (time.monotonic() - begun) - overhead
-    steps = int(left * 0.85 / step)  # the rest is for figures
-    log.info("%s: %.3f s a step in %s, %d steps", part.name, step, precision, steps)
-    if steps < FEWEST_STEPS:
-        return {"left out": f"{steps} steps of {step:.2f} s in its share of {seconds:.0f} s; {FEWEST_STEPS} are fewest"}
-    last = [f"trainer.precision={precision}", f"trainer.max_steps={steps}", f"trainer.validate_every={steps}",
-            f"trainer.checkpoint_every={max(1, steps // 4)}"]  # fmt: skip
-    run = resolve(part.family, overrides=[*settings, *last])
-    figures = run_family(part.family, run, run_folder, model, out / "cache")
+    model, folder = out / "models" / part.name, out / "runs" / part.name
+    run = resolve(part.family, overrides=[*settings_of(part, out, shipped), *data_settings(part, pictures)])
+    deadline = Deadline(begun + FOR_TRAINING * seconds, getattr(run.optimizer, "warmup", 0.0)
+                        if hasattr(run, "optimizer") else 0.0)  # fmt: skip
+    figures = run_family(part.family, run, folder, model, out / "cache", callbacks=(deadline,))
     size = sum(path.stat().st_size for path in model.rglob("*.safetensors")) / 1e6
     if size > LARGEST_MB:
         log.warning("%s: %.1f MB of weights, more than %.0f", part.name, size, LARGEST_MB)
-    seconds = round(time.monotonic() - begun, 1)
-    return {"steps": steps, "precision": precision, "seconds": seconds, "megabytes": round(size, 2), "figures": figures}
+    return {"steps": deadline.steps, "seconds a step": round(deadline.step_s, 4), "precision": run.trainer.precision,
+            "seconds": round(time.monotonic() - begun, 1), "megabytes": round(size, 2), "figures": figures}  # fmt: skip
+
+
+class Deadline(pl.Callback):
+    """Sets, after the first few steps, how many there will be: as many as end at a time.
+
+    The first steps compile and warm up, so they are not counted. Learning rates then fall along the cosine of that
+    many steps, and what modules do from a share of their steps on follows it too.
+    """
+
+    def __init__(self, end: float, warmup: float) -> None:
+        self.end, self.warmup = end, warmup
+        self.steps, self.step_s = 0, 0.0
+        self._from = 0.0
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        step = trainer.global_step
+        if step == UNCOUNTED:
+            self._from = time.monotonic()
+        if step != UNCOUNTED + COUNTED:
+            return
+        now = time.monotonic()
+        self.step_s = (now - self._from) / COUNTED
+        self.steps = max(step + 1, step + int((self.end - now) / self.step_s))
+        log.info("%.3f s a step: %d steps", self.step_s, self.steps)
+        trainer.fit_loop.epoch_loop.max_steps = self.steps
+        if hasattr(pl_module, "max_steps"):
+            pl_module.max_steps = self.steps  # type: ignore[assignment]
+        for config in trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, torch.optim.lr_scheduler.LambdaLR):
+                config.scheduler.lr_lambdas = [cosine(self.warmup, self.steps)] * len(config.scheduler.lr_lambdas)
 
 
 def settings_of(part: Part, out: Path, shipped: Path) -> list[str]:
     """What a part sets over its family's YAML on this machine."""
-    import torch
-
     gpu = torch.cuda.is_available()
     found = [text.format(shipped=shipped) for text in part.settings]
     for name, other in (part.needs or {}).items():
         made = out / "models" / other
         found.append(f"{name}={made if made.is_dir() else shipped / other}")
     found += [f"trainer.batch_size={(BATCHES if gpu else ON_CPU)[part.family]}",
+              f"trainer.precision={precision_here(part)}", f"trainer.max_steps={MOST_STEPS}",
+              f"trainer.validate_every={MOST_STEPS}", "trainer.checkpoint_every=500",
               "trainer.monitor=''", "trainer.loggers=[csv]", "trainer.validation_limit=128"]  # fmt: skip
     if gpu and part.compiled:
         found.append(f"{part.compiled}=true")
@@ -139,13 +165,10 @@ def settings_of(part: Part, out: Path, shipped: Path) -> list[str]:
     return found
 
 
-def precisions() -> list[str]:
-    """Those worth trying here: the faster one is taken, part by part."""
-    import torch
-
-    if torch.cuda.is_available():
-        return ["bf16-mixed"]
-    return ["32-true", "bf16-mixed"] if fast_bf16() else ["32-true"]
+def precision_here(part: Part) -> str:
+    """bf16 on a GPU and on processors that multiply it themselves; small convolutions are faster in fp32 there."""
+    fast = torch.cuda.is_available() or (fast_bf16() and part.name != "autoencoder")
+    return "bf16-mixed" if fast else "32-true"
 
 
 def data_settings(part: Part, pictures: int) -> list[str]:
@@ -156,16 +179,12 @@ def data_settings(part: Part, pictures: int) -> list[str]:
 
 def held_out() -> int:
     """Pictures that figures are measured on."""
-    import torch
-
     return 500 if torch.cuda.is_available() else 100
 
 
 def render_within(cache: Path, minutes: float) -> int:
     """Render the pictures of all parts in about a tenth of the time (less without a GPU, where they are used more
     slowly too); how many there are."""
-    import torch
-
     from limner.training.avatars.dataset import AvatarsConfig, build_split
 
     cores = len(os.sched_getaffinity(0))
@@ -175,36 +194,6 @@ def render_within(cache: Path, minutes: float) -> int:
     for split in ("train", "validation", "test"):
         build_split(AvatarsConfig(size=128, train=count, validation=held_out(), test=held_out()), split, cache)
     return count
-
-
-def timed_step(part: Part, run: Any, out: Path) -> tuple[float, float]:
-    """Seconds of a step behind the first ones, and of everything around them, measured in a few steps."""
-    import shutil
-    from dataclasses import replace
-
-    import pytorch_lightning as pl
-
-    from limner.training.families import family
-    from limner.training.runner import fit, seed_all
-
-    class Clock(pl.Callback):
-        marks: list[float]
-
-        def on_train_start(self, *_: Any) -> None:
-            self.marks = []
-
-        def on_train_batch_end(self, *_: Any) -> None:
-            self.marks.append(time.monotonic())
-
-    begun, clock = time.monotonic(), Clock()
-    probe = replace(run, trainer=replace(run.trainer, max_steps=PROBE_STEPS, checkpoint_every=10_000, loggers=()))
-    seed_all(probe.trainer)
-    module, data = family(part.family).build(probe, out / "cache")
-    folder = out / "runs" / ".probe"
-    fit(module, data, probe.trainer, folder, probe, callbacks=(clock,))
-    shutil.rmtree(folder, ignore_errors=True)
-    step = (clock.marks[-1] - clock.marks[PROBE_SKIPPED - 1]) / (PROBE_STEPS - PROBE_SKIPPED)
-    return step, max(0.0, time.monotonic() - begun - PROBE_STEPS * step)
 
 
 def adopt(out: Path, shipped: Path, parts: tuple[str, ...] = (), say: Callable[[str], None] = print) -> list[Path]:
@@ -232,8 +221,6 @@ def adopt(out: Path, shipped: Path, parts: tuple[str, ...] = (), say: Callable[[
 
 def check_loads(folder: Path, name: str) -> None:
     """InputError unless the networks of a part's folder load with every tensor finite."""
-    import torch
-
     from limner.training.models.diffusion import load_autoencoder, load_denoiser
     from limner.training.models.store import load_model
 
@@ -258,8 +245,6 @@ def _copy_over(source: Path, target: Path) -> None:
 
 
 def device_name() -> str:
-    import torch
-
     if torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
     return f"{len(os.sched_getaffinity(0))} CPU cores, {'bf16 in hardware' if fast_bf16() else 'fp32'}"

@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -110,16 +111,21 @@ def optimizer_of(module: nn.Module, config: OptimizerConfig, max_steps: int, sca
             group["params"].append(weight)
     kind: Any = Muon if config.name == "muon" else partial(torch.optim.AdamW, fused=not scaled)
     optimizer: torch.optim.Optimizer = kind(list(groups.values()), config.learning_rate, betas=config.betas)
-    warmup = max(1, round(config.warmup * max_steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(config.warmup, max_steps))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def along_schedule(step: int) -> float:
+
+def cosine(warmup_share: float, max_steps: int) -> Callable[[int], float]:
+    """Step -> factor of the learning rate: up to 1 in the first share of the steps, then along a cosine to 0."""
+    warmup = max(1, round(warmup_share * max_steps))
+
+    def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup
         along = min(1.0, (step - warmup) / max(1, max_steps - warmup))
         return 0.5 + 0.5 * float(torch.cos(torch.tensor(torch.pi * along)))
 
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, along_schedule)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    return factor
 
 
 def seed_all(config: TrainerConfig) -> None:

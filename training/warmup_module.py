@@ -169,10 +169,11 @@ class WarmupModule(pl.LightningModule):
         mixed[:, -len(POSE_NAMES) :] = code[:, -len(POSE_NAMES) :]  # a pose is not absorbed
         codes, rgb_codes = self.overdrive(mixed, generator.num_ws)
         noise = config.jitter * torch.randn(codes.shape)
-        styles = self.affine((codes + noise).to(self.inverse))
+        device = generator.latent_avg.device  # the module itself may be no part of what is trained
+        styles = self.affine((codes + noise).to(device))
         if self.config.overdrive.probability == 0:
             return styles
-        rgb_styles = self.affine((rgb_codes + noise).to(self.inverse))
+        rgb_styles = self.affine((rgb_codes + noise).to(device))
         is_rgb = torch.cat([torch.full((s.channels,), s.kind == "to_rgb") for s in generator.layers]).to(styles.device)
         return torch.where(is_rgb, rgb_styles, styles)
 
@@ -199,7 +200,7 @@ class WarmupModule(pl.LightningModule):
     def affine(self, codes: Tensor) -> Tensor:
         """Style channels [N, S] of codes per layer [N, L, K], by the responses where there are any."""
         if not len(self.responses):
-            return self.generator.affine(self.embedding(codes))
+            return self.generator.affine(self.embedding.to(codes.device)(codes))
         rows, generator = codes.unbind(1), self.generator
         parts = [F.linear(rows[layer.w_index], response, generator.conv(layer).modulation.bias)
                  for layer, response in zip(generator.layers, self.responses, strict=True)]  # fmt: skip

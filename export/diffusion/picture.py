@@ -94,13 +94,14 @@ def _fitting(networks: DiffusionNetworks, text: str) -> str:
 @torch.no_grad()
 def _pipeline_picture(folder: DiffusionFolder, noise: np.ndarray, steps: int, texts: tuple[str, str]) -> np.ndarray:
     """uint8 [H,W,3] of the pipeline; its latents are decoded by what the VAE's config says."""
-    import diffusers
+    with quiet():
+        import diffusers
 
     parts: dict[str, Any] = {"unet": folder.unet, "vae": folder.vae, "text_encoder": folder.text_encoder}
     if folder.text_encoder_2 is not None:
         parts["text_encoder_2"] = folder.text_encoder_2
-    kind: Any = getattr(diffusers, folder.pipeline)
     with quiet():
+        kind: Any = getattr(diffusers, folder.pipeline)
         if folder.pipeline == "StableDiffusionPipeline":
             parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
         parts["scheduler"] = _scheduler(folder)

@@ -5,7 +5,6 @@ import io
 import os
 import stat
 import struct
-import time
 import zlib
 from pathlib import Path
 
@@ -266,11 +265,9 @@ def test_huge_pictures_are_refused_without_decoding(
     monkeypatch.setattr(images, "_decode", must_not_run)
     path = tmp_path / "huge.png"
     path.write_bytes(png_header_only(width, height))
-    start = time.perf_counter()
     message = refusal(path)
     assert words in message
     assert "at most 50 megapixels" in message
-    assert time.perf_counter() - start < 0.5
 
 
 def test_file_of_too_many_bytes(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from twins import plan
 
 from limner.runtime.bundle import Bundle, load_bundle, manifest_text
-from limner.runtime.engines import caches
+from limner.runtime import caches
 from limner.runtime.engines.schema import EngineMeta
 from limner.runtime.engines.selection import Here, graph_source
 from limner.runtime.files import sha256_bytes
