@@ -9,6 +9,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -210,15 +211,34 @@ def test_readme_commands_parse(line: str) -> None:
 
 
 def parse(words: list[str]) -> None:
-    """Parse a command line without running it; the context is all that is made."""
+    """Parse a command line without running it, verbs of verbs too; the contexts are all that is made."""
     import typer
 
     from limner.runtime.cli.app import app
 
-    group = typer.main.get_command(app)
-    command = group.commands[words[0]]  # type: ignore[attr-defined]
-    with group.make_context("limner", [words[0]]) as parent:
-        command.make_context(words[0], words[1:], parent=parent)
+    command: Any = typer.main.get_command(app)
+    parent: Any = command.make_context("limner", words[:1])
+    while hasattr(command, "commands") and words:
+        name, words = words[0], words[1:]
+        command = command.commands[name]
+        nested = hasattr(command, "commands")
+        parent = command.make_context(name, words[:1] if nested else words, parent=parent)
+
+
+FAMILIES = ("judge", "identity", "clip", "encoder", "autoencoder", "diffusion", "stylegan2", "relevance", "mappers")
+
+
+@pytest.mark.parametrize("target", [*(f"train-avatars-{name}" for name in FAMILIES), "demo", "export", "precision",
+                                    "export-diffusion", "train-gpu-adopt"])  # fmt: skip
+def test_the_commands_of_make_parse(target: str) -> None:
+    """What a target would run is a command line that the program takes."""
+    made = subprocess.run(["make", "--no-print-directory", "-n", target, "MAKEFLAGS="], cwd=ROOT, capture_output=True,
+                          text=True, check=True)  # fmt: skip
+    text = made.stdout.replace("\\\n", " ")
+    lines = [line.partition("/limner ")[2].partition(";")[0] for line in text.splitlines() if "/limner " in line]
+    assert lines
+    for line in lines:
+        parse(shlex.split(line.replace("$kind", "fp16")))
 
 
 def test_readme_opens_with_a_picture_and_the_two_commands() -> None:

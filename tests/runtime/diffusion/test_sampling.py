@@ -18,6 +18,13 @@ CLASSES = {
     "euler-ancestral": diffusers.EulerAncestralDiscreteScheduler,
     "dpm-solver++": diffusers.DPMSolverMultistepScheduler,
     "lms": diffusers.LMSDiscreteScheduler,
+    "heun": diffusers.HeunDiscreteScheduler,
+    "ddpm": diffusers.DDPMScheduler,
+    "unipc": diffusers.UniPCMultistepScheduler,
+    "deis": diffusers.DEISMultistepScheduler,
+    "dpm-solver++-sde": diffusers.DPMSolverMultistepScheduler,
+    "lcm": diffusers.LCMScheduler,
+    "tcd": diffusers.TCDScheduler,
 }
 TOLERANCE = 1e-3  # in latents after 50 steps, relative to the largest; fp32 on both sides
 NOISE = np.random.RandomState(0).randn(2, 4, 16, 16).astype(np.float32)
@@ -30,10 +37,11 @@ def test_against_stable_diffusion_pipeline(
     tiny: TinyModels, name: str, prediction: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = 50 if prediction == "epsilon" else 10
-    scheduler = CLASSES[name].from_config(SD15 | {"prediction_type": prediction})
+    own = {"prediction_type": prediction} | ({"algorithm_type": "sde-dpmsolver++"} if name.endswith("sde") else {})
+    scheduler = CLASSES[name].from_config(SD15 | own)
     pipe = tiny.pipeline(diffusers.StableDiffusionPipeline, scheduler)
     draws = np.random.RandomState(1).randn(steps, 2, 4, 16, 16).astype(np.float32)
-    if name == "euler-ancestral":
+    if name in ("euler-ancestral", "ddpm", "lcm", "dpm-solver++-sde"):
         module = __import__(CLASSES[name].__module__, fromlist=["randn_tensor"])
         given = iter(draws)
         monkeypatch.setattr(module, "randn_tensor", lambda *a, **k: torch.from_numpy(next(given)))

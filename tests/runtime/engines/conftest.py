@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from twins import plan
 
-from limner.runtime.bundle import Bundle, load_bundle, manifest_text
 from limner.runtime import caches
+from limner.runtime.bundle import Bundle, load_bundle, manifest_text
 from limner.runtime.engines.schema import EngineMeta
 from limner.runtime.engines.selection import Here, graph_source
 from limner.runtime.files import sha256_bytes
