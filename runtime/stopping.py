@@ -69,7 +69,7 @@ def stoppable() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         sys.unraisablehook = unraisable
-        _State.depth = 0
+        _State.depth, _State.asked = 0, None
 
 
 @contextlib.contextmanager

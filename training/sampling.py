@@ -11,7 +11,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from limner.runtime.errors import InputError
-from limner.training.loop.steps import batches_of
 
 Batch = dict[str, torch.Tensor]
 Prepare = Callable[[Batch, np.random.Generator], Batch]
@@ -107,7 +106,9 @@ class StepData(pl.LightningDataModule):
             make()
 
     def state_dict(self) -> dict[str, int]:
-        return {"batches": batches_of(self.trainer) if self.trainer else self.begun}
+        if self.trainer is None:
+            return {"batches": self.begun}
+        return {"batches": self.trainer.global_step * self.trainer.accumulate_grad_batches}  # those of whole steps
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self.begun = int(state_dict["batches"])

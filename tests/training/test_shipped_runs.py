@@ -239,3 +239,30 @@ def test_sigterm_while_pictures_render_and_while_it_trains(tmp_path: Path, repos
         assert not living(process.pid)
         assert not list(tmp_path.rglob("*.part"))
     assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["global_step"] >= 1
+
+
+class SlowAt(pl.Callback):
+    """A forward pass that takes longer than a request to stop allows."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Any) -> None:
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+
+
+def test_a_step_that_is_torn_loses_no_step_before_it(tmp_path: Path, cache: Path) -> None:
+    """And the run goes on as if it had not been torn."""
+    from limner.runtime.stopping import Stopped, stoppable
+
+    whole = train("identity", cache, tmp_path / "whole")
+    run = smaller("identity", "trainer.checkpoint_every=100")
+    seed_all(run.trainer)
+    module, data = family("identity").build(run, cache)
+    with pytest.raises(Stopped), stoppable():
+        fit(module, data, run.trainer, tmp_path / "run", run, callbacks=(SlowAt(3),))
+    assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["global_step"] == 3
+    resumed = train("identity", cache, tmp_path / "run", resume=True)
+    assert all(torch.equal(resumed[key], value) for key, value in whole.items())

@@ -105,7 +105,8 @@ class FiniteSteps(pl.Callback):
 class Stopping(pl.Callback):
     """On a request to stop, let the step that is going end, save last.ckpt, and then end.
 
-    A step that takes longer than the request allows is torn; then the last.ckpt before it stays.
+    A step that takes longer than the request allows is torn. Until its optimizer begins, the weights are those of the
+    step before, and are saved; behind that the last.ckpt that is there stays.
     """
 
     def __init__(self, checkpoints: Checkpoints) -> None:
@@ -119,12 +120,15 @@ class Stopping(pl.Callback):
                              ) -> None:  # fmt: skip
         if batch_idx % trainer.accumulate_grad_batches == 0:
             self._leave_if_asked()
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule,
+                                 optimizer: torch.optim.Optimizer) -> None:  # fmt: skip
         self.in_step = True
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any,
                            batch_idx: int) -> None:  # fmt: skip
-        self.in_step = (batch_idx + 1) % trainer.accumulate_grad_batches > 0  # between the batches of a step
-        if not self.in_step:
+        self.in_step = False
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             self._leave_if_asked()
 
     def on_validation_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int,
