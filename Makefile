@@ -11,6 +11,7 @@ TORCH_INDEX ?=
 # Of train-gpu: how long, where to, a folder of wheels, and a Python that has torch and pytorch-lightning
 MINUTES ?= 9
 OUT ?= runs/gpu
+WORK ?= runs/gpu-work
 WHEELS ?=
 GPU_PYTHON ?= $(PYTHON)
 # Passed on to the command of a target: make train-avatars-clip ARGS="--help"
@@ -57,11 +58,11 @@ train-avatars-relevance: $(FULL) ## Measure what each style channel means to CLI
 
 .PHONY: train-gpu
 train-gpu: typings ## Train what gains most in MINUTES=9, into OUT=runs/gpu; WHEELS=FOLDER of packages, no network needed
-	@mkdir -p $(OUT)
+	@mkdir -p $(OUT) $(WORK)
 	if [ -n "$(WHEELS)" ]; then $(GPU_PYTHON) -m pip install --quiet --no-index --no-deps --upgrade \
-		--target $(OUT)/packages $(WHEELS)/*.whl; fi
-	PYTHONPATH=typings:$(OUT)/packages $(GPU_PYTHON) -m limner.training.cli all \
-		--minutes $(MINUTES) --out $(OUT) $(ARGS)
+		--target $(WORK)/packages $(WHEELS)/*.whl; fi
+	PYTHONPATH=typings:$(WORK)/packages $(GPU_PYTHON) -m limner.training.cli all \
+		--minutes $(MINUTES) --out $(OUT) --work $(WORK) $(ARGS)
 
 .PHONY: train-gpu-adopt
 train-gpu-adopt: $(FULL) ## Take over what `make train-gpu` wrote into OUT=runs/gpu

@@ -179,7 +179,10 @@ def relevance(
 @app.command("all")
 def everything(
     minutes: Annotated[float, typer.Option(help="For all of it, pictures and figures included.")] = 9.0,
-    out: Annotated[Path, typer.Option(help="Folder of pictures, runs, models and the report.")] = Path("runs/all"),
+    out: Annotated[Path, typer.Option(help="Folder of the results, a file a part, and of the report.")] = Path(
+        "runs/all"
+    ),
+    work: Annotated[Path, typer.Option(help="Folder of pictures and runs, gigabytes.")] = Path("runs/all-work"),
     part: Annotated[list[str] | None, typer.Option(help="Only this part; may be repeated.")] = None,
     shipped: Annotated[Path, typer.Option(help="Checkpoints that it goes on from.")] = Path("checkpoints/avatars"),
 ) -> None:
@@ -188,7 +191,7 @@ def everything(
     from limner.training.runner import quiet
 
     quiet()
-    _print(train_all(minutes, out, shipped, tuple(part or ())))
+    _print(train_all(minutes, out, work, shipped, tuple(part or ())))
 
 
 @app.command("adopt")

@@ -1,13 +1,12 @@
 """Everything that gains from a GPU, trained in so many minutes: `limner train all --minutes 9 --out OUT`.
 
-    OUT/cache/          pictures, rendered with every core
-    OUT/runs/<name>/    the run folder of each part
-    OUT/models/<name>/  each result as soon as there is one: weights in fp16, figures, card
-    OUT/report.json     what was trained, for how many steps, its figures beside those of the weights it began with
+    OUT/<part>.tar      each result as soon as there is one: weights in fp16 (below 16 MB), figures, card
+    OUT/report.json     what was trained, for how many steps, and its figures
+    WORK/               pictures, rendered with every core, and the run folder and model of each part
 
 The parts follow one another and go on from the shipped weights; each gets its share of the time that is left. How many
 steps that is follows from the first ones, so that learning rates fall to zero in time. `limner train adopt OUT` takes
-the results over.
+the results over. OUT is few files, so that it can be brought back from a machine that is lent for an hour.
 """
 
 from __future__ import annotations
@@ -15,6 +14,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
+import tarfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,11 +27,13 @@ import torch
 
 from limner.runtime.errors import InputError, LimnerError
 from limner.runtime.files import write_atomically
+from limner.runtime.folders import file_beside, scratch
 from limner.runtime.stopping import Stopped
 from limner.training.runner import cosine
 
 log = logging.getLogger("limner")
 REPORT = "report.json"
+MOST_BYTES = 1 << 26  # of one file of a result
 LARGEST_MB = 16.0  # of a part's weights
 MOST_STEPS = 10_000_000  # until the first steps say how many there will be
 UNCOUNTED, COUNTED = 3, 5  # first steps, and those that are timed
@@ -49,6 +52,11 @@ class Part:
     needs: dict[str, str] | None = None  # setting -> the part whose result it takes, else the shipped folder
     compiled: str = ""  # setting that compiles it on a GPU
 
+    @property
+    def stem(self) -> str:
+        """The name of its file."""
+        return self.name.rpartition("/")[2]
+
 
 PARTS = (
     Part("autoencoder", "autoencoder", 0.2, ("start={shipped}/autoencoder", "optimizer.learning_rate=5e-4"),
@@ -66,7 +74,7 @@ BATCHES = {"autoencoder": 32, "diffusion": 256, "stylegan2": 16, "encoder": 32, 
 ON_CPU = {"diffusion": 32, "stylegan2": 4, "encoder": 8, "autoencoder": 4, "mapper": 2}
 
 
-def train_all(minutes: float, out: Path, shipped: Path, only: tuple[str, ...] = ()) -> dict[str, Any]:
+def train_all(minutes: float, out: Path, work: Path, shipped: Path, only: tuple[str, ...] = ()) -> dict[str, Any]:
     """Train the parts within `minutes` and return the report. A part that fails is named in it and the next goes on.
 
     Raises InputError for a time that allows nothing or a part that is not known, LimnerError if every part failed.
@@ -78,15 +86,17 @@ def train_all(minutes: float, out: Path, shipped: Path, only: tuple[str, ...] = 
     if not 1 <= minutes <= 24 * 60:
         raise InputError("--minutes", f"{minutes:g}", "1 to 1440")
     end = time.monotonic() + 60 * minutes
-    out.mkdir(parents=True, exist_ok=True)
-    pictures = render_within(out / "cache", minutes)
+    for folder in (out, work):
+        folder.mkdir(parents=True, exist_ok=True)
+    pictures = render_within(work / "cache", minutes)
     parts = [part for part in PARTS if not only or part.name in only]
     report: dict[str, Any] = {"minutes": minutes, "device": device_name(), "pictures": pictures, "parts": {}}
     for number, part in enumerate(parts):
         share = part.share / sum(later.share for later in parts[number:])
         seconds = (end - time.monotonic()) * share
         try:
-            report["parts"][part.name] = train_part(part, seconds, out, shipped, pictures)
+            report["parts"][part.name] = train_part(part, seconds, work, shipped, pictures)
+            pack(work / "models" / part.name, out / f"{part.stem}.tar")
         except Stopped:
             raise
         except Exception as reason:  # the other parts have time of their own
@@ -98,16 +108,16 @@ def train_all(minutes: float, out: Path, shipped: Path, only: tuple[str, ...] = 
     return report
 
 
-def train_part(part: Part, seconds: float, out: Path, shipped: Path, pictures: int) -> dict[str, Any]:
+def train_part(part: Part, seconds: float, work: Path, shipped: Path, pictures: int) -> dict[str, Any]:
     """Train one part for about so many seconds, its figures included, and say what came of it."""
     from limner.training.cli import resolve, run_family
 
     begun = time.monotonic()
-    model, folder = out / "models" / part.name, out / "runs" / part.name
-    run = resolve(part.family, overrides=[*settings_of(part, out, shipped), *data_settings(part, pictures)])
+    model, folder = work / "models" / part.name, work / "runs" / part.name
+    run = resolve(part.family, overrides=[*settings_of(part, work, shipped), *data_settings(part, pictures)])
     deadline = Deadline(begun + FOR_TRAINING * seconds, getattr(run.optimizer, "warmup", 0.0)
                         if hasattr(run, "optimizer") else 0.0)  # fmt: skip
-    figures = run_family(part.family, run, folder, model, out / "cache", callbacks=(deadline,))
+    figures = run_family(part.family, run, folder, model, work / "cache", callbacks=(deadline,))
     size = sum(path.stat().st_size for path in model.rglob("*.safetensors")) / 1e6
     if size > LARGEST_MB:
         log.warning("%s: %.1f MB of weights, more than %.0f", part.name, size, LARGEST_MB)
@@ -145,12 +155,12 @@ class Deadline(pl.Callback):
                 config.scheduler.lr_lambdas = [cosine(self.warmup, self.steps)] * len(config.scheduler.lr_lambdas)
 
 
-def settings_of(part: Part, out: Path, shipped: Path) -> list[str]:
+def settings_of(part: Part, work: Path, shipped: Path) -> list[str]:
     """What a part sets over its family's YAML on this machine."""
     gpu = torch.cuda.is_available()
     found = [text.format(shipped=shipped) for text in part.settings]
     for name, other in (part.needs or {}).items():
-        made = out / "models" / other
+        made = work / "models" / other
         found.append(f"{name}={made if made.is_dir() else shipped / other}")
     found += [f"trainer.batch_size={(BATCHES if gpu else ON_CPU)[part.family]}",
               f"trainer.precision={precision_here(part)}", f"trainer.max_steps={MOST_STEPS}",
@@ -197,7 +207,7 @@ def render_within(cache: Path, minutes: float) -> int:
 
 
 def adopt(out: Path, shipped: Path, parts: tuple[str, ...] = (), say: Callable[[str], None] = print) -> list[Path]:
-    """Put the results in OUT/models in the place of the shipped ones, each loaded first; returns their folders.
+    """Put the results in OUT in the place of the shipped ones, each loaded first; returns their folders.
 
     Raises InputError where OUT holds no result, or one that does not load.
     """
@@ -207,16 +217,44 @@ def adopt(out: Path, shipped: Path, parts: tuple[str, ...] = (), say: Callable[[
     done = [name for name, part in report["parts"].items() if "steps" in part and (not parts or name in parts)]
     if not done:
         raise InputError("OUT", f"{out}, which holds no finished part", "the folder of `limner train all`")
-    for name in done:
-        check_loads(out / "models" / name, name)
+    stems = {part.name: part.stem for part in PARTS}
     placed = []
-    for name in done:
-        target = shipped / name
-        with saved_whole(target) as beside:
-            _copy_over(out / "models" / name, beside)
-        placed.append(target)
-        say(f"{target}: {report['parts'][name]['steps']} steps, {report['parts'][name]['megabytes']} MB")
+    with scratch("limner-adopt-") as folder:
+        for name in done:
+            unpack(out / f"{stems[name]}.tar", folder / name)
+            check_loads(folder / name, name)
+        for name in done:
+            target = shipped / name
+            with saved_whole(target) as beside:
+                shutil.copytree(folder / name, beside, dirs_exist_ok=True)
+            placed.append(target)
+            say(f"{target}: {report['parts'][name]['steps']} steps, {report['parts'][name]['megabytes']} MB")
     return placed
+
+
+def pack(folder: Path, file: Path) -> None:
+    """A part's folder as one tar file."""
+    with file_beside(file) as beside, tarfile.open(beside, "w") as archive:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            archive.add(path, path.relative_to(folder).as_posix())
+
+
+def unpack(file: Path, folder: Path) -> None:
+    """The files of such a tar, plain ones inside the folder alone; InputError for anything else."""
+    allowed = "a file that `limner train all` wrote"
+    folder.mkdir(parents=True)
+    try:
+        with tarfile.open(file, "r:") as archive:
+            for member in archive:
+                parts = Path(member.name).parts
+                if not member.isfile() or member.name.startswith("/") or ".." in parts or member.size > MOST_BYTES:
+                    raise InputError("OUT", f"{file} with {member.name[:60]!r}", allowed)
+                stream = archive.extractfile(member)
+                assert stream is not None
+                (folder / member.name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / member.name).write_bytes(stream.read())
+    except (OSError, tarfile.TarError) as reason:
+        raise InputError("OUT", f"{file}, which does not read ({reason})", allowed) from reason
 
 
 def check_loads(folder: Path, name: str) -> None:
@@ -236,12 +274,6 @@ def check_loads(folder: Path, name: str) -> None:
         for key, value in network.state_dict().items():
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
                 raise InputError("OUT", f"{folder}, whose {key} holds NaN or infinity", "finite weights")
-
-
-def _copy_over(source: Path, target: Path) -> None:
-    import shutil
-
-    shutil.copytree(source, target, dirs_exist_ok=True)
 
 
 def device_name() -> str:

@@ -112,6 +112,7 @@ class Stopping(pl.Callback):
     def __init__(self, checkpoints: Checkpoints) -> None:
         self.checkpoints, self.in_step = checkpoints, False
         self._held = contextlib.ExitStack()
+        self._buffers: dict[str, Tensor] = {}  # as they were before the step that is going
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._held.enter_context(whole())
@@ -120,6 +121,8 @@ class Stopping(pl.Callback):
                              ) -> None:  # fmt: skip
         if batch_idx % trainer.accumulate_grad_batches == 0:
             self._leave_if_asked()
+            # a forward pass moves running means, which a step that is torn has to give back
+            self._buffers = {name: value.clone() for name, value in pl_module.named_buffers()}
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule,
                                  optimizer: torch.optim.Optimizer) -> None:  # fmt: skip
@@ -128,6 +131,7 @@ class Stopping(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any,
                            batch_idx: int) -> None:  # fmt: skip
         self.in_step = False
+        self._buffers = {}
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             self._leave_if_asked()
 
@@ -140,6 +144,10 @@ class Stopping(pl.Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if isinstance(exception, Stopped) and not self.in_step:
+            with torch.no_grad():
+                for name, value in pl_module.named_buffers():
+                    if name in self._buffers:
+                        value.copy_(self._buffers[name])
             self.checkpoints.save_before_leaving(trainer)
         with contextlib.suppress(Stopped):  # it is on its way already
             self._held.close()
