@@ -122,7 +122,9 @@ def check_config(part: str, config: Mapping[str, Any], rules: Rules) -> None:
         if rule is None:
             raise InputError(where, f"{_short(value)}, a key that nothing here reads",
                              "the keys of the published models", nearest(key, rules))  # fmt: skip
-        if isinstance(rule, Only) and _plain(value) not in [_plain(one) for one in rule.values]:
+        allowed = [_plain(one) for one in rule.values] if isinstance(rule, Only) else []
+        each = value if isinstance(value, list) and value and key != "image_encoder" else [value]  # one a level
+        if isinstance(rule, Only) and not all(_plain(one) in allowed for one in each):
             raise InputError(where, _short(value), " or ".join(map(repr, rule.values)), rule.why)
 
 
