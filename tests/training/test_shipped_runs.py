@@ -117,8 +117,9 @@ def test_ten_losses_are_the_golden_ones(tmp_path: Path, repository: Path) -> Non
     halves = [sorted(SMALLER)[::2], sorted(SMALLER)[1::2]]
     program = [sys.executable, str(Path(golden_losses.__file__))]
     # caches of their own: latents that other kernels encoded would differ
-    started = [subprocess.Popen([*program, str(tmp_path / half[0]), ",".join(half)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                cwd=repository, env=os.environ | golden_losses.PLAIN) for half in halves]  # fmt: skip
+    started = [subprocess.Popen([*program, str(tmp_path / half[0]), ",".join(half)], stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, text=True, cwd=repository,
+                                env=os.environ | golden_losses.PLAIN) for half in halves]  # fmt: skip
     for process in started:
         out, err = process.communicate(timeout=1200)
         assert process.returncode == 0, err[-3000:]
