@@ -110,7 +110,7 @@ def test_it_trains_and_a_cut_run_ends_as_an_uninterrupted_one(name: str, cache: 
 
 
 def test_ten_losses_are_the_golden_ones(tmp_path: Path, repository: Path) -> None:
-    """To the bit with the golden's torch; with another one within a thousandth, which is then a new golden's task."""
+    """To the bit with the golden's torch and maker of processors; elsewhere within a part in ten thousand."""
     assert GOLDEN.is_file(), "python tests/training/golden_losses.py makes it"
     golden = json.loads(GOLDEN.read_text())
     assert golden["losses"].keys() == SMALLER.keys()
@@ -125,10 +125,10 @@ def test_ten_losses_are_the_golden_ones(tmp_path: Path, repository: Path) -> Non
         assert process.returncode == 0, err[-3000:]
         found = json.loads(out)
         for name, losses in found["losses"].items():
-            if found["torch"].partition("+")[0] == golden["torch"].partition("+")[0]:
+            if all(found[key].partition("+")[0] == golden[key].partition("+")[0] for key in ("torch", "vendor")):
                 assert losses == golden["losses"][name], name
             else:
-                assert losses == pytest.approx(golden["losses"][name], rel=1e-3), name
+                assert losses == pytest.approx(golden["losses"][name], rel=1e-4), name
 
 
 @pytest.mark.slow
