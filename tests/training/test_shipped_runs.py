@@ -137,23 +137,29 @@ def test_kill_and_resume_equal_an_uninterrupted_run(name: str, cache: Path, repo
     """The command itself, ended by SIGKILL behind its second step."""
     limner = [sys.executable, "-m", "limner.runtime"]
 
-    def run(out: str, *more: str) -> subprocess.Popen[bytes]:
+    def run(out: str, step: int, *more: str) -> None:
+        """Start it and kill it as soon as last.ckpt holds that step."""
         command = [*limner, *arguments(name, tmp_path / out, cache), *more]
-        return subprocess.Popen(command, cwd=repository, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        process = subprocess.Popen(command, cwd=repository, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        last = tmp_path / out / "last.ckpt"
+        while process.poll() is None and not (last.is_file() and step_of(last) >= step):
+            time.sleep(0.05)
+        if process.poll() not in (None, 0):
+            raise AssertionError(process.stderr and process.stderr.read()[-3000:])
+        process.kill()
+        process.wait(30)
 
-    whole = run("whole")
-    assert whole.wait(900) == 0, whole.stderr and whole.stderr.read()[-3000:]
-    cut = run("cut")
-    last = tmp_path / "cut" / "last.ckpt"
-    while cut.poll() is None and not (last.is_file() and torch.load(last, weights_only=True)["global_step"] >= 2):
-        time.sleep(0.02)
-    cut.kill()
-    cut.wait(30)
-    again = run("cut", "--resume")
-    code = again.wait(900)
-    assert code == 0, again.stderr and again.stderr.read()[-3000:]
+    run("whole", 4)
+    run("cut", 2)
+    assert step_of(tmp_path / "cut" / "last.ckpt") >= 2
+    run("cut", 4, "--resume")
+    resumed = saved(tmp_path / "cut")
     for key, value in saved(tmp_path / "whole").items():
-        assert torch.equal(saved(tmp_path / "cut")[key], value), key
+        assert torch.equal(resumed[key], value), key
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(torch.load(checkpoint, weights_only=True)["global_step"])
 
 
 # --- what stops a run, and what it leaves -----------------------------------------------------------------
