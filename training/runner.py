@@ -22,6 +22,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 from torch import nn
 
 from limner.runtime.errors import InputError, LimnerError
+from limner.runtime.stopping import stop_asked
 from limner.training.callbacks import Grids, WeightAverage
 from limner.training.loop.checkpoints import BEST, LAST, Checkpoints
 from limner.training.loop.extras import check_loggers, make_callbacks, make_loggers
@@ -178,7 +179,12 @@ def fit(
         enable_checkpointing=False, enable_model_summary=False, fast_dev_run=fast_dev_run,
         enable_progress_bar=sys.stderr.isatty(), default_root_dir=str(out), use_distributed_sampler=False,
     )  # fmt: skip
-    trainer.fit(module, datamodule=data, ckpt_path=str(out / LAST) if resume else None, weights_only=True)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=str(out / LAST) if resume else None, weights_only=True)
+    except SystemExit:  # between two steps the trainer sees a SIGTERM first, and would end with code 0
+        if (asked := stop_asked()) is not None:
+            raise asked from None
+        raise
     if averaging and averaging.average:
         kept = best_average(out) if config.keep == "best" and not fast_dev_run else None
         getattr(module, average).load_state_dict(kept or averaging.average)

@@ -274,3 +274,23 @@ def test_a_step_that_is_torn_loses_no_step_before_it(tmp_path: Path, cache: Path
     assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["global_step"] == 3
     resumed = train("identity", cache, tmp_path / "run", resume=True)
     assert all(torch.equal(resumed[key], value) for key, value in whole.items())
+
+
+class AskedInValidation(pl.Callback):
+    """SIGTERM at the end of a validation, where the trainer itself looks for it before the next step."""
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        if not trainer.sanity_checking:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.2)
+
+
+def test_a_request_at_the_end_of_a_validation(tmp_path: Path, cache: Path) -> None:
+    from limner.runtime.stopping import Stopped, stoppable
+
+    run = smaller("identity", "trainer.checkpoint_every=100")
+    module, data = family("identity").build(run, cache)
+    with pytest.raises(Stopped) as caught, stoppable():
+        fit(module, data, run.trainer, tmp_path / "run", run, callbacks=(AskedInValidation(),))
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["global_step"] == 2

@@ -143,7 +143,7 @@ class Stopping(pl.Callback):
         self._held.close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, Stopped) and not self.in_step:
+        if isinstance(exception, SystemExit) and not self.in_step:  # ours, or the trainer's own for SIGTERM
             with torch.no_grad():
                 for name, value in pl_module.named_buffers():
                     if name in self._buffers:
