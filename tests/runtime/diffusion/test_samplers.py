@@ -7,6 +7,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from torch_twin import CLASSES
 
 from limner.runtime.diffusion.samplers import SAMPLERS, default_sampler, make_sampler
 from limner.runtime.diffusion.schedule import NoiseSchedule, SchedulerConfig, read_scheduler_config
@@ -14,21 +15,6 @@ from limner.runtime.errors import BundleError, InputError
 
 SD15 = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 SD15 |= {"skip_prk_steps": True, "set_alpha_to_one": False, "clip_sample": False}
-CLASSES = {
-    "ddim": diffusers.DDIMScheduler,
-    "pndm": diffusers.PNDMScheduler,
-    "euler": diffusers.EulerDiscreteScheduler,
-    "euler-ancestral": diffusers.EulerAncestralDiscreteScheduler,
-    "dpm-solver++": diffusers.DPMSolverMultistepScheduler,
-    "lms": diffusers.LMSDiscreteScheduler,
-    "heun": diffusers.HeunDiscreteScheduler,
-    "ddpm": diffusers.DDPMScheduler,
-    "unipc": diffusers.UniPCMultistepScheduler,
-    "deis": diffusers.DEISMultistepScheduler,
-    "dpm-solver++-sde": diffusers.DPMSolverMultistepScheduler,
-    "lcm": diffusers.LCMScheduler,
-    "tcd": diffusers.TCDScheduler,
-}
 SDE = {"algorithm_type": "sde-dpmsolver++"}
 TOLERANCE = 1e-5  # float32 sums in another order, relative to the largest latent
 VARIANTS: list[tuple[str, dict[str, Any]]] = [

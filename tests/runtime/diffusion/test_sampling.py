@@ -6,26 +6,11 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from torch_twin import SD15, TinyModels
+from torch_twin import CLASSES, SD15, TinyModels
 
 from limner.runtime.diffusion.sampling import SamplingParameters, generate
 from limner.runtime.errors import InputError
 
-CLASSES = {
-    "ddim": diffusers.DDIMScheduler,
-    "pndm": diffusers.PNDMScheduler,
-    "euler": diffusers.EulerDiscreteScheduler,
-    "euler-ancestral": diffusers.EulerAncestralDiscreteScheduler,
-    "dpm-solver++": diffusers.DPMSolverMultistepScheduler,
-    "lms": diffusers.LMSDiscreteScheduler,
-    "heun": diffusers.HeunDiscreteScheduler,
-    "ddpm": diffusers.DDPMScheduler,
-    "unipc": diffusers.UniPCMultistepScheduler,
-    "deis": diffusers.DEISMultistepScheduler,
-    "dpm-solver++-sde": diffusers.DPMSolverMultistepScheduler,
-    "lcm": diffusers.LCMScheduler,
-    "tcd": diffusers.TCDScheduler,
-}
 TOLERANCE = 1e-3  # in latents after 50 steps, relative to the largest; fp32 on both sides
 NOISE = np.random.RandomState(0).randn(2, 4, 16, 16).astype(np.float32)
 PROMPTS = ["a cat", "b dog in hat"]

@@ -23,6 +23,22 @@ from limner.runtime.tokenizer import Tokenizer
 
 SD15 = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 SD15 |= {"skip_prk_steps": True, "set_alpha_to_one": False, "clip_sample": False, "_class_name": "DDIMScheduler"}
+# A sampler's name -> the scheduler that it equals.
+CLASSES = {
+    "ddim": diffusers.DDIMScheduler,
+    "pndm": diffusers.PNDMScheduler,
+    "euler": diffusers.EulerDiscreteScheduler,
+    "euler-ancestral": diffusers.EulerAncestralDiscreteScheduler,
+    "dpm-solver++": diffusers.DPMSolverMultistepScheduler,
+    "lms": diffusers.LMSDiscreteScheduler,
+    "heun": diffusers.HeunDiscreteScheduler,
+    "ddpm": diffusers.DDPMScheduler,
+    "unipc": diffusers.UniPCMultistepScheduler,
+    "deis": diffusers.DEISMultistepScheduler,
+    "dpm-solver++-sde": diffusers.DPMSolverMultistepScheduler,
+    "lcm": diffusers.LCMScheduler,
+    "tcd": diffusers.TCDScheduler,
+}
 BLEND_LAYERS = ("down_blocks.2", "up_blocks.0")  # at a quarter of the latents' size, as LEDITS++ takes them
 WIDTH = 24
 
