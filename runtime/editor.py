@@ -18,6 +18,7 @@ from limner.runtime.bundle import Bundle, load_bundle
 from limner.runtime.checks import require_int, require_number
 from limner.runtime.edit import Edit
 from limner.runtime.errors import GraphError, InputError, LimnerError
+from limner.runtime.idle import idle_settings, refuse_idle, without_idle
 from limner.runtime.images import to_u8
 from limner.runtime.inversion import Inversion, InversionParameters
 from limner.runtime.methods import Method, Outcome, Progress, Runner, find_method, needed_graphs, require_family
@@ -184,6 +185,7 @@ class Editor:
         begin = time.perf_counter()
         for recipe in recipes:
             self._check_bundle(recipe)
+            refuse_idle(recipe, idle_settings(self.bundle, recipe))
         if method.family == "diffusion":
             return self._edit_diffusion(method, recipes, arrays, timer, progress)
         with timer.stage("load"):
@@ -239,7 +241,7 @@ class Editor:
                 image=_checked_u8(one.image),
                 source=_checked_u8(one.source),
                 reconstruction=_checked_u8(one.reconstruction),
-                recipe=one.outcome.recipe,
+                recipe=self._complete(one.outcome.recipe),
                 scores=row,
                 timing=dict(timer.stages),
                 provider=self.provider,
@@ -261,7 +263,7 @@ class Editor:
             image=_checked_u8(image),
             source=start.source,
             reconstruction=to_u8(start.reconstruction)[0],
-            recipe=outcome.recipe,
+            recipe=self._complete(outcome.recipe),
             scores=scores,
             timing=timing,
             provider=self.provider,
@@ -269,6 +271,10 @@ class Editor:
             pictures=outcome.pictures,
             _render=_renderer(outcome.render),
         )
+
+    def _complete(self, recipe: Recipe) -> Recipe:
+        """A recipe that ran: with all that acted, and nothing else."""
+        return without_idle(recipe, idle_settings(self.bundle, recipe))
 
     def _check_bundle(self, recipe: Recipe) -> None:
         if recipe.bundle is not None and recipe.bundle != self.bundle.digest:

@@ -132,6 +132,19 @@ def check(recipe: Recipe) -> None:
             require_number("prompts.strength", prompt.strength, -MAX_ALPHA, MAX_ALPHA, "4.1 is the usual alpha")
 
 
+def idle(recipe: Recipe) -> dict[str, str]:
+    """Return the parameters that have no say."""
+    found = {}
+    own = [prompt.beta is not None for prompt in recipe.prompts]
+    if all(prompt.strength is not None for prompt in recipe.prompts):
+        found["parameters.alpha"] = "the strength of each text"
+    if all(own):
+        found |= dict.fromkeys(("parameters.beta", "parameters.channels"), "the beta of each text")
+    elif recipe.parameters["channels"] > 0:
+        found["parameters.beta"] = f"channels, which is {recipe.parameters['channels']}"
+    return found
+
+
 def run(
     models: Models, w_plus: FloatArray, recipes: Sequence[Recipe], timer: Timer, progress: Progress | None
 ) -> list[Outcome]:
@@ -208,4 +221,6 @@ method = Method(
     graphs=("affine", "synthesis_s", "clip_text"),
     check=check,
     run=run,
+    takes=("neutral", "beta"),
+    idle=idle,
 )

@@ -90,14 +90,16 @@ def render_steps(
 
 
 def check(recipe: Recipe) -> None:
-    """Refuse what this method has no use for, and strengths out of range."""
+    """Refuse strengths out of range."""
     for prompt in recipe.prompts:
-        for name in ("neutral", "beta"):
-            if getattr(prompt, name) is not None:
-                hint = "only global-directions has it"
-                raise InputError(f"prompts.{name}", repr(getattr(prompt, name)), f"nothing with {NAME}", hint)
         if prompt.strength is not None:
             require_number("prompts.strength", prompt.strength, 0.0, MAX_STRENGTH, "1 is the step as it was trained")
+
+
+def idle(recipe: Recipe) -> dict[str, str]:
+    """Return the parameters that have no say."""
+    own = all(prompt.strength is not None for prompt in recipe.prompts)
+    return {"parameters.strength": "the strength of each mapper"} if own else {}
 
 
 def graphs_of(bundle: Bundle, recipe: Recipe) -> tuple[str, ...]:
@@ -160,4 +162,5 @@ method = Method(
     check=check,
     run=run,
     graphs_of=graphs_of,
+    idle=idle,
 )

@@ -32,7 +32,7 @@ from limner.runtime.methods import Method, Outcome, Progress
 from limner.runtime.models import Models, unit
 from limner.runtime.presets import derive_neutral, neutral_texts, resolve_parameters
 from limner.runtime.recipe import PromptEdit, Recipe
-from limner.runtime.schema import to_dict
+from limner.runtime.schema import from_dict, to_dict
 from limner.runtime.spaces import Latents, Space, SpaceName, Styles, Whitened
 from limner.runtime.templates import STYLECLIP_TEMPLATES
 from limner.runtime.timing import Timer
@@ -243,12 +243,30 @@ def check(recipe: Recipe) -> None:
         hint = "put them into one text, or use global-directions"
         raise InputError("prompts", f"{len(recipe.prompts)} texts", f"one text with {NAME}", hint)
     prompt = recipe.prompts[0]
-    if prompt.beta is not None:
-        raise InputError("prompts.beta", repr(prompt.beta), f"nothing with {NAME}", "only global-directions has it")
     if prompt.strength is not None:
         require_number("prompts.strength", prompt.strength, 0.0, MAX_STRENGTH, "1 is the whole way to the text")
     if recipe.parameters.get("objective") == "text":  # where nothing is said, the bundle's preset decides at the run
         _refuse_neutral(prompt)
+
+
+def idle(recipe: Recipe) -> dict[str, str]:
+    """Return the parameters that have no say."""
+    parameters = from_dict(LatentOptimizationParameters, recipe.parameters, "parameters")
+    found = {}
+    if recipe.prompts[0].strength is not None:
+        found["parameters.strength"] = "the strength of the text"
+    if parameters.patience == 0:
+        found["parameters.min_improvement"] = "patience, which is 0"
+    if parameters.objective == "text":
+        found["parameters.direction_scale"] = "objective, which is 'text'"
+    guides = [f"parameters.{name}" for name in ("start", "start_beta", "relevance")]
+    if parameters.objective == "text":
+        found |= dict.fromkeys(guides, "objective, which is 'text'")
+    elif parameters.space != "s":
+        found |= dict.fromkeys(guides, f"space, which is {parameters.space!r}")
+    elif parameters.start == 0.0:
+        found["parameters.start_beta"] = "start, which is 0"
+    return found
 
 
 def _refuse_neutral(prompt: PromptEdit) -> None:
@@ -298,4 +316,6 @@ method = Method(
     graphs=("synthesis_w", "identity", "clip_text", "latent_gradient"),
     check=check,
     run=run,
+    takes=("neutral",),
+    idle=idle,
 )

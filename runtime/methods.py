@@ -6,7 +6,7 @@
 Names are read without importing anything; a method's file is imported when it is asked for.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -33,8 +33,11 @@ __all__ = [
     "Outcome",
     "Progress",
     "Runner",
+    "Use",
     "find_method",
     "method_names",
+    "methods_of",
+    "methods_with",
     "needed_graphs",
     "require_family",
 ]
@@ -48,6 +51,9 @@ BUILT_IN = {
     "sega": "limner.runtime.sega:method",
 }
 Family = Literal["stylegan2", "diffusion"]
+Use = Literal["neutral", "beta", "words", "maps", "seed"]
+"""neutral, beta: of a text; words: weights, windows, local edits; maps: pictures beside the edit; seed: draws at a
+picture's inversion."""
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """progress(step, steps, losses): called after each step of a method that has steps."""
@@ -117,6 +123,19 @@ class Method:
     prompt_options: type[Any] | None = None  # a frozen dataclass: what PromptEdit.options may hold
     max_prompts: int = 8
     graphs_of: Callable[["Bundle", "Recipe"], tuple[str, ...]] | None = None  # what a recipe needs beside `graphs`
+    takes: tuple[Use, ...] = ()  # what it has use for beside texts, strengths and its parameters
+    idle: Callable[["Recipe"], Mapping[str, str]] | None = None  # settings that cannot act, see `idle`
+
+    @property
+    def inversion_parameters(self) -> type[Any]:
+        """The frozen dataclass that `Recipe.inversion` of a picture holds."""
+        if self.family == "diffusion":
+            from limner.runtime.diffusion.parameters import DiffusionInversionParameters
+
+            return DiffusionInversionParameters
+        from limner.runtime.inversion import InversionParameters
+
+        return InversionParameters
 
 
 def method_names() -> tuple[str, ...]:
@@ -132,6 +151,16 @@ def find_method(name: object) -> Method:
     return _load(name)
 
 
+def methods_with(use: Use) -> tuple[str, ...]:
+    """Return the names of the methods that have use for something, sorted."""
+    return tuple(name for name in method_names() if use in find_method(name).takes)
+
+
+def methods_of(family: Family) -> tuple[str, ...]:
+    """Return the names of the methods on bundles of a family, sorted."""
+    return tuple(name for name in method_names() if find_method(name).family == family)
+
+
 def needed_graphs(method: Method, bundle: "Bundle", recipe: "Recipe") -> tuple[str, ...]:
     """Return the graphs that a recipe runs on a bundle; InputError for what the bundle does not have."""
     return (*method.graphs, *(method.graphs_of(bundle, recipe) if method.graphs_of is not None else ()))
@@ -141,7 +170,7 @@ def require_family(method: Method, bundle: "Bundle") -> None:
     """InputError naming the methods that fit, unless `method` runs on bundles of this bundle's family."""
     family = bundle.manifest.family
     if method.family != family:
-        fitting = ", ".join(name for name in method_names() if find_method(name).family == family)
+        fitting = ", ".join(methods_of(family))
         given = f"{method.name!r}, a method for bundles of the family {method.family!r}"
         allowed = f"{fitting} on the bundle {bundle.manifest.name!r}"
         raise InputError("method", given, allowed, "or name another bundle")

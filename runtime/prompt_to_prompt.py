@@ -33,7 +33,7 @@ from limner.runtime.diffusion.ddim_inversion import InvertedPath, invert_with_pr
 from limner.runtime.diffusion.masks import enlarged
 from limner.runtime.diffusion.networks import DiffusionNetworks
 from limner.runtime.diffusion.parameters import DiffusionInversionParameters
-from limner.runtime.diffusion.sampling import SamplingParameters, new_sampler
+from limner.runtime.diffusion.sampling import SamplingParameters, idle_sampling, new_sampler
 from limner.runtime.diffusion.sources import DiffusionStart
 from limner.runtime.errors import InputError
 from limner.runtime.images import to_u8
@@ -98,9 +98,6 @@ def check(recipe: Recipe) -> None:
     if not parameters.guidance_scale > 1.0:
         given = f"{parameters.guidance_scale:g} with an edit"
         raise InputError("parameters.guidance_scale", given, "more than 1", "7.5 is usual")
-    for name in ("neutral", "beta"):
-        if getattr(prompt, name) is not None:
-            raise InputError(f"prompts.{name}", repr(getattr(prompt, name)), f"nothing for the method {NAME!r}")
     if prompt.strength is not None:
         hint = "weights make a word stronger or weaker"
         require_number("prompts.strength", prompt.strength, 0.0, MAX_STRENGTH, hint)
@@ -112,6 +109,27 @@ def check(recipe: Recipe) -> None:
     if inversion.kind == "negative-prompt" and parameters.negative_prompt:
         given = f"{parameters.negative_prompt!r} with negative-prompt inversion"
         raise InputError("parameters.negative_prompt", given, "nothing, since the source's text takes its place")
+
+
+def idle(recipe: Recipe) -> dict[str, str]:
+    """Return the settings that have no say."""
+    options = from_dict(EditOptions, recipe.prompts[0].options, "prompts.options")
+    found = idle_sampling(recipe)
+    if recipe.source.kind == "image":
+        found |= dict.fromkeys(("parameters.sampler", "parameters.eta"), "the source, a picture, which takes DDIM")
+        kind = recipe.inversion.get("kind") or "direct"
+        found["inversion.skip"] = f"the inversion's kind, which is {kind!r}"
+        if kind == "negative-prompt":
+            found["parameters.negative_prompt"] = "negative-prompt inversion, where the source's text takes its place"
+    local = ("blend_start", "blend_threshold", "keep_outside")
+    if not options.blend:
+        found |= {f"parameters.{name}": "an edit without words to blend" for name in local}
+    if not options.subtract:
+        found["parameters.subtract_threshold"] = "an edit without words to subtract"
+    for name in ("cross_replace", "self_replace"):
+        if getattr(options, name) is not None:
+            found[f"parameters.{name}"] = f"the text's own {name}"
+    return found
 
 
 def run(
@@ -263,4 +281,6 @@ method = Method(
     family="diffusion",
     prompt_options=EditOptions,
     graphs_of=needed,
+    takes=("words", "maps"),
+    idle=idle,
 )

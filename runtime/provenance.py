@@ -25,6 +25,7 @@ from limner.runtime.editor import Editor
 from limner.runtime.errors import InputError
 from limner.runtime.faces.whole import whole_picture
 from limner.runtime.files import sha256_bytes
+from limner.runtime.idle import idle_settings, without_idle
 from limner.runtime.images import read_png_text, write_png_atomically
 from limner.runtime.methods import Progress
 from limner.runtime.recipe import Recipe
@@ -95,6 +96,7 @@ def replay(
         if recipe.source.kind in ("seed", "prompt"):
             raise InputError("source", repr(str(source)), "nothing, since the picture was made from a seed")
         recipe = replace(recipe, source=replace(recipe.source, path=str(source)))
+    recipe = without_idle(recipe, idle_settings(editor.bundle, recipe))  # older ones hold what never acted
     edit = editor.edit(recipe, progress, given=given)
     expected = texts.get(PIXELS_KEY)
     if expected is None:

@@ -7,8 +7,8 @@
 A Recipe that exists is valid in itself: an unknown method, an empty prompt or a number out of its range is
 refused when it is made. What only a bundle can tell (a beta that leaves no channel, a text of too many
 tokens) is refused by the Editor. Keys that the recipe leaves out take the bundle's presets, then the method's
-published defaults; the recipe that comes back in `Edit.recipe` has them all filled in, so that it replays
-without looking anything up.
+published defaults; the recipe that comes back in `Edit.recipe` has all that act filled in, and none that cannot, so
+that it replays without looking anything up.
 """
 
 import json
@@ -19,7 +19,8 @@ from typing import Any, Literal
 from limner.runtime.checks import require_int, require_number, require_sha256
 from limner.runtime.errors import InputError
 from limner.runtime.faces.face import Face
-from limner.runtime.methods import Method, find_method
+from limner.runtime.grammar import refuse_markup
+from limner.runtime.methods import Method, find_method, methods_of, methods_with
 from limner.runtime.schema import from_dict, parse_json, read_json, to_dict
 
 __all__ = ["PromptEdit", "Recipe", "Source", "plain_text"]
@@ -29,6 +30,7 @@ MAX_WORDS = 120  # a CLIP text holds 77 tokens; the tokenizer counts them and na
 MAX_CHARACTERS = 600
 SOURCE_KINDS = ("image", "seed", "w_plus", "prompt")
 FAMILY_SOURCES = {"stylegan2": ("image", "seed", "w_plus"), "diffusion": ("image", "prompt")}
+TRUNCATION = 0.7
 MAX_SEED = 2**32 - 1  # what numpy's RandomState takes
 STRENGTH_LIMIT = 100.0  # the widest range of any method; each method narrows it
 
@@ -55,7 +57,7 @@ class Source:
     path: str | None = None
     seed: int | None = None
     sha256: str | None = None
-    truncation: float = 0.7  # psi of a seed, 0 (the mean face) to 1 (no truncation)
+    truncation: float = TRUNCATION  # psi of a seed, 0 (the mean face) to 1 (no truncation)
     prompt: str | None = None
     face: Face | None = None
 
@@ -63,6 +65,8 @@ class Source:
         if self.kind not in SOURCE_KINDS:
             raise InputError("source.kind", repr(self.kind), ", ".join(map(repr, SOURCE_KINDS)))
         require_number("source.truncation", self.truncation, 0.0, 1.0)
+        if self.truncation != TRUNCATION and self.kind != "seed":
+            raise InputError("source.truncation", f"{self.truncation:g} for a source of kind {self.kind!r}", "a seed")
         if self.prompt is not None and self.kind not in ("prompt", "image"):
             raise InputError("source.prompt", repr(self.prompt), f"no prompt for a source of kind {self.kind!r}")
         if self.kind == "prompt" or self.prompt:
@@ -91,7 +95,7 @@ class Source:
         return cls("prompt", seed=seed, prompt=prompt)
 
     @classmethod
-    def from_seed(cls, seed: int, truncation: float = 0.7) -> "Source":
+    def from_seed(cls, seed: int, truncation: float = TRUNCATION) -> "Source":
         """A picture that the generator makes from a seed."""
         return cls("seed", seed=seed, truncation=truncation)
 
@@ -138,7 +142,7 @@ class Recipe:
     prompts: tuple[PromptEdit, ...]
     parameters: dict[str, Any] = field(default_factory=dict)  # names of the method's own dataclass
     inversion: dict[str, Any] = field(default_factory=dict)  # names of (Diffusion)InversionParameters
-    seed: int = 0  # for methods that draw random numbers; the two StyleCLIP methods draw none
+    seed: int = 0  # of the draws at the inversion of a picture, for methods that draw any (SEGA)
     bundle: str | None = None  # Bundle.digest, filled in by the Editor and compared where it was given
     version: int = RECIPE_VERSION
 
@@ -156,6 +160,7 @@ class Recipe:
             require_sha256("bundle", self.bundle)
         from_dict(method.parameters, self.parameters, "parameters")
         _check_family(method, self.source, self.prompts)
+        _check_uses(method, self)
         _check_inversion(method, self.source, self.inversion)
         method.check(self)
 
@@ -201,6 +206,7 @@ def _check_text(where: str, text: object) -> None:
         raise InputError(where, f"{words} words", f"at most {MAX_WORDS} words")
     if len(text) > MAX_CHARACTERS:
         raise InputError(where, f"{len(text)} characters", f"at most {MAX_CHARACTERS} characters")
+    refuse_markup(text, where)
 
 
 def _check_family(method: Method, source: Source, prompts: tuple[PromptEdit, ...]) -> None:
@@ -208,24 +214,39 @@ def _check_family(method: Method, source: Source, prompts: tuple[PromptEdit, ...
     kinds = FAMILY_SOURCES[method.family]
     if source.kind not in kinds:
         allowed = f"{' or '.join(map(repr, kinds))} for the method {method.name!r}"
-        raise InputError("source.kind", repr(source.kind), allowed)
+        others = [family for family, known in FAMILY_SOURCES.items() if source.kind in known]
+        hint = f"a {source.kind} is for {', '.join(name for family in others for name in methods_of(family))}"
+        if source.kind == "seed":
+            hint = "say what the picture of the seed shows: --source-prompt TEXT makes it a prompt"
+        raise InputError("source.kind", repr(source.kind), allowed, hint)
     if source.prompt is not None and method.family != "diffusion":
-        raise InputError("source.prompt", repr(source.prompt), f"no prompt for the method {method.name!r}")
+        allowed = f"no prompt for the method {method.name!r}"
+        hint = f"{', '.join(methods_of('diffusion'))} take one"
+        raise InputError("source.prompt", repr(source.prompt), allowed, hint)
     for prompt in prompts:
         if method.prompt_options is not None:
             from_dict(method.prompt_options, prompt.options, "prompts.options")
         elif prompt.options:
             given = ", ".join(map(repr, prompt.options))
-            raise InputError("prompts.options", given, f"no options for the method {method.name!r}")
+            allowed = f"no options for the method {method.name!r}"
+            raise InputError("prompts.options", given, allowed, f"words are for {', '.join(methods_with('words'))}")
+
+
+def _check_uses(method: Method, recipe: Recipe) -> None:
+    """Nothing is given that the method has no use for; the methods that have are named."""
+    for prompt in recipe.prompts:
+        for use in ("neutral", "beta"):
+            value = getattr(prompt, use)
+            if value is not None and use not in method.takes:
+                hint = f"{', '.join(methods_with(use))} {'has' if len(methods_with(use)) == 1 else 'have'} it"
+                raise InputError(f"prompts.{use}", repr(value), f"nothing for the method {method.name!r}", hint)
+    if recipe.seed and not ("seed" in method.takes and recipe.source.kind == "image"):
+        allowed = f"0 for the method {method.name!r} from a source of kind {recipe.source.kind!r}, which draws nothing"
+        hint = f"it is for {', '.join(methods_with('seed'))} with a picture file"
+        raise InputError("seed", str(recipe.seed), allowed, hint)
 
 
 def _check_inversion(method: Method, source: Source, inversion: dict[str, Any]) -> None:
-    from limner.runtime.diffusion.parameters import DiffusionInversionParameters
-    from limner.runtime.inversion import InversionParameters
-
     if inversion and source.kind != "image":
         raise InputError("inversion", f"settings for a source of kind {source.kind!r}", "settings for an image only")
-    if method.family == "diffusion":
-        from_dict(DiffusionInversionParameters, inversion, "inversion")
-    else:
-        from_dict(InversionParameters, inversion, "inversion")
+    from_dict(method.inversion_parameters, inversion, "inversion")

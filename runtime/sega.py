@@ -21,7 +21,7 @@ from limner.runtime.diffusion.edit_friendly import NoiseMaps, edit_friendly_inve
 from limner.runtime.diffusion.masks import MaskKind, enlarged
 from limner.runtime.diffusion.networks import DiffusionNetworks
 from limner.runtime.diffusion.parameters import DiffusionInversionParameters
-from limner.runtime.diffusion.sampling import SamplingParameters, denoise, new_sampler
+from limner.runtime.diffusion.sampling import SamplingParameters, denoise, idle_sampling, new_sampler
 from limner.runtime.diffusion.sources import DiffusionStart
 from limner.runtime.diffusion.steering import Base, MaskedSteering, SemanticSteering, Steering
 from limner.runtime.errors import InputError
@@ -105,6 +105,25 @@ def check(recipe: Recipe) -> None:
         seen[text] = scale
     if all(from_dict(ConceptOptions, p.options, "prompts.options").weight <= 0.0 for p in recipe.prompts):
         raise InputError("prompts.options.weight", "no weight above 0", "one concept or more with a weight above 0")
+
+
+def idle(recipe: Recipe) -> dict[str, str]:
+    """Return the parameters that have no say."""
+    found = idle_sampling(recipe)
+    if recipe.source.kind == "image":
+        names = ("guidance_scale", "sampler", "eta", "negative_prompt")
+        reason = "the source, a picture, which is made again by DDPM steps with the guidance of its inversion"
+        found |= {f"parameters.{name}": reason for name in names}
+    guidance = recipe.parameters["guidance"] or ("masked" if recipe.source.kind == "image" else "semantic")
+    of_others = ("masks",) if guidance == "semantic" else ("momentum_scale", "momentum_beta")
+    found |= {f"parameters.{name}": f"guidance, which is {guidance!r}" for name in of_others}
+    options = [from_dict(ConceptOptions, prompt.options, "prompts.options") for prompt in recipe.prompts]
+    if all(prompt.strength is not None for prompt in recipe.prompts):
+        found["parameters.scale"] = "the scale of each concept"
+    for name in ("threshold", "warmup"):
+        if all(getattr(one, name) is not None for one in options):
+            found[f"parameters.{name}"] = f"the {name} of each concept"
+    return found
 
 
 def run(
@@ -291,15 +310,16 @@ def _concept(prompt: PromptEdit, parameters: SegaParameters) -> Concept:
 
 
 def _check_concept(prompt: PromptEdit, parameters: SegaParameters) -> None:
-    for name in ("neutral", "beta"):
-        if getattr(prompt, name) is not None:
-            raise InputError(f"prompts.{name}", repr(getattr(prompt, name)), "nothing for the method 'sega'")
     options = from_dict(ConceptOptions, prompt.options, "prompts.options")
     warmup = parameters.warmup if options.warmup is None else options.warmup
     if warmup is not None and warmup >= parameters.steps:
         given = f"{warmup} for {prompt.text!r} with {parameters.steps} steps"
         hint = "the concept would never be added"
         raise InputError("prompts.options.warmup", given, f"0 to {parameters.steps - 1}", hint)
+    if options.cooldown is not None and options.cooldown >= parameters.steps:
+        given = f"{options.cooldown} for {prompt.text!r} with {parameters.steps} steps"
+        hint = "without one the concept goes on to the end"
+        raise InputError("prompts.options.cooldown", given, f"1 to {parameters.steps - 1}", hint)
     if warmup is not None and options.cooldown is not None and options.cooldown <= warmup:
         given = f"{options.cooldown} for {prompt.text!r} after a warm-up of {warmup}"
         raise InputError("prompts.options.cooldown", given, f"{warmup + 1} and more")
@@ -315,4 +335,6 @@ method = Method(
     family="diffusion",
     prompt_options=ConceptOptions,
     max_prompts=MAX_CONCEPTS,
+    takes=("maps", "seed"),
+    idle=idle,
 )

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from limner.runtime.bundle import Bundle
 from limner.runtime.errors import BundleError, InputError
+from limner.runtime.grammar import refuse_markup
 from limner.runtime.schema import read_json
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ END = "<|endoftext|>"
 PATTERN = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 CONTEXT_LENGTH = 77
 MAX_CHARACTERS = 100_000
-SHOWN_WORDS = 6
 
 
 class Tokenizer:
@@ -69,8 +69,8 @@ class Tokenizer:
     def encode(self, texts: str | Sequence[str], field: str = "prompt") -> NDArray[np.int64]:
         """Return ids int64 [N, context_length]; a single string is one row.
 
-        Raises InputError naming `field` for a text that is empty, too long, or has characters that the
-        vocabulary does not know; nothing is cut silently.
+        Raises InputError naming `field` for a text that is empty, or has characters that the vocabulary does not
+        know. What has no room is left out by whole words; `cut_off` says what that is.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         ids = np.full((len(texts), self.context_length), self.pad, dtype=np.int64)  # [N,77]
@@ -86,7 +86,30 @@ class Tokenizer:
     def pieces(self, text: str, field: str = "prompt") -> tuple[str, list[int], list[tuple[int, int]]]:
         """Return the cleaned text, its ids without start, end and padding, and for each the characters of the
         cleaned text that it stands for, [first, last); InputError as for `encode`.
+
+        A text of more tokens than there is room for is cut off after its last whole word that has room.
         """
+        cleaned, ids, offsets = self._all_pieces(text, field)
+        kept = self._room(cleaned, ids, offsets)
+        end = offsets[kept - 1][1] if kept < len(ids) else len(cleaned)
+        return cleaned[:end], ids[:kept], offsets[:kept]
+
+    def cut_off(self, text: str, field: str = "prompt") -> str:
+        """Return the words that have no room and are not read, or an empty string."""
+        cleaned, ids, offsets = self._all_pieces(text, field)
+        kept = self._room(cleaned, ids, offsets)
+        return cleaned[offsets[kept - 1][1] :].strip() if kept < len(ids) else ""
+
+    def _room(self, cleaned: str, ids: list[int], offsets: list[tuple[int, int]]) -> int:
+        """How many tokens are read: as many whole words as have room; of a single word without room its beginning."""
+        limit = self.context_length - 2
+        if len(ids) <= limit:
+            return len(ids)
+        begin = max(cleaned.rfind(" ", 0, offsets[limit][0] + 1), 0)  # of the word that has no room
+        whole = sum(first < begin for first, _ in offsets[:limit])
+        return whole or limit
+
+    def _all_pieces(self, text: str, field: str) -> tuple[str, list[int], list[tuple[int, int]]]:
         if not isinstance(text, str):
             raise InputError(field, f"a {type(text).__name__}", "a text")
         if len(text) > MAX_CHARACTERS:
@@ -98,6 +121,7 @@ class Tokenizer:
         cleaned = clean(text)
         if not cleaned:
             raise InputError(field, "an empty text", "one word or more")
+        refuse_markup(cleaned, field)
         for special in (START, END):
             if special in cleaned.lower():
                 raise InputError(field, f"the special token {special}", "plain words")
@@ -109,12 +133,6 @@ class Tokenizer:
                 f"the unknown characters {cleaned[first:last]!r}",
                 "the vocabulary's characters",
             )
-        limit = self.context_length - 2
-        if len(encoding.ids) > limit:
-            lost = cleaned[encoding.offsets[limit][0] :].split()
-            more = f" and {len(lost) - SHOWN_WORDS} more" if len(lost) > SHOWN_WORDS else ""
-            hint = f"these words fall off: {' '.join(lost[:SHOWN_WORDS])!r}{more}"
-            raise InputError(field, f"{len(encoding.ids)} tokens", f"at most {limit} tokens", hint)
         return cleaned, list(encoding.ids), list(encoding.offsets)
 
 

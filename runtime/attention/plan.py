@@ -1,6 +1,6 @@
 """From prompts and settings to the control of a run: everything that can be known before the first step."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,10 +75,9 @@ def _control(
         allowed = "a text other than the source's, or weights for some of its words"
         raise InputError("prompts.text", f"{target.text!r}, the source's own text, and no weights", allowed)
     weights = np.ones(tokens, dtype=np.float32)
-    for word, weight in settings.weights.items():
-        weights[list(find_word(target, word, "prompts.options.weights"))] = weight
-    for word in settings.word_windows:
-        find_word(target, word, "prompts.options.word_windows")
+    for word, places in _apart(target, settings.weights, "prompts.options.weights").items():
+        weights[list(places)] = settings.weights[word]
+    _apart(target, settings.word_windows, "prompts.options.word_windows")
     alpha = cross_schedule(
         target,
         steps,
@@ -89,6 +88,20 @@ def _control(
     alignment = align(kind, source, target, settings.compat, tokens=tokens)
     window = read_window("parameters.self_replace", settings.self_replace)
     return kind, EditControl(alignment, weights, alpha, self_steps(steps, window))
+
+
+def _apart(target: Prompt, words: Iterable[str], field: str) -> dict[str, tuple[int, ...]]:
+    """Return the tokens of each word; InputError for two that share one, of which one would have no say."""
+    found: dict[str, tuple[int, ...]] = {}
+    for word in words:
+        places = find_word(target, word, field)
+        for other, taken in found.items():
+            if set(taken) & set(places):
+                hint = "a word that stands there twice has its places as word#1 and word#2"
+                raise InputError(field, f"{word!r} beside {other!r}, which are one word of {target.text!r}",
+                                 "each word once", hint)  # fmt: skip
+        found[word] = places
+    return found
 
 
 def _blend(

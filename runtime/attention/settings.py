@@ -12,10 +12,12 @@ from limner.runtime.attention.windows import read_window
 from limner.runtime.attention.words import Prompt, find_word, word_tokens
 from limner.runtime.checks import require_number
 from limner.runtime.errors import InputError
+from limner.runtime.grammar import not_understood, split_colon
 
 __all__ = ["MAX_WEIGHT", "ControlSettings", "pair_tokens"]
 
 MAX_WEIGHT = 100.0
+BLEND_FORM = "WORD of both prompts, or SOURCE:TARGET with one of them left out or none"
 
 
 @dataclass(frozen=True)
@@ -53,15 +55,26 @@ def pair_tokens(source: Prompt, target: Prompt, words: tuple[str, ...], name: st
     found: tuple[list[int], list[int]] = ([], [])
     where = f"prompts.options.{name}"
     for entry in words:
-        left, colon, right = entry.partition(":")
-        if colon and (left.strip() or right.strip()):
+        left, place = split_colon(entry)
+        right = "" if place is None else _one_word(where, entry, place + 1)
+        if place is not None:
+            if not left.strip() and not right.strip():
+                raise not_understood(where, entry, place, BLEND_FORM)
             for side, prompt, word in zip(found, (source, target), (left, right), strict=True):
                 if word.strip():
                     side.extend(find_word(prompt, word, where))
             continue
-        places = [word_tokens(prompt, entry, where) for prompt in (source, target)]
+        places = [word_tokens(prompt, left, where) for prompt in (source, target)]
         if places == [None, None]:
-            find_word(target, entry, where)  # raises, naming the words that there are
+            find_word(target, left, where)  # raises, naming the words that there are
         for side, tokens in zip(found, places, strict=True):
             side.extend(tokens or ())
     return found
+
+
+def _one_word(field: str, entry: str, start: int) -> str:
+    """What stands from `start` on, which holds no further colon."""
+    word, place = split_colon(entry, start)
+    if place is not None:
+        raise not_understood(field, entry, place, BLEND_FORM)
+    return word

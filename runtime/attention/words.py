@@ -1,8 +1,10 @@
 """A prompt as words and tokens, and where a word stands in it.
 
-A word is found by its tokens, not by its letters: "cat" is found in "A Cat.", "beard" in "a beard, smiling", a
-word of several tokens gives all of them, and a word that stands there twice gives both places. `word#2` is the
-second one alone.
+A word is a whole word of the text, or a part of one between hyphens: "cat" is found in "A Cat." and in "a cat-like
+hat", and neither in "tomcat" nor in "cats". Case does not matter, nor does the punctuation around a word. A word of
+several tokens gives all of them, and a word that stands there twice gives both places. `word#2` is the second one
+alone. What belongs to a word are letters, digits and their marks, an apostrophe between two letters but for 's at the
+end, and a point or comma between two digits.
 
 The published look-up (get_word_inds in google/prompt-to-prompt) compares the letters between single blanks: "cat"
 is not found in "a cat." or "a Cat", and what is not found edits nothing without a word about it.
@@ -14,11 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from limner.runtime.errors import InputError, nearest
-from limner.runtime.tokenizer import Tokenizer
+from limner.runtime.tokenizer import Tokenizer, clean
 
 __all__ = ["Prompt", "Word", "find_word", "read_prompt", "word_tokens"]
 
-OCCURRENCE = re.compile(r"(.+)#([1-9][0-9]*)")
+OCCURRENCE = re.compile(r"(.+)#([1-9][0-9]{0,5})")
+POSSESSIVE = re.compile(r"['\u2019]s(?!\w)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Prompt:
     text: str  # cleaned
     ids: tuple[int, ...]  # start, the words, end; no padding
     words: tuple[Word, ...]
-    _tokenizer: Tokenizer = field(repr=False, compare=False)
+    offsets: tuple[tuple[int, int], ...] = field(repr=False)  # characters of `text`, of each token but start and end
 
     @property
     def length(self) -> int:
@@ -50,16 +53,26 @@ class Prompt:
         """The words without the punctuation."""
         return tuple(word for word in self.words if word.spelled)
 
-    def places(self, phrase: str, field: str = "word") -> list[tuple[int, ...]]:
+    def places(self, phrase: str) -> list[tuple[int, ...]]:
         """Return the tokens of every place where `phrase` (one word or several) stands; none is no error."""
-        wanted = self._tokenizer.tokens(phrase, field)
-        found, place = [], 1
-        while place + len(wanted) <= self.length - 1:
-            if list(self.ids[place : place + len(wanted)]) == wanted:
-                found.append(tuple(range(place, place + len(wanted))))
-                place += len(wanted)
-            else:
-                place += 1
+        wanted = clean(phrase)
+        bare = _without_marks(wanted)
+        found = self._tokens_of(bare) if bare else []
+        if not found and wanted != bare:  # a mark, or an added token like <cat-toy>
+            found = self._tokens_of(wanted)
+        return found
+
+    def _tokens_of(self, phrase: str) -> list[tuple[int, ...]]:
+        pattern = r"\s+".join(re.escape(part) for part in phrase.split())
+        found = []
+        for match in re.finditer(pattern, self.text, re.IGNORECASE):
+            first, last = match.span()
+            if _inside_word(self.text, first) or _inside_word(self.text, last):
+                continue
+            touched = [1 + i for i, (start, end) in enumerate(self.offsets) if start < last and end > first]
+            whole = all(first <= start and end <= last for start, end in (self.offsets[i - 1] for i in touched))
+            if touched and whole:
+                found.append(tuple(touched))
         return found
 
 
@@ -72,7 +85,7 @@ def read_prompt(tokenizer: Tokenizer, text: str, field: str = "prompt") -> Promp
             tokens = tuple(1 + i for i, (start, _) in enumerate(offsets) if first <= start < last)
             if tokens:  # a character that the tokenizer drops gives none
                 words.append(Word(cleaned[first:last], tokens, spelled, group))
-    return Prompt(cleaned, (tokenizer.start, *ids, tokenizer.eos), tuple(words), tokenizer)
+    return Prompt(cleaned, (tokenizer.start, *ids, tokenizer.eos), tuple(words), tuple(offsets))
 
 
 def find_word(prompt: Prompt, phrase: str, field: str = "word") -> tuple[int, ...]:
@@ -93,15 +106,46 @@ def word_tokens(prompt: Prompt, phrase: str, field: str = "word") -> tuple[int, 
     """Return the tokens of `phrase` as `find_word` does, or None if it does not stand in the prompt."""
     if not isinstance(phrase, str) or not phrase.strip():
         raise InputError(field, "an empty word" if isinstance(phrase, str) else repr(phrase), "a word of the prompt")
-    places = prompt.places(phrase, field)
+    places = prompt.places(phrase)
     numbered = OCCURRENCE.fullmatch(phrase.strip())
     if not places and numbered is not None:
-        places, number = prompt.places(numbered[1], field), int(numbered[2])
+        places, number = prompt.places(numbered[1]), int(numbered[2])
         if places and number > len(places):
-            given = f"{phrase!r}, but {numbered[1]!r} stands {len(places)} times in {prompt.text!r}"
-            raise InputError(field, given, f"#1 to #{len(places)}")
+            times = "once" if len(places) == 1 else f"{len(places)} times"
+            given = f"{phrase!r}, but {numbered[1]!r} stands {times} in {prompt.text!r}"
+            raise InputError(field, given, f"#1 to #{len(places)}" if len(places) > 1 else "#1")
         places = places[number - 1 : number]
     return tuple(token for place in places for token in place) or None
+
+
+def _inside_word(text: str, place: int) -> bool:
+    """Whether the characters before and after `place` belong to one word."""
+    if not 0 < place < len(text):
+        return False
+    before, after = text[place - 1], text[place]
+    if _of_word(before) and _of_word(after):
+        return True
+    if after in "'\u2019" or before in "'\u2019":
+        mark = place if after in "'\u2019" else place - 1
+        return _between(text, mark, "L") and POSSESSIVE.match(text, mark) is None
+    mark = place if after in ".," else place - 1
+    return text[mark] in ".," and _between(text, mark, "N")
+
+
+def _between(text: str, mark: int, category: str) -> bool:
+    """Whether the characters around text[mark] are both letters ("L") or both digits ("N")."""
+    around = (text[mark - 1 : mark], text[mark + 1 : mark + 2])
+    return all(character and unicodedata.category(character)[0] == category for character in around)
+
+
+def _of_word(character: str) -> bool:
+    return unicodedata.category(character)[0] in "LNM"
+
+
+def _without_marks(phrase: str) -> str:
+    """The phrase without the punctuation and symbols around it."""
+    kept = [place for place, character in enumerate(phrase) if _of_word(character)]
+    return phrase[kept[0] : kept[-1] + 1] if kept else ""
 
 
 def _split(part: str, start: int) -> Sequence[tuple[int, int, bool]]:

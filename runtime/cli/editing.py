@@ -61,7 +61,7 @@ def edit(
     ] = None,
     prompt: Annotated[
         list[str] | None,
-        typer.Option("--prompt", help="What prompt-to-prompt makes of the source's prompt."),
+        typer.Option("--prompt", help="TEXT as an option, for any method; alone it is prompt-to-prompt's."),
     ] = None,
     word: Annotated[
         list[str] | None,
@@ -113,7 +113,9 @@ def edit(
         int | None,
         typer.Option("--refine", help="Steps of refinement after the encoder, for a picture file."),
     ] = None,
-    truncation: Annotated[float, typer.Option("--truncation", help="Of a seed, 0 to 1.")] = 0.7,
+    truncation: Annotated[
+        float | None, typer.Option("--truncation", help="Of a seed of StyleGAN2, 0 to 1; 0.7 if not given.")
+    ] = None,
     landmarks: LandmarksOption = None,
     landmark_finder: FinderOption = None,
     face: FaceOption = None,
@@ -134,7 +136,14 @@ def edit(
     A picture file is cut to its centred square. With --landmarks (or a finder) the face is cut out of it as FFHQ did,
     edited, and pasted back: the photograph comes out at its own size.
     """
-    from limner.runtime.cli.recipes import choose_method, make_recipe, make_source, suggested_output, with_face
+    from limner.runtime.cli.recipes import (
+        choose_method,
+        make_recipe,
+        make_source,
+        require_use,
+        suggested_output,
+        with_face,
+    )
     from limner.runtime.cli.words import with_words, word_options
     from limner.runtime.methods import find_method
 
@@ -142,6 +151,11 @@ def edit(
     if word and source_prompt is not None and not (texts or mapper or concept or prompt):
         prompt = [source_prompt]  # re-weighted
     method = choose_method(method, mapper, concept, prompt)
+    if maps is not None:
+        require_use(method, "maps", "maps")
+    for option, given in (("word", word), ("blend", blend), ("subtract", subtract), ("kind", kind)):
+        if given:
+            require_use(method, "words", option)
     words = [*(texts or ()), *(mapper or ()), *(concept or ()), *(prompt or ())]
     recipe = make_recipe(start, words, method, neutral, strength, beta, parameter, refine, inversion, seed)
     recipe = with_words(recipe, word_options(word, blend, subtract, kind), draws_maps=maps is not None)

@@ -8,6 +8,7 @@ import typer
 from limner.runtime.cli.console import print_result
 from limner.runtime.cli.options import BundleOption, JsonOption, check_output, open_bundle
 from limner.runtime.errors import InputError, nearest
+from limner.runtime.grammar import not_understood, read_number, read_settings, split_colon
 
 if TYPE_CHECKING:
     from limner.runtime.faces.face import Face
@@ -66,12 +67,18 @@ def chosen_face(
     if picture is None:
         field = "landmarks" if finder is None else "landmark-finder"
         raise InputError(field, repr(str(landmarks or finder)), "a picture file as the source, beside it")
-    from limner.runtime.faces.face import Face, Framing
+    from limner.runtime.faces.face import PASTE_MODES, Face, Framing
     from limner.runtime.faces.landmarks import choose_face, read_landmarks
 
-    mode, sign, rest = (paste or "replace").partition(":")
-    settings = _settings("paste", rest, ("threshold", "feather")) if sign else {}
-    square = Framing(**_settings("framing", framing, ("scale", "shift"))) if framing is not None else Framing()
+    given = "replace" if paste is None else paste
+    mode, colon = split_colon(given)
+    if mode.strip() not in PASTE_MODES:
+        hint = nearest(mode.strip().lower(), PASTE_MODES)
+        raise not_understood("paste", given, 0, f"{' or '.join(PASTE_MODES)}, and :threshold=0.1,feather=0.06", hint)
+    readers = {"threshold": read_number, "feather": read_number}
+    settings = {} if colon is None else read_settings("paste", given, colon + 1, readers)
+    readers = {"scale": read_number, "shift": read_number}
+    square = Framing() if framing is None else Framing(**read_settings("framing", framing, 0, readers))
     faces = read_landmarks(landmarks) if landmarks is not None else _find(finder or "", picture)
     return Face(choose_face(faces, index), square, mode.strip(), **settings)  # type: ignore[arg-type]
 
@@ -122,14 +129,3 @@ def _find(finder: str, picture: str) -> list[Any]:
         given = f"{Path(picture).name!r}, in which {finder!r} finds no face"
         raise InputError("landmark-finder", given, "a picture of a face", "give --landmarks FILE")
     return faces
-
-
-def _settings(option: str, text: str, known: tuple[str, ...]) -> dict[str, Any]:
-    """ "threshold=0,feather=0.1" -> {"threshold": 0, "feather": 0.1}; InputError for a name that is not known."""
-    from limner.runtime.cli.recipes import parse_settings
-
-    settings = parse_settings(text.split(","), option)
-    for name in settings:
-        if name not in known:
-            raise InputError(option, repr(name), ", ".join(known), nearest(name, known))
-    return settings

@@ -10,8 +10,17 @@ from limner.runtime.bundle import Bundle
 from limner.runtime.cli.concepts import parse_concepts
 from limner.runtime.errors import InputError
 from limner.runtime.faces.face import Face
-from limner.runtime.methods import find_method, needed_graphs, require_family
-from limner.runtime.recipe import PromptEdit, Recipe, Source
+from limner.runtime.idle import idle_settings, refuse_idle
+from limner.runtime.methods import (
+    Use,
+    find_method,
+    methods_of,
+    methods_with,
+    needed_graphs,
+    require_family,
+)
+from limner.runtime.recipe import TRUNCATION, PromptEdit, Recipe, Source
+from limner.runtime.schema import parse_json
 
 __all__ = ["choose_method", "make_recipe", "make_source", "plan", "suggested_output", "with_face", "with_source"]
 
@@ -21,11 +30,15 @@ CONCEPT_METHOD, PROMPT_METHOD = "sega", "prompt-to-prompt"
 T = TypeVar("T")
 
 
-def make_source(text: str, truncation: float = 0.7, prompt: str | None = None) -> Source:
+def make_source(text: str, truncation: float | None = None, prompt: str | None = None) -> Source:
     """Return the source that SOURCE means: seed:NUMBER, latents in a .npy file, or a picture file.
 
     With a prompt the seed is that of a diffusion model, and a picture is one that the prompt describes.
+    InputError for a truncation of anything but a seed of StyleGAN2.
     """
+    if truncation is not None and (prompt is not None or not text.startswith(SEED)):
+        raise InputError("truncation", f"{truncation:g} for {text!r}", "--truncation with seed:NUMBER of a StyleGAN2")
+    truncation = TRUNCATION if truncation is None else truncation
     if text.startswith(SEED):
         number = text[len(SEED) :]
         if not number.isascii() or not number.isdigit():
@@ -42,20 +55,19 @@ def choose_method(
     concepts: Sequence[str] | None = None,
     prompts: Sequence[str] | None = None,
 ) -> str:
-    """Return the method that was asked for or that the words imply; InputError for words of another method."""
+    """Return the method that was asked for or that the words imply; InputError for words of another method.
+
+    `prompts` are texts for any method; alone they mean prompt-to-prompt.
+    """
     implied = None
-    for field, words, owner in (
-        ("mapper", mappers, MAPPER_METHOD),
-        ("concept", concepts, CONCEPT_METHOD),
-        ("prompt", prompts, PROMPT_METHOD),
-    ):
+    for field, words, owner in (("mapper", mappers, MAPPER_METHOD), ("concept", concepts, CONCEPT_METHOD)):
         if not words:
             continue
         if (method or implied) not in (None, owner):
             given = f"{words[0]!r} with the method {method or implied!r}"
             raise InputError(field, given, f"--{field} with {owner} alone")
         implied = owner
-    return method or implied or USUAL_METHOD
+    return method or implied or (PROMPT_METHOD if prompts else USUAL_METHOD)
 
 
 def make_recipe(
@@ -78,18 +90,33 @@ def make_recipe(
     if not count:
         raise InputError("TEXT", "nothing", "one text or more, --mapper NAME, --concept +WORDS or --prompt TEXT")
     strengths = _each("strength", strength, count)
+    for name, values in (("neutral", neutral), ("beta", beta)):
+        if values:
+            require_use(method, name, name)
     if method == CONCEPT_METHOD:
-        for name, values in (("neutral", neutral), ("beta", beta)):
-            if values:
-                raise InputError(name, repr(values[0]), f"nothing with the method {method!r}")
         prompts = parse_concepts(texts, strengths)
     else:
         columns = (texts, _each("neutral", neutral, count), strengths, _each("beta", beta, count))
         prompts = tuple(PromptEdit(*column) for column in zip(*columns, strict=True))
     settings = parse_settings(inversion or (), "inversion")
     if refine is not None:
+        if find_method(method).family != "stylegan2" or source.kind != "image":
+            allowed = "a picture file with a method on StyleGAN2: " + ", ".join(methods_of("stylegan2"))
+            raise InputError("refine", f"{refine} with the method {method!r} from {_named(source)}", allowed)
         settings["refine_steps"] = refine
     return Recipe(method, source, prompts, parse_settings(parameters or ()), settings, seed)
+
+
+def require_use(method: str, use: Use, option: str) -> None:
+    """Raise InputError naming the methods that have use for an option, unless this one has."""
+    if use not in find_method(method).takes:
+        raise InputError(
+            option, f"--{option} with the method {method!r}", f"--{option} with {', '.join(methods_with(use))}"
+        )
+
+
+def _named(source: Source) -> str:
+    return {"seed": "a seed", "prompt": "a seed and a prompt", "w_plus": "latents"}.get(source.kind, "a picture file")
 
 
 def parse_settings(settings: Sequence[str], option: str = "set") -> dict[str, Any]:
@@ -97,15 +124,22 @@ def parse_settings(settings: Sequence[str], option: str = "set") -> dict[str, An
     result: dict[str, Any] = {}
     for setting in settings:
         name, sign, value = setting.partition("=")
-        if not sign or not name.strip():
+        name = name.strip()
+        if not sign or not name:
             raise InputError(option, repr(setting), "NAME=VALUE, as in steps=40")
         if name in result:
             raise InputError(option, f"{name!r} twice", "each parameter once")
-        try:
-            result[name.strip()] = json.loads(value)
-        except ValueError:
-            result[name.strip()] = value
+        result[name] = _value(value, option)
     return result
+
+
+def _value(text: str, option: str) -> Any:
+    """JSON where it is JSON, else the text."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return parse_json(text, option)
 
 
 def suggested_output(source: Source) -> Path:
@@ -136,6 +170,7 @@ def plan(recipe: Recipe, bundle: Bundle, provider: str) -> dict[str, Any]:
     check_provider(provider)
     method = find_method(recipe.method)
     require_family(method, bundle)
+    refuse_idle(recipe, idle_settings(bundle, recipe))
     graphs = needed_graphs(method, bundle, recipe)
     for graph in graphs:
         bundle.graph(graph)

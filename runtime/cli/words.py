@@ -5,23 +5,19 @@
 --blend hair  --blend cat:dog            words that may change the picture: of both prompts, of each its own
 """
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any
 
 from limner.runtime.errors import InputError
+from limner.runtime.grammar import not_understood, read_number, read_settings, split_colon
 from limner.runtime.methods import find_method
 from limner.runtime.recipe import Recipe
 
 __all__ = ["with_words", "word_options"]
 
-METHOD = "prompt-to-prompt"
-
-SHORT = re.compile(r"(.+)=\s*([-+.0-9eE]+)")
-LONG = re.compile(r"(.+?):\s*([a-z_]+\s*=.*)")
-RANGE = re.compile(r"\s*([.0-9]+)\s*-\s*([.0-9]+)\s*")
+RANGE = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*(?:-\s*(\d+\.?\d*|\.\d+)\s*)?")
 ALLOWED = "WORD=WEIGHT or WORD:weight=WEIGHT,window=FIRST-LAST, as in red=2"
 
 
@@ -43,45 +39,39 @@ def word_options(
 
 
 def with_words(recipe: Recipe, options: dict[str, Any], draws_maps: bool) -> Recipe:
-    """Return the recipe with the options on its text, and with attention maps drawn if the method has any.
-
-    Raises InputError for options with another method.
-    """
+    """Return the recipe with the options on its text, and with attention maps drawn if the method has any."""
     parameters = {f.name for f in fields(find_method(recipe.method).parameters)}
     if draws_maps and "maps" in parameters:
         recipe = replace(recipe, parameters={"maps": True} | recipe.parameters)
     if not options:
         return recipe
-    if recipe.method != METHOD:
-        option = {"weights": "word", "word_windows": "word"}.get(next(iter(options)), next(iter(options)))
-        raise InputError(option, f"--{option} with the method {recipe.method!r}", f"--{option} with {METHOD} alone")
     return replace(recipe, prompts=tuple(replace(prompt, options=options) for prompt in recipe.prompts))
 
 
 def _word(given: str) -> list[tuple[str, str, Any]]:
     """(option, word, value) of one --word."""
-    long = LONG.fullmatch(given.strip())
-    if long is None:
-        short = SHORT.fullmatch(given.strip())
-        if short is None:
-            raise InputError("word", repr(given), ALLOWED)
-        return [("weights", short[1].strip(), _number(short[2], given))]
-    found: dict[str, Any] = {}
-    for setting in long[2].split(","):
-        name, sign, value = (part.strip() for part in setting.partition("="))
-        if not sign or name not in ("weight", "window") or name in found:
-            raise InputError("word", repr(given), ALLOWED)
-        bounds = RANGE.fullmatch(value) if name == "window" else None
-        found[name] = _number(value, given) if bounds is None else [_number(bound, given) for bound in bounds.groups()]
-    names = {"weight": "weights", "window": "word_windows"}
-    return [(names[name], long[1].strip(), value) for name, value in found.items()]
+    word, colon = split_colon(given)
+    if colon is not None:
+        _spoken(word, given, colon)
+        found = read_settings("word", given, colon + 1, {"weight": read_number, "window": _window})
+        names = {"weight": "weights", "window": "word_windows"}
+        return [(names[name], word.strip(), value) for name, value in found.items()]
+    word, sign, _ = word.partition("=")
+    if not sign:
+        raise not_understood("word", given, len(given), ALLOWED)
+    place = given.index("=")
+    _spoken(word, given, place)
+    return [("weights", word.strip(), read_number("word", given, place + 1))]
 
 
-def _number(text: str, given: str) -> float:
-    try:
-        value = json.loads(text.removeprefix("+"))
-    except ValueError:
-        value = None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InputError("word", repr(given), ALLOWED)
-    return float(value)
+def _spoken(word: str, given: str, place: int) -> None:
+    if not any(character.isalnum() for character in word):
+        raise not_understood("word", given, 0 if word.strip() else place, ALLOWED)
+
+
+def _window(field: str, given: str, place: int) -> list[float] | float:
+    """FIRST-LAST, or LAST alone: parts of all steps."""
+    found = RANGE.fullmatch(given[place:])
+    if found is None:
+        raise not_understood(field, given, place, "FIRST-LAST or LAST, parts of all steps, as in 0.1-0.6")
+    return float(found[1]) if found[2] is None else [float(bound) for bound in found.groups()]

@@ -10,16 +10,15 @@ from numpy.typing import NDArray
 
 from limner.runtime.bundle import Bundle
 from limner.runtime.diffusion.networks import DiffusionNetworks
-from limner.runtime.diffusion.parameters import DiffusionInversionParameters
-from limner.runtime.diffusion.samplers import default_sampler
 from limner.runtime.diffusion.sampling import SamplingParameters, generate
 from limner.runtime.diffusion.sources import DiffusionStart, resolve_start
 from limner.runtime.errors import LimnerError
+from limner.runtime.idle import completed
 from limner.runtime.images import to_float
 from limner.runtime.methods import DiffusionRunner, Method, Outcome, Progress
-from limner.runtime.presets import picture_section, resolve_parameters
+from limner.runtime.presets import resolve_parameters
 from limner.runtime.recipe import Recipe
-from limner.runtime.schema import from_dict, to_dict
+from limner.runtime.schema import from_dict
 from limner.runtime.sessions import Sessions
 from limner.runtime.timing import Timer
 
@@ -75,16 +74,7 @@ class DiffusionEngine:
 
     def completed(self, method: Method, recipe: Recipe) -> Recipe:
         """Return the recipe with the bundle's presets, the sampler's name and the bundle's hash filled in."""
-        more = picture_section(method.name, recipe.source.kind)
-        parameters = resolve_parameters(self.bundle, method.name, method.parameters, recipe.parameters, more)
-        found = to_dict(parameters)
-        if found.get("sampler", "") is None:
-            found["sampler"] = default_sampler(self.networks.scheduler)
-        recipe = replace(recipe, parameters=found, bundle=self.bundle.digest)
-        if recipe.source.kind == "image":
-            section = f"{method.name}.inversion"
-            inversion = resolve_parameters(self.bundle, section, DiffusionInversionParameters, recipe.inversion)
-            recipe = replace(recipe, inversion=to_dict(inversion))
+        recipe = replace(completed(self.bundle, recipe), bundle=self.bundle.digest)
         method.check(recipe)
         return recipe
 

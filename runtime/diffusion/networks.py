@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from limner.runtime.bundle import Bundle
 from limner.runtime.bundle_schema import DiffusionMeta
 from limner.runtime.diffusion.control import AttentionControl
-from limner.runtime.diffusion.schedule import SchedulerConfig, read_scheduler_config
+from limner.runtime.diffusion.schedule import SchedulerConfig, bundle_scheduler
 from limner.runtime.errors import BundleError, InputError
 from limner.runtime.tokenizer import Tokenizer
 
@@ -74,14 +74,12 @@ class DiffusionNetworks:
     def from_bundle(cls, bundle: Bundle, graphs: Graphs) -> "DiffusionNetworks":
         """Read tokenizer and scheduler of `bundle`; `graphs` runs its graphs."""
         meta = bundle.diffusion
-        scheduler = read_scheduler_config(bundle.file(meta.scheduler), meta.scheduler)
-        scheduler = scheduler.as_pipeline(two_encoders=meta.pooled > 0)
-        return cls(graphs, meta, Tokenizer.from_bundle(bundle), scheduler)
+        return cls(graphs, meta, Tokenizer.from_bundle(bundle), bundle_scheduler(bundle))
 
     def token_states(self, texts: Sequence[str], field: str = "prompt") -> FloatArray:
         """N texts -> token states [N,77,D] (SDXL: [N,78,D]); an empty text is the unconditional one.
 
-        InputError naming `field` and the words that fall off for a text of too many tokens.
+        InputError naming `field` for a text that the tokenizer does not take; what has no room is not read.
         """
         wanted = list(dict.fromkeys(texts))
         with self._lock:

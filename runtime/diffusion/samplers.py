@@ -24,7 +24,7 @@ from limner.runtime.diffusion.schedule import NoiseSchedule, SchedulerConfig
 from limner.runtime.diffusion.sigma_samplers import LMS, Euler, EulerAncestral, Heun
 from limner.runtime.errors import BundleError, InputError, nearest
 
-__all__ = ["SAMPLERS", "Sampler", "default_sampler", "make_sampler", "require_sampler"]
+__all__ = ["SAMPLERS", "TAKES_ETA", "Sampler", "default_sampler", "make_sampler", "require_sampler"]
 
 FloatArray = NDArray[np.float32]
 

@@ -15,11 +15,21 @@ from numpy.typing import NDArray
 from limner.runtime.checks import require_int, require_number
 from limner.runtime.diffusion import resident
 from limner.runtime.diffusion.networks import DiffusionNetworks
-from limner.runtime.diffusion.samplers import Sampler, default_sampler, make_sampler, require_sampler
+from limner.runtime.diffusion.samplers import TAKES_ETA, Sampler, default_sampler, make_sampler, require_sampler
 from limner.runtime.errors import GraphError, InputError, NonFiniteError
 from limner.runtime.methods import Progress
+from limner.runtime.recipe import Recipe
 
-__all__ = ["Draws", "SamplingParameters", "denoise", "generate", "guided", "new_sampler", "plain_estimate"]
+__all__ = [
+    "Draws",
+    "SamplingParameters",
+    "denoise",
+    "generate",
+    "guided",
+    "idle_sampling",
+    "new_sampler",
+    "plain_estimate",
+]
 
 FloatArray = NDArray[np.float32]
 Estimate = Callable[[FloatArray, float, int], FloatArray]
@@ -51,6 +61,14 @@ class SamplingParameters:
         for name in ("height", "width"):
             if getattr(self, name) is not None:
                 require_int(f"parameters.{name}", getattr(self, name), 8, MAX_SIDE)
+
+
+def idle_sampling(recipe: Recipe) -> dict[str, str]:
+    """Return the parameters of a completed recipe that its sampler has no use for, with the reason."""
+    sampler = recipe.parameters.get("sampler")
+    if sampler in (None, *TAKES_ETA):
+        return {}
+    return {"parameters.eta": f"sampler, which is {sampler!r}"}
 
 
 class Draws:

@@ -17,9 +17,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from limner.runtime.bundle import Bundle
 from limner.runtime.errors import BundleError
 
-__all__ = ["NoiseSchedule", "SchedulerConfig", "karras_sigmas", "read_scheduler_config", "spaced", "timestep_of_sigma"]
+__all__ = [
+    "NoiseSchedule",
+    "SchedulerConfig",
+    "bundle_scheduler",
+    "karras_sigmas",
+    "read_scheduler_config",
+    "spaced",
+    "timestep_of_sigma",
+]
 
 FloatArray = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
@@ -145,6 +154,13 @@ _NULLABLE = {
     "clip_sample",
     "variance_type",
 }
+
+
+def bundle_scheduler(bundle: Bundle) -> SchedulerConfig:
+    """Return a diffusion bundle's scheduler, set as diffusers' pipelines set it."""
+    meta = bundle.diffusion
+    found = read_scheduler_config(bundle.file(meta.scheduler), meta.scheduler)
+    return found.as_pipeline(two_encoders=meta.pooled > 0)
 
 
 def read_scheduler_config(path: Path, where: str = "scheduler_config.json") -> SchedulerConfig:

@@ -7,7 +7,7 @@ from limner.runtime.checks import require_number
 from limner.runtime.errors import InputError, nearest
 from limner.runtime.faces.landmarks import Points, check_landmarks
 
-__all__ = ["FFHQ", "Face", "Framing", "PasteMode"]
+__all__ = ["FFHQ", "PASTE_MODES", "Face", "Framing", "PasteMode"]
 
 PasteMode = Literal["replace", "difference"]
 PASTE_MODES: tuple[str, ...] = get_args(PasteMode)

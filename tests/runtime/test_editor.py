@@ -81,7 +81,7 @@ def test_an_edit_is_complete(editor: Editor) -> None:
     edit = editor.edit(global_recipe(Source.from_seed(1)))
     assert edit.recipe.bundle == editor.bundle.digest
     assert edit.recipe.prompts == (PromptEdit(BEARD.text, "a person", 4.1, 0.15),)
-    assert edit.recipe.parameters == {"alpha": 4.1, "beta": 0.15, "channels": 0, "templates": None}
+    assert edit.recipe.parameters == {"templates": None}  # alpha and beta are those of the text
     assert {"clip_before", "clip_after", "identity", "pixel", "channels"} == set(edit.scores)
     assert {"load", "source", "text", "affine", "synthesis", "scores", "total"} == set(edit.timing)
     assert all(isinstance(value, float) for value in (*edit.scores.values(), *edit.timing.values()))

@@ -118,7 +118,7 @@ def test_against_the_float64_reference(
 def test_an_edit_is_complete_and_its_strength_slides(editor: Editor) -> None:
     edit = editor.edit(recipe(PromptEdit("beard"), PromptEdit("a Person  with glasses")))
     assert edit.recipe.prompts == (PromptEdit("beard", strength=1.0), PromptEdit("glasses", strength=1.5))
-    assert edit.recipe.parameters == {"strength": None}
+    assert edit.recipe.parameters == {}  # the mapper's strength decides
     assert {"clip_before", "clip_after", "identity", "pixel", "step_beard", "step_glasses"} == set(edit.scores)
     assert {"load", "source", "mapper", "synthesis", "scores", "total"} == set(edit.timing)
     assert np.array_equal(edit.at(0.0).image, edit.reconstruction)
@@ -247,7 +247,10 @@ def test_command_line(
         (("--mapper", "bread", "--dry-run"), "error: mapper: got 'bread'"),
         (("--mapper", "beard", "--strength", "2.1"), "error: prompts.strength: got 2.1"),
         (("--mapper", "beard", "--method", "global-directions"), "error: mapper: got 'beard' with the method"),
-        (("--mapper", "beard", "--beta", "0.1"), "error: prompts.beta"),
+        (
+            ("--mapper", "beard", "--beta", "0.1"),
+            "error: beta: got --beta with the method 'latent-mapper'; allowed: --beta with global-directions",
+        ),
         ((), "error: TEXT: got nothing"),
     ],
 )

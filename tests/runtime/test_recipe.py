@@ -23,7 +23,7 @@ def recipe(**changes: Any) -> Recipe:
     [
         recipe(),
         recipe(prompts=[BEARD, PromptEdit('ünïcode 日本 "quoted"', "a person", -3.5, 0.1)]),
-        recipe(method="latent-optimization", parameters={"steps": 5, "layers": ("coarse", "fine")}, seed=9),
+        recipe(method="latent-optimization", parameters={"steps": 5, "layers": ("coarse", "fine")}),
         recipe(source=Source.from_image("a/b.png"), inversion={"refine_steps": 3}, bundle="0" * 64),
         recipe(source=Source("w_plus", "w.npy", sha256="f" * 64)),
     ],

@@ -111,16 +111,17 @@ def test_empty_text(tokenizer: Tokenizer, text: str) -> None:
         tokenizer.encode(text, "prompts[0]")
 
 
-def test_too_long_text_names_the_words_that_fall_off(tokenizer: Tokenizer) -> None:
-    words = [f"{'hair ' * 74}glasses", "one", "two", "three", "four", "five", "six", "seven"]
-    with pytest.raises(InputError) as caught:
-        tokenizer.encode(" ".join(words))
-    message = str(caught.value)
-    assert "at most 75 tokens" in message
-    assert "these words fall off: 'one two three four five six' and 1 more" in message
-    assert len(tokenizer.tokens("hair " * 75)) == 75
-    with pytest.raises(InputError, match="500 tokens"):
-        tokenizer.encode("hair " * 500)
+def test_too_long_a_text_is_cut_off_by_whole_words(tokenizer: Tokenizer) -> None:
+    last = "squirrelling"
+    assert len(tokenizer.tokens(last)) > 2
+    fits = "hair " * 74
+    assert tokenizer.tokens(fits + last) == tokenizer.tokens(fits)  # its first token would have had room
+    assert tokenizer.pieces(fits + last)[0] == fits.strip()
+    assert tokenizer.cut_off(fits + last + " one, two") == last + " one, two"
+    assert len(tokenizer.tokens("hair " * 75)) == 75 and tokenizer.cut_off("hair " * 75) == ""
+    assert tokenizer.cut_off("hair " * 77) == "hair hair"
+    one_word = "x" * 400
+    assert len(tokenizer.tokens(one_word)) == 75 and tokenizer.cut_off(one_word).startswith("x")
     with pytest.raises(InputError, match="1000000 characters"):
         tokenizer.encode("a" * 1_000_000)
 
@@ -139,8 +140,7 @@ def test_bundle_with_letters_only(bundle_folder: Path) -> None:
     assert tokenizer.encode("ab").tolist() == [[0, 2, 29, 1, 1, 1, 1, 1]]
     with pytest.raises(InputError, match="the unknown characters 'é'"):
         tokenizer.encode("abé")
-    with pytest.raises(InputError, match="these words fall off: 'gh'"):
-        tokenizer.encode("abcdef gh")
+    assert tokenizer.tokens("abcdef gh") == tokenizer.tokens("abcdef") and tokenizer.cut_off("abcdef gh") == "gh"
 
 
 @pytest.mark.parametrize(

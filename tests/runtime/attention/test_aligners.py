@@ -19,7 +19,7 @@ def published_word_places(prompt: Prompt, which: int) -> list[int]:
     """get_word_inds for the word number `which` between blanks, letters counted token by token."""
     parts = prompt.text.split(" ")
     pieces = {i: word.text for word in prompt.words for i in word.tokens}
-    _, _, offsets = prompt._tokenizer.pieces(prompt.text)
+    offsets = prompt.offsets
     out, length, at = [], 0, 0
     assert len(pieces) == len(offsets)
     for i, (first, last) in enumerate(offsets):

@@ -109,7 +109,10 @@ def test_picture_on_the_command_line(limner: Run, portrait: Path) -> None:
         ),
         (("--prompt", "a dog", "--kind", "replace"), "prompts.text: got 'a dog' of 2 words; allowed: 3 words"),
         (("--prompt", SOURCE), "prompts.text: got 'a red cat', the source's own text, and no weights"),
-        (("--prompt", "a blue " + "x" * 70 + " hat", "--blend", "hat"), "these words fall off: 'hat'"),
+        (
+            ("--prompt", "a blue " + "x" * 70 + " hat", "--blend", "hat"),
+            "prompts.options.blend: got 'hat', which is not in",
+        ),
     ],
 )
 def test_bad_words_leave_nothing_behind(limner: Run, tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:

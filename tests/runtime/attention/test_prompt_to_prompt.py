@@ -161,7 +161,11 @@ def test_recipes_that_are_refused(changes: dict[str, Any], field: str, words: st
         ("a person with blue hair", {"weights": {"beard": 2.0}}, "prompts.options.weights", "'beard', which is not in"),
         ("a person with blue hair", {"blend": ["hat"]}, "prompts.options.blend", "'hat'"),
         ("a person", {"kind": "replace"}, "prompts.text", "of 2 words; allowed: 5 words"),
-        ("squirrel " * 10 + "a red hat and a blue beard", {}, "prompts.text", "these words fall off: 'blue beard'"),
+        (TEXT + " hat" * 2, {"weights": {"hat": 2, "Hat": 3}}, "prompts.options.weights", "'Hat' beside 'hat'"),
+        (TEXT + " hat" * 2, {"weights": {"hat": 2, "hat#2": 3}}, "prompts.options.weights", "'hat#2' beside 'hat'"),
+        (TEXT + " hat", {"word_windows": {"hat": 0.2, "hat.": 0.3}}, "prompts.options.word_windows", "'hat.' beside"),
+        (TEXT + " hat", {"blend": ["hat:hat:hat"]}, "prompts.options.blend", "':hat' at character 8"),
+        (TEXT + " hat", {"blend": [":"]}, "prompts.options.blend", "':' at character 1"),
     ],
 )
 def test_texts_that_are_refused(

@@ -80,6 +80,55 @@ def test_special_token_as_a_word(prompt: Read) -> None:
     assert caught.value.field == "prompts.options.weights"
 
 
-def test_too_long_a_prompt_names_the_words_that_fall_off(tokenizer: Tokenizer) -> None:
-    with pytest.raises(InputError, match="these words fall off: 'a beard'"):
-        read_prompt(tokenizer, " ".join(["red"] * 75) + " a beard", "prompts.text")
+def test_words_that_are_cut_off_are_not_found(tokenizer: Tokenizer) -> None:
+    read = read_prompt(tokenizer, " ".join(["red"] * 75) + " a beard", "prompts.text")
+    assert read.length == 77 and [word.text for word in read.words] == ["red"] * 75
+    with pytest.raises(InputError, match="'beard', which is not in"):
+        find_word(read, "beard")
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("100 men", "10"),
+        ("100 men", "00"),
+        ("a redbeard", "beard"),
+        ("a redbeard", "red"),
+        ("a tomcat in a sunhat", "cat"),
+        ("a tomcat in a sunhat", "hat"),
+        ("a blond-haired person", "hair"),
+        ("3.5 men", "5"),
+        ("3,000 men", "000"),
+        ("don't smile", "don"),
+        ("o'brien", "brien"),
+        ("cats", "cat"),
+        ("a chat noir", "hat"),
+    ],
+)
+def test_part_of_a_word_is_not_found_whatever_its_tokens(prompt: Read, text: str, word: str) -> None:
+    with pytest.raises(InputError):
+        find_word(prompt(text), word)
+
+
+@pytest.mark.parametrize(
+    ("text", "word", "shown"),
+    [
+        ("a blond-haired person", "haired", "haired"),
+        ("a cat-like hat", "Cat", "cat"),
+        ("the cat's hat", "cat", "cat"),
+        ("blue hair, red hat", "Hair.", "hair"),
+        ("blue hair, red hat", "(red  hat)", "red hat"),
+        ("red/blue hat", "blue", "blue"),
+        ("10 men of 100", "10", "10"),
+        ("3.5 men", "3.5", "3.5"),
+        ("don't smile", "DON'T", "don't"),
+        ("a café", "CAFÉ", "café"),
+        ("a caf\u0065\u0301", "café", "café"),
+        ("hat!", "!", "!"),
+    ],
+)
+def test_whole_words_are_found(prompt: Read, tokenizer: Tokenizer, text: str, word: str, shown: str) -> None:
+    read = prompt(text)
+    places = find_word(read, word)
+    assert [read.ids[i] for i in places] == tokenizer.tokens(shown)
+    assert list(places) == list(range(places[0], places[-1] + 1))

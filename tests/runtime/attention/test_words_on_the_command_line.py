@@ -29,12 +29,35 @@ def test_words(words: list[str], options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "word", ["red", "=2", "red=much", "red:weight", "red:weight=x", "red:weight=1,weight=2", "red:size=2"]
+    ("word", "shown"),
+    [
+        ("red", "the end at character 4"),
+        ("=2", "'=2' at character 1"),
+        ("!=2", "'!=2' at character 1"),
+        ("red=much", "'much' at character 5"),
+        ("red=2=3", "'=3' at character 6"),
+        ("red=1,5", "',5' at character 6"),
+        ("red=nan", "'nan' at character 5"),
+        ("red=1e999", "'1e999' at character 5"),
+        ("red=", "the end at character 5"),
+        ("red:1.3", "'1.3' at character 5"),
+        ("red:weight", "'weight' at character 5"),
+        ("red:weight=x", "'x' at character 12"),
+        ("red:weight=1;window=0.5", "';window=0.5' at character 13"),
+        ("red:weight=1,weight=2", "'weight=2' at character 14"),
+        ("red:Weight=2", "'Weight=2' at character 5"),
+        ("red:size=2", "'size=2' at character 5"),
+        ("red:window=0.1-0.6-0.8", "'0.1-0.6-0.8' at character 12"),
+    ],
 )
-def test_words_that_are_refused(word: str) -> None:
+def test_words_that_are_refused(word: str, shown: str) -> None:
     with pytest.raises(InputError) as caught:
         word_options([word], None, None, None)
-    assert caught.value.field == "word" and "red=2" in caught.value.allowed
+    assert caught.value.field == "word" and shown in str(caught.value.given)
+
+
+def test_colon_of_a_word_itself() -> None:
+    assert word_options([r"10\:30=2"], None, None, None) == {"weights": {"10:30": 2.0}}
 
 
 def test_word_twice() -> None:
@@ -56,7 +79,10 @@ SEED = ("edit", "seed:7", "--source-prompt", "a person with red hair")
         (("--prompt", "a person with blue hair", "--set", "guidance_scale=1"), "parameters.guidance_scale: got 1 "),
         (("--prompt", "a person with blue hair", "--set", "cross_replace=1.5"), "parameters.cross_replace: got 1.5"),
         (("--prompt", "a person with blue hair", "--word", "blue:window=0.5-0.2"), "word_windows.blue: got (0.5, 0.2)"),
-        (("--prompt", "a person with blue hair", "--word", "blue"), "word: got 'blue'; allowed: WORD=WEIGHT"),
+        (
+            ("--prompt", "a person with blue hair", "--word", "blue"),
+            "word: got the end at character 5 of 'blue'; allowed: WORD=WEIGHT",
+        ),
         (("--prompt", "a person with blue hair", "--kind", "swap"), "prompts.options.kind: got 'swap'"),
         (("--prompt", "a person with blue hair", "--set", "steps=0"), "parameters.steps: got 0"),
         (("--word", "red=2", "--subtract", "hair"), "prompts.options.subtract: got ['hair']"),

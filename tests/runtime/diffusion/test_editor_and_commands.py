@@ -12,7 +12,7 @@ from toy_diffusion import build_toy_diffusion_bundle
 
 from limner.runtime import Editor, InputError, PromptEdit, Recipe, Source
 from limner.runtime.bundle import Bundle
-from limner.runtime.cli.concepts import parse_concept
+from limner.runtime.cli.concepts import parse_concept, parse_concepts
 from limner.runtime.cli.demo_list import read_demo
 from limner.runtime.errors import BundleError
 from limner.runtime.methods import method_names
@@ -234,11 +234,10 @@ def test_the_shipped_demo_is_a_list_of_edits_by_all_methods() -> None:
         (["'red' twice"], (*PROMPTED, "--concept", "red", "--concept", "+ red")),
         (["height", "multiples of 8; 32 is near"], (*PROMPTED, "--concept", "+red", "--set", "height=30")),
         (["threshold", "0 to 1"], (*PROMPTED, "--concept", "+red:threshold=2")),
-        (["prompts.options.colour", "unknown key"], (*PROMPTED, "--concept", "+red:colour=2")),
+        (["'colour=2' at character 6", "scale, threshold"], (*PROMPTED, "--concept", "+red:colour=2")),
         (["concept", "a sign and words"], (*PROMPTED, "--concept", "+")),
         (["the sign says where to"], (*PROMPTED, "--concept", "+red:scale=-2")),
         (["would never be added"], (*PROMPTED, "--concept", "+red:warmup=8")),
-        (["these words fall off", "y z"], (*PROMPTED[:3], " ".join(["b"] * 75) + " y z", "--concept", "+red")),
         (["source.kind", "'seed'", "'image' or 'prompt'"], ("edit", "seed:7", "--concept", "+red")),
         (["concept", "sega alone"], ("edit", "seed:7", "--concept", "+red", "--mapper", "beard")),
         (["source.prompt"], ("edit", "x.npy", "--concept", "+red", "--source-prompt", "a")),
@@ -269,9 +268,47 @@ def test_refuses(limner: Run, tmp_path: Path, words: list[str], arguments: tuple
         ("+glasses", PromptEdit("glasses")),
         ("-a red hat", PromptEdit("a red hat", options={"away": True})),
         ("beard:scale=7, threshold=0.9", PromptEdit("beard", strength=7, options={"threshold": 0.9})),
-        ("+time: noon", PromptEdit("time: noon")),
-        ("-x:cooldown=null", PromptEdit("x", options={"cooldown": None, "away": True})),
+        (r"+time\: noon", PromptEdit("time: noon")),
+        ("-t-shirt:weight=2", PromptEdit("t-shirt", options={"weight": 2.0, "away": True})),
     ],
 )
 def test_parses_concepts(given: str, expected: PromptEdit) -> None:
     assert parse_concept(given) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("+glasses:1.5", "'1.5' at character 10"),
+        ("+glasses:scale=7;threshold=0.9", "';threshold=0.9' at character 17"),
+        ("+glasses:Scale=7", "'Scale=7' at character 10"),
+        ("+ hat:scael=3", "'scael=3' at character 7"),
+        ("+glasses -beard", "'-beard' at character 10"),
+        ("++glasses", "'+glasses' at character 2"),
+        ("+glasses=7", "'=7' at character 9"),
+        ("+glasses:", "the end at character 10"),
+        ("+glasses:scale=7,", "the end at character 18"),
+        ("+glasses:scale=7,scale=8", "'scale=8' at character 18"),
+        ("+glasses:scale=", "the end at character 16"),
+        ("+glasses:warmup=2.5", "'2.5' at character 17"),
+        ("+:scale=7", "':scale=7' at character 2"),
+        ("+!", "'!' at character 2"),
+    ],
+)
+def test_concepts_that_are_refused_where_they_go_wrong(given: str, shown: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_concept(given)
+    assert caught.value.field == "concept" and shown in str(caught.value.given)
+
+
+def test_names_every_setting_and_the_nearest() -> None:
+    with pytest.raises(InputError, match="scale, threshold, warmup, cooldown, weight; did you mean 'scale'"):
+        parse_concept("+ hat:scael=3")
+
+
+def test_strength_that_no_concept_takes() -> None:
+    with pytest.raises(InputError, match=r"strength: got 3 for '\+red:scale=2', which has a scale of its own"):
+        parse_concepts(["+red:scale=2"], [3.0])
+    assert [one.strength for one in parse_concepts(["+red:scale=2", "hat"], [3.0, 3.0])] == [2.0, 3.0]
+    with pytest.raises(InputError, match="strength: got 3 for"):
+        parse_concepts(["+red:scale=2", "hat"], [3.0, 4.0])

@@ -81,6 +81,8 @@ def recipes_of(case: dict[str, Any], factor: float = 1.0) -> list[Recipe]:
     prompts = []
     for concept in case["concepts"]:
         options = {key: concept[key] for key in ("threshold", "warmup", "cooldown", "weight") if key in concept}
+        if options.get("cooldown", 0) >= case.get("steps", 50):  # refused in a recipe: it never comes
+            del options["cooldown"]
         strength = concept.get("scale", 5.0) * (-1.0 if concept.get("reverse") else 1.0)
         prompts.append(PromptEdit(concept["text"], strength=factor * strength, options={"warmup": 10} | options))
     scale, beta = case.get("momentum", (0.1, 0.4))

@@ -309,7 +309,7 @@ GIVEN = ("--landmarks", "face.json")
         (["framing", "--landmarks FILE"], ("--framing", "scale=2"), None),
         (["crop", "--landmarks FILE"], ("--crop", "c.png"), None),
         (["paste", "'swap'", "replace or difference"], (*GIVEN, "--paste", "swap"), None),
-        (["paste", "'treshold'", "did you mean"], (*GIVEN, "--paste", "replace:treshold=1"), None),
+        (["paste", "'treshold=1' at character 9", "did you mean"], (*GIVEN, "--paste", "replace:treshold=1"), None),
         (["paste.threshold", "0 to 1"], (*GIVEN, "--paste", "replace:threshold=2"), None),
         (["framing.scale"], (*GIVEN, "--framing", "scale=9"), None),
         (["crop", ".png"], (*GIVEN, "--crop", "c.jpg"), None),
