@@ -31,20 +31,23 @@ from limner.runtime.bundle_schema import (
     IdentityMeta,
     LayerMeta,
     LicenceMeta,
+    LimitsMeta,
     ParityMeta,
     TensorMeta,
+    TokenizerMeta,
 )
 from limner.runtime.errors import InputError, LimnerError
 from limner.runtime.folders import folder_beside, open_to_readers, put_in_place
 from limner.runtime.mapper_schema import MapperMeta
-from limner.runtime.schema import read_json
+from limner.runtime.schema import from_dict, read_json
 from limner.runtime.spaces import SLOPE
+from limner.runtime.vocabulary import FILE as WORDS
 from limner.training.models.mapper import generator_digest
 from limner.training.models.stylegan2 import Generator
 
 RELEVANCE = "relevance.safetensors"
 RELEVANCE_TENSORS = ("relevance", "style_mean", "style_std")
-PRESETS = "presets.json"  # {"defaults": {method: {...}}, "neutrals": {...}}
+PRESETS = "presets.json"  # {"defaults": {method: {...}}, "neutrals": {...}, "limits": {...}}
 Say = Callable[[str], None]
 
 
@@ -165,6 +168,8 @@ def _write_extras(folder: Path, networks: Networks, extras: Extras) -> None:
     (folder / "tokenizer").mkdir()
     for name in ("vocab.json", "merges.txt"):
         shutil.copyfile(extras.tokenizer / name, folder / "tokenizer" / name)
+    if (extras.tokenizer / WORDS).is_file():
+        shutil.copyfile(extras.tokenizer / WORDS, folder / "tokenizer" / WORDS)
     latent_avg = networks.generator.get_buffer("latent_avg").numpy().astype(np.float32)
     constants = {"latent_avg": latent_avg, "mapped_basis": mapped_basis(networks.generator)}
     save_file(constants, folder / "constants.safetensors")
@@ -234,6 +239,7 @@ def manifest(
             name: MapperMeta(m.config.prompt or name, m.config.space, m.config.generator, m.config.strength)
             for name, m in networks.mappers.items()
         },
+        tokenizer=TokenizerMeta(words=f"tokenizer/{WORDS}" if (extras.tokenizer / WORDS).is_file() else ""),
         **read_presets(extras.presets),
     )
 
@@ -248,13 +254,15 @@ def _graph_meta(spec: GraphSpec, report: parity.GraphParity) -> GraphMeta:
 
 
 def read_presets(path: Path | None) -> dict[str, Any]:
-    """The fields of presets.json, which are fields of the manifest."""
+    """The fields of presets.json, which are fields of the manifest; InputError for others."""
     if path is None:
         return {}
     found = read_json(path, path.name)
-    known = {"defaults", "neutrals"} & {field.name for field in fields(BundleManifest)}
+    known = {"defaults", "neutrals", "limits"} & {field.name for field in fields(BundleManifest)}
     if not isinstance(found, dict) or not set(found) <= known:
         raise InputError(path.name, "other keys", ", ".join(sorted(known)))
+    if "limits" in found:
+        found["limits"] = from_dict(LimitsMeta, found["limits"], f"{path.name}:limits")
     return found
 
 

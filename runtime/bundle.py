@@ -25,6 +25,7 @@ The format, schema version 1:
 - `mappers` names the latent mappers: NAME is the graph "mapper_NAME", from `w_plus` or `style_channels` to a `step` of
   the same shape. One that was trained on a generator other than `generator.weights` is refused.
 - A graph's `parity` records its error against the torch module; one above its own tolerance is refused.
+- `tokenizer.words`, if there, names words.txt (`limner.runtime.vocabulary`); `limits` says from where on an edit warns.
 - `ranges` says which sizes a dimension may take; one that it does not name may take any.
 - `engines` lists graphs compiled for certain GPUs, each with the hash of the graph that it was built from. An
   engine whose graph has changed since is never loaded.
@@ -55,6 +56,7 @@ from limner.runtime.bundle_schema import (
 from limner.runtime.errors import BundleError, MissingGraphError, nearest
 from limner.runtime.files import sha256_bytes, sha256_file, write_atomically
 from limner.runtime.schema import from_dict, parse_json, to_dict
+from limner.runtime.vocabulary import read_vocabulary
 
 MAX_MANIFEST_BYTES = 16 << 20
 
@@ -110,6 +112,12 @@ class Bundle:
     def _other_family(self, wanted: str) -> BundleError:
         given = f"{self.manifest.name!r}, a bundle of the family {self.manifest.family!r}"
         return BundleError("bundle", given, f"a bundle of the family {wanted!r}", "name another one with --bundle")
+
+    @cached_property
+    def vocabulary(self) -> frozenset[str] | None:
+        """The words that the models were trained on; None for a bundle that does not say."""
+        words = self.manifest.tokenizer.words
+        return read_vocabulary(self.file(words)) if words else None
 
     @cached_property
     def latent_avg(self) -> NDArray[np.float32]:

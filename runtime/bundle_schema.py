@@ -139,6 +139,15 @@ class TokenizerMeta:
     vocab: str = "tokenizer/vocab.json"
     merges: str = "tokenizer/merges.txt"
     added: str = ""  # added_tokens.json: tokens beyond the vocabulary, each with its id and flags; empty for none
+    words: str = ""  # words.txt: the words of the captions that the models were trained on; empty for any words
+
+
+@dataclass(frozen=True)
+class LimitsMeta:
+    """What an edit says of itself beyond its picture, measured on validation pictures; null is never said."""
+
+    unchanged: float | None = None  # `pixel` of an edit below which nobody sees a change
+    unlike: float | None = None  # `likeness` of a source below which it is nothing like the model's pictures
 
 
 @dataclass(frozen=True)
@@ -183,6 +192,7 @@ class BundleManifest:
     relevance: str | None = None  # relevance [style_channels, clip.embedding], style_mean, style_std [style_channels]
     defaults: dict[str, dict[str, Any]] = field(default_factory=dict)  # parameters a method, see `presets`
     neutrals: dict[str, str] = field(default_factory=dict)  # words to take out for a neutral text
+    limits: LimitsMeta = LimitsMeta()
     ranges: dict[str, RangeMeta] = field(default_factory=dict)  # dimension chosen by the caller -> its sizes
     engines: tuple[EngineMeta, ...] = ()  # graphs compiled ahead of time
     mappers: dict[str, MapperMeta] = field(default_factory=dict)  # name -> mapper, its graph is "mapper_<name>"
@@ -228,6 +238,8 @@ def _references(manifest: BundleManifest) -> Iterator[tuple[str, str]]:
     yield "tokenizer.merges", manifest.tokenizer.merges
     if manifest.tokenizer.added:
         yield "tokenizer.added", manifest.tokenizer.added
+    if manifest.tokenizer.words:
+        yield "tokenizer.words", manifest.tokenizer.words
     if manifest.constants is not None:
         yield "constants", manifest.constants
     if manifest.diffusion is not None:

@@ -34,6 +34,7 @@ class Edit:
     provider: str
     trajectory: Trajectory | None = None
     pictures: dict[str, ImageU8] = field(default_factory=dict)  # name -> [H,W,3]: attention maps, masks
+    warnings: tuple[str, ...] = ()  # one sentence each, see `notices`
     _render: Callable[[Recipe], ImageU8] | None = field(default=None, repr=False)
     _shown: dict[float, "Edit"] = field(default_factory=dict, repr=False)
 
@@ -58,6 +59,7 @@ class Edit:
                 timing={},
                 provider=self.provider,
                 trajectory=self.trajectory,
+                warnings=self.warnings,
                 _render=self._render,
             )
             self._shown[strength] = edit

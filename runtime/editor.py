@@ -23,6 +23,7 @@ from limner.runtime.images import to_u8
 from limner.runtime.inversion import Inversion, InversionParameters
 from limner.runtime.methods import Method, Outcome, Progress, Runner, find_method, needed_graphs, require_family
 from limner.runtime.models import Models
+from limner.runtime.notices import change_notices, source_notices, text_notices
 from limner.runtime.recipe import MAX_SEED, Recipe
 from limner.runtime.schema import to_dict
 from limner.runtime.sources import Sources, Start
@@ -246,6 +247,7 @@ class Editor:
                 timing=dict(timer.stages),
                 provider=self.provider,
                 pictures=one.outcome.pictures,
+                warnings=self._warnings(one.outcome, one.reconstruction, one.image, row, one.notes, one.likeness),
                 _render=_renderer(one.outcome.render),
             )
             for one, row in zip(results, scored, strict=True)
@@ -269,12 +271,27 @@ class Editor:
             provider=self.provider,
             trajectory=outcome.trajectory,
             pictures=outcome.pictures,
+            warnings=self._warnings(outcome, start.reconstruction, image, scores, start.notes, start.likeness),
             _render=_renderer(outcome.render),
         )
 
     def _complete(self, recipe: Recipe) -> Recipe:
         """A recipe that ran: with all that acted, and nothing else."""
         return without_idle(recipe, idle_settings(self.bundle, recipe))
+
+    def _warnings(
+        self,
+        outcome: Outcome,
+        reconstruction: FloatArray,
+        image: FloatArray,
+        scores: dict[str, float],
+        notes: tuple[str, ...],
+        likeness: float | None,
+    ) -> tuple[str, ...]:
+        texts = text_notices(self.bundle, self.models.tokenizer, outcome.recipe, outcome.texts)
+        source = source_notices(self.bundle, notes, likeness)
+        before, after = _checked_u8(reconstruction), _checked_u8(image)
+        return (*texts, *source, *change_notices(self.bundle, before, after, scores["pixel"]))
 
     def _check_bundle(self, recipe: Recipe) -> None:
         if recipe.bundle is not None and recipe.bundle != self.bundle.digest:

@@ -272,5 +272,6 @@ def _square(image: Image.Image, size: int, notes: list[str]) -> Image.Image:
         image = image.crop((left, top, left + side, top + side))
     if side == size:
         return image
-    notes.append(f"resized from {side} to {size} pixels")
+    if side < size:
+        notes.append(f"enlarged from {side} to {size} pixels")
     return image.resize((size, size), Image.Resampling.LANCZOS)

@@ -8,6 +8,7 @@ features, which live in the same space. The best point seen is taken, so that it
 encoder's. The pull to the encoder's answer E(x) keeps w where edits still work.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,7 @@ from limner.runtime.methods import Progress
 from limner.runtime.models import Models
 from limner.runtime.timing import Timer
 
-__all__ = ["Inversion", "InversionParameters", "compare_images", "invert"]
+__all__ = ["Inversion", "InversionParameters", "compare_images", "invert", "likeness"]
 
 FloatArray = NDArray[np.float32]
 
@@ -59,6 +60,8 @@ class Inversion:
     steps: int  # of the refinement, up to the best point
     scores: dict[str, float]
     timing: dict[str, float]  # stage -> ms, of the whole batch that it was inverted in
+    likeness: float | None = None  # of picture and the encoder's own answer, see `likeness`
+    notes: tuple[str, ...] = ()  # what was done to the picture file, one phrase each
 
 
 def invert(
@@ -72,13 +75,17 @@ def invert(
     with timer.stage("encoder"):
         w_plus = models.encode(image)  # [N,L,D]
     steps = [0] * len(image)
+    first: dict[str, FloatArray] | None = None
     if parameters.refine_steps > 0:
+        with timer.stage("scores"):
+            first = compare_images(models, image, models.synthesis(w_plus))
         with timer.stage("refine"):
             w_plus, steps = _refine(models, image, w_plus, parameters, progress)
     with timer.stage("reconstruction"):
         reconstruction = models.synthesis(w_plus)
     with timer.stage("scores"):
         scores = compare_images(models, image, reconstruction)
+    alike = likeness(scores if first is None else first)
     pictures, reconstructions = to_u8(image), to_u8(reconstruction)
     return [
         Inversion(
@@ -89,6 +96,7 @@ def invert(
             steps=steps[row],
             scores={name: float(values[row]) for name, values in scores.items()},
             timing=dict(timer.stages),
+            likeness=None if alike is None else float(alike[row]),
         )
         for row in range(len(image))
     ]
@@ -107,6 +115,19 @@ def compare_images(models: Models, first: FloatArray, second: FloatArray) -> dic
         if graph in models.sessions:
             scores[name] = np.sum(features(first) * features(second), axis=1)
     return scores
+
+
+def likeness(scores: Mapping[str, FloatArray]) -> FloatArray | None:
+    """Return how much of a picture the encoder and the generator keep, [N]: the mean of the clip and identity cosines.
+
+    Pictures unlike those that the models were trained on have little. A refinement would raise both scores whatever
+    the picture is, so it is not asked. None where a bundle has neither network.
+    """
+    cosines = [scores[name] for name in ("clip", "identity") if name in scores]
+    if not cosines:
+        return None
+    mean: FloatArray = np.mean(cosines, axis=0, dtype=np.float32)
+    return mean
 
 
 def _refine(

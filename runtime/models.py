@@ -37,6 +37,13 @@ class Models:
         self._cache: OrderedDict[Hashable, Any] = OrderedDict()
         self._lock = threading.Lock()
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The bundle's, made at first use."""
+        if self._tokenizer is None:
+            self._tokenizer = Tokenizer.from_bundle(self.bundle)
+        return self._tokenizer
+
     def mapping(self, z: FloatArray) -> FloatArray:
         """z [N,Z] -> w [N,D]."""
         return self._one("mapping", "w", z=z)
@@ -70,16 +77,14 @@ class Models:
         return self._one("clip_image", "image_features", image=image)
 
     def clip_text(self, texts: Sequence[str], field: str = "prompts.text") -> FloatArray:
-        """N texts -> unit CLIP features [N,C]; InputError naming `field` for a text of too many tokens.
+        """N texts -> unit CLIP features [N,C]; InputError naming `field` for what is no text.
 
         Features are read at a text's end, which sees nothing that comes after it. So where the graph allows, what all
         texts are filled up with is left out: a usual text has 10 to 15 tokens, and the graph takes 77.
         """
-        if self._tokenizer is None:
-            self._tokenizer = Tokenizer.from_bundle(self.bundle)
-        ids = self._tokenizer.encode(list(texts), field)
+        ids = self.tokenizer.encode(list(texts), field)
         if isinstance(self.bundle.graph("clip_text").inputs[0].shape[1], str):
-            ids = ids[:, : int(np.argmax(ids == self._tokenizer.eos, axis=1).max()) + 1]
+            ids = ids[:, : int(np.argmax(ids == self.tokenizer.eos, axis=1).max()) + 1]
         return self._one("clip_text", "text_features", input_ids=ids)
 
     def text_features(self, text: str) -> FloatArray:

@@ -20,7 +20,7 @@ from limner.runtime.checks import require_int, require_number, require_sha256
 from limner.runtime.errors import InputError
 from limner.runtime.faces.face import Face
 from limner.runtime.grammar import refuse_markup
-from limner.runtime.methods import Method, find_method, methods_of, methods_with
+from limner.runtime.methods import Family, Method, find_method, methods_of, methods_with
 from limner.runtime.schema import from_dict, parse_json, read_json, to_dict
 
 __all__ = ["PromptEdit", "Recipe", "Source", "plain_text"]
@@ -29,7 +29,7 @@ RECIPE_VERSION = 1
 MAX_WORDS = 120  # a CLIP text holds 77 tokens; the tokenizer counts them and names what falls off
 MAX_CHARACTERS = 600
 SOURCE_KINDS = ("image", "seed", "w_plus", "prompt")
-FAMILY_SOURCES = {"stylegan2": ("image", "seed", "w_plus"), "diffusion": ("image", "prompt")}
+FAMILY_SOURCES: dict[Family, tuple[str, ...]] = {"stylegan2": ("image", "seed", "w_plus"), "diffusion": ("image", "prompt")}
 TRUNCATION = 0.7
 MAX_SEED = 2**32 - 1  # what numpy's RandomState takes
 STRENGTH_LIMIT = 100.0  # the widest range of any method; each method narrows it

@@ -13,6 +13,7 @@ from limner.runtime.errors import InputError
 BACKGROUND = (255, 255, 255)
 INK = (32, 32, 36)
 FAINT = (120, 120, 128)
+WARNING = (156, 72, 0)
 MAX_SHEET_PIXELS = 100_000_000
 CAPTION_LINES = 2
 ELLIPSIS = "..."
@@ -40,6 +41,7 @@ def make_sheet(
     title: str = "",
     cell: int = 192,  # side of a picture on the sheet, in pixels
     gap: int = 12,  # space between pictures and around the sheet
+    notes: Sequence[str] = (),  # sentences that stand below the rows, whole
 ) -> NDArray[np.uint8]:
     """Draw rows of source | edits with captions; return uint8 [H,W,3].
 
@@ -55,7 +57,8 @@ def make_sheet(
     width = gap + columns * (cell + gap) + split
     title_height = round(caption_size * 2.2) if title else 0
     heights = [(line if row.label else 0) + cell + caption_height + gap for row in rows]
-    height = gap + title_height + sum(heights)
+    said = [words for note in notes for words in _wrapped(note, width - 2 * gap, _font(caption_size))]
+    height = gap + title_height + sum(heights) + (len(said) * line + gap if said else 0)
     if width * height > MAX_SHEET_PIXELS:
         raise InputError(
             "sheet",
@@ -94,6 +97,8 @@ def make_sheet(
             )
         _divider(draw, gap + cell + (gap + split) // 2, picture_top, cell)
         top += row_height
+    for number, words in enumerate(said):
+        draw.text((gap, top + number * line), words, fill=WARNING, font=_font(caption_size))
     return np.array(sheet, dtype=np.uint8)
 
 
@@ -109,6 +114,18 @@ def wrap_caption(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont
             count = len(words)
         lines.append(_fit(" ".join(words[:count]), width, font))
         words = words[count:]
+    return lines
+
+
+def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
+    """Break `text` at spaces into lines of `width` pixels, as many as it takes."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(_fit(word, width, font))
     return lines
 
 

@@ -38,6 +38,8 @@ class Start:
     source: ImageU8  # [H,W,3]
     reconstruction: FloatArray  # [1,3,H,W], what the generator makes of w_plus
     scores: dict[str, float]  # of the inversion, empty for other sources
+    notes: tuple[str, ...] = ()  # what was done to a picture file
+    likeness: float | None = None  # of a picture, see `inversion.likeness`
 
 
 class Sources:
@@ -90,6 +92,7 @@ class Sources:
         sha256.
         """
         size = self.models.bundle.generator.size
+        notes: tuple[str, ...] = ()
         if isinstance(picture, np.ndarray):
             image_u8 = picture if face is None else cut_array(picture, size, face)
             if image_u8.dtype != np.uint8 or image_u8.shape != (size, size, 3):
@@ -98,7 +101,7 @@ class Sources:
             digest = sha256_bytes(np.ascontiguousarray(picture).tobytes())
         else:
             read = read_source(picture, size, face)
-            image_u8, digest = read.image_u8, read.sha256
+            image_u8, digest, notes = read.image_u8, read.sha256, read.notes
         if check is not None:
             check(digest)
         place = None if face is None else face.place
@@ -106,7 +109,7 @@ class Sources:
         with self._lock:
             found = self._inversions.get(key)
         if found is None:
-            found = invert(self.models, to_float(image_u8), parameters, progress)[0]
+            found = replace(invert(self.models, to_float(image_u8), parameters, progress)[0], notes=notes)
             found.w_plus.setflags(write=False)
         with self._lock:
             self._inversions[key] = found
@@ -128,7 +131,7 @@ class Sources:
         found, digest = self.inversion(picture, parameters, progress, lambda d: _check_hash(source, d), source.face)
         recipe = replace(_with_hash(recipe, digest), inversion=to_dict(parameters))
         scores = {f"inversion_{name}": value for name, value in found.scores.items()}
-        return Start(recipe, found.w_plus, found.picture, found.rendered, scores)
+        return Start(recipe, found.w_plus, found.picture, found.rendered, scores, found.notes, found.likeness)
 
     def _generated(self, recipe: Recipe, w_plus: FloatArray) -> Start:
         reconstruction = self.models.synthesis(w_plus)

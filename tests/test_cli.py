@@ -220,7 +220,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["set", "NAME=VALUE"], ["edit", "seed:1", BEARD, "--set", "alpha"]),
         (["parameters.alfa", "alpha"], ["edit", "seed:1", BEARD, "--set", "alfa=3"]),
         (["parameters.alpha"], ["edit", "seed:1", BEARD, "--set", "alpha=big"]),
-        (["inversion"], ["edit", "seed:1", BEARD, "--refine", "3"]),
+        (["refine: got 3", "a picture file"], ["edit", "seed:1", BEARD, "--refine", "3"]),
         (["provider", "available here"], ["edit", "seed:1", BEARD, "--provider", "cuda"]),
         (["provider", "cpu"], ["edit", "seed:1", BEARD, "--provider", "gpu"]),
         (["threads"], ["edit", "seed:1", BEARD, "--threads", "0"]),

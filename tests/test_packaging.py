@@ -39,6 +39,7 @@ SHARED_WITH_TRAINING = (
     "bundle",
     "bundle_schema",
     "recipe",
+    "vocabulary",
 )
 NOT_IN_RUNTIME = {"torch", "pytorch_lightning", "transformers", "onnx", "onnxscript", "dicebear", "resvg_py"}
 SKIPPED = {".git", ".venv", ".venv-demo", "build", "dist", "out", "runs", "typings", "data"}

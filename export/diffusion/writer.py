@@ -29,6 +29,7 @@ from limner.runtime.errors import InputError, nearest
 from limner.runtime.folders import folder_beside, open_to_readers, put_in_place
 from limner.runtime.methods import find_method, method_names
 from limner.runtime.schema import from_dict
+from limner.runtime.vocabulary import FILE as WORDS
 
 SCHEDULER = "scheduler/scheduler_config.json"
 BATCHES = (1, 2, 3)
@@ -181,7 +182,10 @@ def manifest(
             second_pad=folder.second_pad,
             zero_empty=folder.zero_empty,
         ),
-        tokenizer=TokenizerMeta(added="tokenizer/added_tokens.json" if folder.tokenizer.added else ""),
+        tokenizer=TokenizerMeta(
+            added="tokenizer/added_tokens.json" if folder.tokenizer.added else "",
+            words=f"tokenizer/{WORDS}" if (folder.root / "tokenizer" / WORDS).is_file() else "",
+        ),
         constants=None,
         graphs={name: _graph_meta(name, graph, reports[name], written) for name, graph in graphs.items()},
         licences=licences_of(folder.root),
@@ -217,7 +221,7 @@ def _copy_files(folder: DiffusionFolder, out: Path) -> None:
     (out / "scheduler").mkdir()
     shutil.copyfile(folder.scheduler, out / SCHEDULER)
     folder.tokenizer.write(out / "tokenizer")
-    for name in ("vocab.json", "merges.txt"):  # the files as they are, where there are any
+    for name in ("vocab.json", "merges.txt", WORDS):  # the files as they are, where there are any
         if (folder.root / "tokenizer" / name).is_file():
             shutil.copyfile(folder.root / "tokenizer" / name, out / "tokenizer" / name)
 

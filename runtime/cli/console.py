@@ -3,14 +3,14 @@
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from limner.runtime.methods import Progress
 
-__all__ = ["format_numbers", "note", "print_json", "print_result", "report", "steps"]
+__all__ = ["format_numbers", "note", "print_json", "print_result", "report", "steps", "warn"]
 
 LOG_EVERY_S = 5.0
 
@@ -28,6 +28,12 @@ def note(message: str) -> None:
 def format_numbers(values: Mapping[str, float], digits: int = 3) -> str:
     """Return "name 0.123, other 4" with `digits` significant digits."""
     return ", ".join(f"{name} {value:.{digits}g}" for name, value in values.items())
+
+
+def warn(warnings: Iterable[str]) -> None:
+    """Print each warning as a line of its own to stderr."""
+    for warning in warnings:
+        note(f"warning: {warning}")
 
 
 def report(scores: Mapping[str, float], timing: Mapping[str, float]) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from limner.runtime.cli.console import note, print_json, print_result, report, steps
+from limner.runtime.cli.console import note, print_json, print_result, report, steps, warn
 from limner.runtime.cli.faces import FaceOption, FinderOption, FramingOption, LandmarksOption, PasteOption, chosen_face
 from limner.runtime.cli.options import (
     BundleOption,
@@ -200,6 +200,7 @@ def invert(
     from limner.runtime.cli.sheets import array_bytes, inversion_sheet
     from limner.runtime.files import write_atomically
     from limner.runtime.images import write_png_atomically
+    from limner.runtime.notices import source_notices
 
     target = output if output is not None else Path(f"{picture.stem}.npy")
     check_output(target, "output", suffix=".npy")
@@ -208,13 +209,18 @@ def invert(
     parameters = editor.sources.inversion_parameters({} if refine is None else {"refine_steps": refine})
     with steps("refine") as progress:
         found = editor.invert(picture, parameters, progress)
-    drawn = inversion_sheet(found, picture.name) if sheet is not None else None
+    warnings = source_notices(editor.bundle, found.notes, found.likeness)
+    drawn = inversion_sheet(found, picture.name, warnings) if sheet is not None else None
     write_atomically(target, array_bytes(found.w_plus[0]))
     if sheet is not None and drawn is not None:
         write_png_atomically(sheet, drawn, field="sheet")
     report(found.scores, found.timing)
+    warn(warnings)
     data = {"output": str(target), "sheet": _text(sheet), "steps": found.steps, "scores": found.scores}
-    print_result(data | {"timing_ms": found.timing, "bundle": editor.bundle.digest, "provider": provider}, as_json)
+    print_result(
+        data | {"warnings": warnings, "timing_ms": found.timing, "bundle": editor.bundle.digest, "provider": provider},
+        as_json,
+    )
 
 
 def replay(
@@ -289,10 +295,14 @@ def _deliver(
         write_png_atomically(sheet, drawn, field="sheet")
     written = write_pictures(maps, result.pictures) if maps is not None else []
     report(result.scores, result.timing)
+    warnings = [*result.warnings]
+    if maps is not None and not result.pictures:
+        warnings.append("no pictures for --maps: this edit makes none")
+    warn(warnings)
     data: dict[str, Any] = {"output": _text(output), "sheet": _text(sheet), "recipe": result.recipe.to_dict()}
     data |= {"maps": [str(path) for path in written]} if maps is not None else {}
     data |= {"crop": str(crop)} if crop is not None else {}
-    data |= {"scores": result.scores, "timing_ms": result.timing, "provider": result.provider}
+    data |= {"warnings": warnings, "scores": result.scores, "timing_ms": result.timing, "provider": result.provider}
     print_result(data | (extra or {}), as_json)
 
 

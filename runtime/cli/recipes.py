@@ -90,9 +90,10 @@ def make_recipe(
     if not count:
         raise InputError("TEXT", "nothing", "one text or more, --mapper NAME, --concept +WORDS or --prompt TEXT")
     strengths = _each("strength", strength, count)
-    for name, values in (("neutral", neutral), ("beta", beta)):
-        if values:
-            require_use(method, name, name)
+    if neutral:
+        require_use(method, "neutral", "neutral")
+    if beta:
+        require_use(method, "beta", "beta")
     if method == CONCEPT_METHOD:
         prompts = parse_concepts(texts, strengths)
     else:

@@ -40,7 +40,7 @@ def edit_sheet(edit: Edit, whole: ImageU8 | None = None) -> ImageU8:
     if source.face is not None and source.path is not None and whole is not None:
         before = Cell(read_photo(source.path, "source").on_white(), "photograph")
         rows.append(SheetRow(before, (Cell(_opaque(whole), words),), f"pasted back: {source.face.paste}"))
-    return make_sheet(rows)
+    return make_sheet(rows, notes=edit.warnings)
 
 
 def _opaque(image_u8: ImageU8) -> ImageU8:
@@ -70,10 +70,10 @@ def write_pictures(folder: Path, pictures: Mapping[str, ImageU8]) -> list[Path]:
     return paths
 
 
-def inversion_sheet(found: Inversion, name: str) -> ImageU8:
+def inversion_sheet(found: Inversion, name: str, warnings: Sequence[str] = ()) -> ImageU8:
     """Draw picture | reconstruction; uint8 [H,W,3]."""
     cells = (Cell(found.reconstruction, "as the generator makes it"),)
-    return make_sheet([SheetRow(Cell(found.picture, name), cells)])
+    return make_sheet([SheetRow(Cell(found.picture, name), cells)], notes=warnings)
 
 
 def grid(images: Sequence[ImageU8], columns: int = 8) -> ImageU8:

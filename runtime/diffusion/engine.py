@@ -1,5 +1,6 @@
 """Runs recipes on a diffusion bundle: sources, the method, scores; plain generation beside it."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -37,6 +38,8 @@ class DiffusionResult:
     image: FloatArray  # [1,3,H,W]
     source: FloatArray  # [1,3,H,W]
     reconstruction: FloatArray  # [1,3,H,W]
+    notes: tuple[str, ...] = ()  # what was done to a picture file
+    likeness: float | None = None  # of a picture: PSNR in dB of what the autoencoder makes of it
 
 
 class DiffusionEngine:
@@ -69,7 +72,8 @@ class DiffusionEngine:
         for start, outcome, reconstruction in zip(starts, outcomes, plain, strict=True):
             source = reconstruction if start.picture is None else to_float(start.picture)
             image = outcome.render(outcome.recipe)
-            results.append(DiffusionResult(outcome, image, source, reconstruction))
+            alike = self._likeness(start)
+            results.append(DiffusionResult(outcome, image, source, reconstruction, start.notes, alike))
         return results
 
     def completed(self, method: Method, recipe: Recipe) -> Recipe:
@@ -99,6 +103,13 @@ class DiffusionEngine:
         """Make N pictures [N,3,H,W] from texts and seeds."""
         latents = generate(self.networks, prompts, seeds, parameters, negative=negative, progress=progress)
         return self.networks.decode(latents)
+
+    def _likeness(self, start: DiffusionStart) -> float | None:
+        """PSNR in dB between a picture and what the autoencoder makes of it; None where nobody asks for it."""
+        if start.picture is None or start.clean is None or self.bundle.manifest.limits.unlike is None:
+            return None
+        error = float(np.mean((self.networks.decode(start.clean) - to_float(start.picture)) ** 2))
+        return 10.0 * math.log10(4.0 / max(error, 1e-10))  # the range is -1 to 1
 
     def _reconstructions(
         self,

@@ -30,6 +30,7 @@ class DiffusionStart:
     shape: tuple[int, int, int]  # of the latents, (C, h, w)
     picture: ImageU8 | None = None  # [H,W,3], of an image
     clean: FloatArray | None = None  # [1,C,h,w], its latents
+    notes: tuple[str, ...] = ()  # what was done to a picture file
 
     @property
     def place(self) -> object:
@@ -56,25 +57,25 @@ def resolve_start(
     if source.kind == "prompt":
         shape = networks.latent_shape(*size)
         return DiffusionStart(recipe, source.prompt or "", source.seed or 0, shape)
-    picture, digest = _picture(networks, recipe, given, size)
+    picture, digest, notes = _picture(networks, recipe, given, size)
     if source.sha256 is not None and source.sha256 != digest:
         allowed = f"{source.sha256[:12]}... as the recipe says"
         raise InputError("source.sha256", f"a source with sha256 {digest[:12]}...", allowed, "the source was altered")
     recipe = replace(recipe, source=replace(source, sha256=digest))
     shape = networks.latent_shape(*picture.shape[:2])
     clean = networks.encode(to_float(picture))
-    return DiffusionStart(recipe, source.prompt or "", recipe.seed, shape, picture, clean)
+    return DiffusionStart(recipe, source.prompt or "", recipe.seed, shape, picture, clean, notes)
 
 
 def _picture(
     networks: DiffusionNetworks, recipe: Recipe, given: NDArray[Any] | None, size: tuple[int | None, int | None]
-) -> tuple[ImageU8, str]:
+) -> tuple[ImageU8, str, tuple[str, ...]]:
     face = recipe.source.face
     if given is not None and face is None:
         if given.dtype != np.uint8 or given.ndim != 3 or given.shape[2] != 3:
             raise InputError("source", f"{given.dtype} {list(given.shape)}", "uint8 [height, width, 3]")
         networks.check_size(given.shape[0], given.shape[1], field="source")
-        return given, sha256_bytes(np.ascontiguousarray(given).tobytes())
+        return given, sha256_bytes(np.ascontiguousarray(given).tobytes()), ()
     height, width = size
     if height is not None and width is not None and height != width:
         given_size = f"{height} x {width} pixels for a picture file"
@@ -82,8 +83,8 @@ def _picture(
     side = next((one for one in size if one is not None), networks.meta.image_size)
     networks.check_size(side, side)
     if given is not None and face is not None:
-        return cut_array(given, side, face), sha256_bytes(np.ascontiguousarray(given).tobytes())
+        return cut_array(given, side, face), sha256_bytes(np.ascontiguousarray(given).tobytes()), ()
     if recipe.source.path is None:
         raise InputError("source.path", "nothing", "the path of a picture, or an array given beside the recipe")
     read = read_source(recipe.source.path, side, face)
-    return read.image_u8, read.sha256
+    return read.image_u8, read.sha256, read.notes

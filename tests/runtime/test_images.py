@@ -181,7 +181,8 @@ def test_centre_crop_and_resize_are_noted(tmp_path: Path) -> None:
     picture = read_picture(tmp_path / "a.png", SIZE)
     assert set(corners(picture.image_u8)) == {GREEN}
     assert picture.notes == (f"cropped from {3 * SIZE} x {SIZE} to the centred square",)
-    assert read_picture(tmp_path / "a.png", 16).notes[1] == "resized from 32 to 16 pixels"
+    assert read_picture(tmp_path / "a.png", 16).notes == picture.notes  # less is no news
+    assert read_picture(tmp_path / "a.png", 2 * SIZE).notes[1] == f"enlarged from {SIZE} to {2 * SIZE} pixels"
 
 
 def test_shrinking_is_antialiased(tmp_path: Path) -> None:

@@ -7,10 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from limner.runtime.vocabulary import FILE as WORDS
+from limner.runtime.vocabulary import vocabulary_text
 from limner.training.augment import AugmentConfig
 from limner.training.avatars.attributes import STYLES
 from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataset
-from limner.training.avatars.tokens import CaptionTokenizer, caption_words, learn_merges, write_tokenizer
+from limner.training.avatars.tokens import (
+    CaptionTokenizer,
+    caption_vocabulary,
+    caption_words,
+    learn_merges,
+    write_tokenizer,
+)
 from limner.training.clip_module import Captioner, ClipModule, ClipTraining, mark_positions
 from limner.training.evaluate.card import Card
 from limner.training.evaluate.clip import evaluate
@@ -68,6 +76,8 @@ def make_tokenizer(run: Run, cache: Path) -> CaptionTokenizer:
     merges = learn_merges(caption_words(run.data.style, config.captions, run.data.seed),
                           config.vocabulary - BYTE_TOKENS - SPECIAL_TOKENS)  # fmt: skip
     write_tokenizer(folder, merges)
+    known = caption_vocabulary(run.data.style, config.captions, run.data.seed)
+    (folder / WORDS).write_text(vocabulary_text(known), encoding="utf-8")
     return CaptionTokenizer(folder)
 
 
@@ -96,7 +106,7 @@ def save(run: Run, module: ClipModule, folder: Path, cache: Path) -> dict[str, A
     """Write the checkpoint and its tokenizer, measure them on the test split, write the card."""
     vocabulary = len(module.tokenizer.vocab)
     save_model(folder, "clip", model_config(run, vocabulary), module.network.state_dict())
-    for name in ("vocab.json", "merges.txt"):
+    for name in ("vocab.json", "merges.txt", WORDS):
         shutil.copyfile(module.tokenizer.folder / name, folder / name)
     figures = evaluate(load_model(folder), folder, AvatarsDataset(run.data, "test", cache))  # type: ignore[arg-type]
     Card("CLIP of the avatars", "clip", WHAT, run, STYLES[run.data.style], figures).write(folder)

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 
 from limner.runtime.errors import InputError
+from limner.runtime.vocabulary import FILE as WORDS
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -213,8 +214,9 @@ def _save(network: Any, folder: Path) -> None:
 
 def _save_tokenizer(folder: Path, source: Path, length: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("vocab.json", "merges.txt"):
-        (folder / name).write_bytes((source / name).read_bytes())
+    for name in ("vocab.json", "merges.txt", WORDS):
+        if name != WORDS or (source / name).is_file():  # other people's tokenizers have none
+            (folder / name).write_bytes((source / name).read_bytes())
     end = "<|endoftext|>"
     special = {"bos_token": "<|startoftext|>", "eos_token": end, "unk_token": end, "pad_token": end}
     _write_json(folder / "special_tokens_map.json", special)

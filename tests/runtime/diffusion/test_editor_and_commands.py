@@ -15,8 +15,10 @@ from limner.runtime.bundle import Bundle
 from limner.runtime.cli.concepts import parse_concept, parse_concepts
 from limner.runtime.cli.demo_list import read_demo
 from limner.runtime.errors import BundleError
+from limner.runtime.idle import idle_settings, refuse_idle
+from limner.runtime.images import write_png_atomically
 from limner.runtime.methods import method_names
-from limner.runtime.provenance import read_recipe, replay, write_edit
+from limner.runtime.provenance import metadata, read_recipe, replay, write_edit
 from limner.runtime.shipped import demo_file
 
 Run = Callable[..., Any]
@@ -312,3 +314,94 @@ def test_strength_that_no_concept_takes() -> None:
     assert [one.strength for one in parse_concepts(["+red:scale=2", "hat"], [3.0, 3.0])] == [2.0, 3.0]
     with pytest.raises(InputError, match="strength: got 3 for"):
         parse_concepts(["+red:scale=2", "hat"], [3.0, 4.0])
+
+
+# --- settings that cannot act -----------------------------------------------------------------------------
+
+PICTURE = Source("image", prompt="a cat", path="a.png")
+
+
+def prompted(options: dict[str, Any] | None = None, source: Source = PICTURE, **parameters: Any) -> Recipe:
+    prompt = PromptEdit("a dog", options=options or {})
+    inversion = parameters.pop("inversion", {})
+    return Recipe("prompt-to-prompt", source, (prompt,), parameters, inversion)
+
+
+PROMPT = Source.from_prompt("a cat", 3)
+OWN = PromptEdit("red", strength=3.0, options={"warmup": 1, "threshold": 0.9})
+
+
+@pytest.mark.parametrize(
+    ("recipe", "field"),
+    [
+        (sega(PICTURE, guidance_scale=3.0), "parameters.guidance_scale"),
+        (sega(PICTURE, sampler="ddim"), "parameters.sampler"),
+        (sega(PICTURE, eta=0.0), "parameters.eta"),
+        (sega(PICTURE, negative_prompt="blurry"), "parameters.negative_prompt"),
+        (sega(PICTURE, momentum_scale=0.2), "parameters.momentum_scale"),
+        (sega(PROMPT, masks="noise"), "parameters.masks"),
+        (sega(PROMPT, sampler="euler", eta=0.0), "parameters.eta"),
+        (sega(PROMPT, OWN, scale=3.0), "parameters.scale"),
+        (sega(PROMPT, OWN, warmup=2), "parameters.warmup"),
+        (sega(PROMPT, OWN, threshold=0.5), "parameters.threshold"),
+        (prompted(sampler="ddim"), "parameters.sampler"),
+        (prompted(eta=0.5), "parameters.eta"),
+        (prompted(inversion={"skip": 0.2}), "inversion.skip"),
+        (prompted(blend_threshold=0.2), "parameters.blend_threshold"),
+        (prompted(keep_outside=False), "parameters.keep_outside"),
+        (prompted({"blend": ["dog"]}, subtract_threshold=0.2), "parameters.subtract_threshold"),
+        (prompted({"cross_replace": 0.2}, cross_replace=0.3), "parameters.cross_replace"),
+    ],
+)
+def test_settings_that_cannot_act_are_refused(bundle: Bundle, recipe: Recipe, field: str) -> None:
+    with pytest.raises(InputError, match="it would change nothing") as caught:
+        refuse_idle(recipe, idle_settings(bundle, recipe))
+    assert caught.value.field == field
+
+
+def test_settings_that_act_are_not_refused(bundle: Bundle) -> None:
+    for recipe in (
+        sega(PICTURE, guidance="semantic", momentum_scale=0.2),
+        sega(PROMPT, OWN, PromptEdit("big"), scale=3.0, warmup=2, threshold=0.5, sampler="tcd", eta=0.3),
+        sega(PROMPT, guidance="masked", masks="noise"),
+        prompted(source=PROMPT, sampler="ddim", eta=0.5),
+        prompted({"blend": ["dog"]}, keep_outside=False, blend_start=0.1),
+    ):
+        refuse_idle(recipe, idle_settings(bundle, recipe))
+
+
+def test_a_picture_keeps_no_setting_that_did_not_act(editor: Editor, tmp_path: Path) -> None:
+    path = write_png_atomically(tmp_path / "a.png", editor.generate(["a cat"], [1])[0].image)
+    recipe = Recipe("sega", Source.from_image(path), (PromptEdit("red"),), seed=3)
+    edit = editor.edit(recipe)
+    assert set(edit.recipe.parameters) == {"steps", "height", "width", "guidance", "masks"}
+    written = write_edit(tmp_path / "b.png", edit)
+    assert replay(written, editor).same_pixels
+    older = json.loads(edit.recipe.to_json())
+    older["parameters"] |= {"guidance_scale": 7.5, "sampler": "ddim", "eta": 0.0, "negative_prompt": "", "scale": 5.0}
+    texts = metadata(edit) | {"limner.recipe": json.dumps(older)}
+    assert replay(write_png_atomically(tmp_path / "c.png", edit.image, texts), editor).same_pixels
+
+
+def test_options_are_refused_with_the_methods_that_have_use_for_them(limner: Run) -> None:
+    for arguments, words in (
+        (("seed:3", "a dog", "--maps", "maps"), "--maps with prompt-to-prompt, sega"),
+        (("seed:3", "a dog", "--word", "dog=2"), "--word with prompt-to-prompt"),
+        (("seed:3", "a dog", "--kind", "refine"), "--kind with prompt-to-prompt"),
+        (
+            ("seed:3", "--concept", "+red", "--source-prompt", "a cat", "--neutral", "x"),
+            "global-directions, latent-opt",
+        ),
+        (("seed:3", "--concept", "+red", "--source-prompt", "a cat", "--refine", "3"), "a picture file with a method"),
+        (("seed:3", "--concept", "+red", "--source-prompt", "a cat", "--truncation", "0.5"), "seed:NUMBER of a StyleG"),
+        (("seed:3", "--concept", "+red", "--source-prompt", "a cat", "--seed", "5"), "sega with a picture file"),
+        (("seed:3", "--prompt", "a dog"), "--source-prompt TEXT"),
+    ):
+        ran = limner("edit", *arguments)
+        assert ran.code == 2 and words in ran.err and ran.err.count("\n") == 1, ran.err
+
+
+def test_prompt_is_the_text_of_any_method(limner: Run) -> None:
+    one = json.loads(limner(*PROMPTED, "-m", "sega", "--prompt", "+red:scale=2", "--dry-run").out)
+    other = json.loads(limner(*PROMPTED, "--concept", "+red:scale=2", "--dry-run").out)
+    assert one == other and one["recipe"]["prompts"][0]["strength"] == 2.0
