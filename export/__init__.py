@@ -15,3 +15,7 @@ Reading order:
 
 if __name__ != "limner.export":
     raise ImportError(f"import this package as 'limner.export', not as {__name__!r}: pip install -e . first")
+
+import os
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before any module here imports onnxruntime

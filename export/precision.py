@@ -225,6 +225,7 @@ def why_refused(precision: str, found: Mapping[str, float]) -> str:
 
 
 def _save_as_is(bundle: Bundle, name: str, weights: WeightFile, target: Path) -> None:
+    bundle.graph_bytes(name)  # verified, and with no weights from elsewhere
     model = ir.external_data.load_to_model(ir.load(bundle.file(bundle.graph(name).file)))
     weights.save(model, target)
 

@@ -10,8 +10,11 @@ The format, schema version 1:
   "/", has no empty part, no ".", no "..", no "\\\\", no ":" and does not leave the folder through a link.
 - Every path named elsewhere (`graphs.*.file`, `graphs.*.data`, `tokenizer`, `constants`, `relevance`) is in
   `files`.
-- Loading compares the size and the sha256 of every listed file. The runtime opens no other file by name, and
-  ONNX Runtime refuses weights outside the folder of their graph.
+- Loading compares the size and the sha256 of every listed file. The runtime opens no other file by name.
+- A graph's weights lie in the files that its `data` names and nowhere else; the runtime reads the paths in the ONNX
+  file itself and refuses others, whatever ONNX Runtime would do (`limner.runtime.onnx_files`).
+- What was verified is what runs: a graph is read and verified again when it is loaded, and its weights if the file
+  system says that they changed. Weights that are written over in place while they are in use are refused.
 - `graphs` maps a name to an ONNX file and its inputs and outputs (name, dtype, shape). A string in a shape is
   a dimension that the caller chooses; the same string means the same number throughout one call.
 - Weights lie in the files named by `data`, usually one `weights.bin` that all graphs share.
@@ -54,11 +57,14 @@ from limner.runtime.bundle_schema import (
     check_manifest,
 )
 from limner.runtime.errors import BundleError, MissingGraphError, nearest
-from limner.runtime.files import sha256_bytes, sha256_file, write_atomically
+from limner.runtime.files import read_plain, sha256_bytes, sha256_file, user_path, write_atomically
+from limner.runtime.held_files import Stamp, stamp_of
+from limner.runtime.onnx_files import check_external_data
 from limner.runtime.schema import from_dict, parse_json, to_dict
 from limner.runtime.vocabulary import read_vocabulary
 
 MAX_MANIFEST_BYTES = 16 << 20
+MAX_GRAPH_BYTES = (2 << 30) - 1  # what protobuf holds
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,7 @@ class Bundle:
     root: Path
     manifest: BundleManifest
     digest: str = field(default="")
+    stamps: dict[str, Stamp] = field(default_factory=dict, compare=False, repr=False)  # of the files as verified
 
     def graph(self, name: str) -> GraphMeta:
         """Return a graph's entry; raise MissingGraphError naming the graph and the known ones."""
@@ -88,6 +95,28 @@ class Bundle:
         if relative not in self.manifest.files:
             raise BundleError("files", f"no file {relative!r}", "a file listed in bundle.json")
         return self.root / relative
+
+    def require_unchanged(self, *relatives: str) -> None:
+        """Raise BundleError for a listed file that is no longer what was verified; a changed stamp is looked into."""
+        for relative in relatives:
+            path = self.file(relative)
+            try:
+                now = stamp_of(path)
+            except OSError as reason:
+                raise BundleError(relative, f"{reason.strerror or reason}", "the file that was verified") from reason
+            if self.stamps.get(relative) != now:
+                _check_file(self.root, relative, self.manifest.files[relative], True)
+                self.stamps[relative] = now
+
+    def graph_bytes(self, name: str) -> bytes:
+        """Return a graph's ONNX file, verified now, and with no weights but those in the files that its entry names."""
+        graph = self.graph(name)
+        data = read_plain(self.file(graph.file), graph.file, MAX_GRAPH_BYTES, "an ONNX graph", BundleError)
+        if sha256_bytes(data) != self.manifest.files[graph.file].sha256:
+            raise BundleError(graph.file, "other content than bundle.json knows", "the graph as it was exported")
+        check_external_data(data, f"graphs.{name}.file", graph.data, graph.file.rpartition("/")[0])
+        self.require_unchanged(*graph.data)
+        return data
 
     @property
     def generator(self) -> GeneratorMeta:
@@ -180,9 +209,8 @@ def load_bundle(path: str | Path, *, verify_hashes: bool = True) -> Bundle:
     root = _find_root(path)
     text = _read_manifest(root)
     manifest = parse_manifest(text)
-    for relative, meta in manifest.files.items():
-        _check_file(root, relative, meta, verify_hashes)
-    return Bundle(root=root, manifest=manifest, digest=identity(text))
+    stamps = {relative: _check_file(root, relative, meta, verify_hashes) for relative, meta in manifest.files.items()}
+    return Bundle(root=root, manifest=manifest, digest=identity(text), stamps=stamps)
 
 
 def identity(text: bytes) -> str:
@@ -230,7 +258,7 @@ def write_manifest(root: str | Path, manifest: BundleManifest) -> Bundle:
 
 
 def _find_root(path: str | Path) -> Path:
-    root = Path(path).expanduser()
+    root = user_path(path, "bundle")
     try:
         if root.name == MANIFEST and not root.is_dir():
             root = root.parent
@@ -263,7 +291,8 @@ def _read_manifest(root: Path) -> bytes:
         raise BundleError(MANIFEST, f"{reason.strerror or reason}", "a readable file") from reason
 
 
-def _check_file(root: Path, relative: str, meta: FileMeta, verify_hash: bool) -> None:
+def _check_file(root: Path, relative: str, meta: FileMeta, verify_hash: bool) -> Stamp:
+    """Return the stamp that the file had before it was read."""
     path = root / relative
     try:
         if not path.resolve().is_relative_to(root):
@@ -275,11 +304,11 @@ def _check_file(root: Path, relative: str, meta: FileMeta, verify_hash: bool) ->
                 "every file listed in bundle.json",
                 "copy it again",
             )
-        size = path.stat().st_size
-        if size != meta.size:
+        stamp = stamp_of(path)
+        if stamp.size != meta.size:
             raise BundleError(
                 relative,
-                f"{size} bytes",
+                f"{stamp.size} bytes",
                 f"{meta.size} bytes as bundle.json says",
                 "copy it again",
             )
@@ -289,5 +318,6 @@ def _check_file(root: Path, relative: str, meta: FileMeta, verify_hash: bool) ->
                 f"{meta.sha256[:12]}... as bundle.json says",
             )
             raise BundleError(relative, given, allowed, "the file was altered: copy it again")
+        return stamp
     except OSError as reason:
         raise BundleError(relative, f"{reason.strerror or reason}", "a readable file") from reason

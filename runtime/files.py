@@ -1,7 +1,8 @@
-"""Files: whole or not at all when written, hashed when read."""
+"""Files: plain and of a known size when read, whole or not at all when written."""
 
 import hashlib
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -22,6 +23,66 @@ def sha256_file(path: Path) -> str:
         while block := stream.read(HASH_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def user_path(path: str | Path, field: str) -> Path:
+    """Return the path with "~" filled in; InputError naming `field` for a user that is not there, or a zero byte."""
+    if "\0" in str(path):
+        raise InputError(field, f"{str(path)!r}, which holds a zero byte", "the path of a file")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as reason:
+        raise InputError(field, f"{str(path)!r}, of which no user is known", "the path of a file") from reason
+
+
+def read_plain(
+    path: str | Path,
+    field: str,
+    limit: int,  # bytes
+    allowed: str = "a readable file",
+    error: type[InputError] = InputError,
+) -> bytes:
+    """Read a plain file of at most `limit` bytes; `error` names `field` for anything else, a pipe or a device included.
+
+    Nothing is waited for: what is no plain file is not opened, and what became one meanwhile is not read.
+    """
+    path = user_path(path, field)
+    shown = repr(str(path)) if len(str(path)) <= 120 else f"a path of {len(str(path))} characters"
+    try:
+        _require_plain(path.stat(), shown, field, limit, allowed, error)
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with os.fdopen(descriptor, "rb") as stream:
+            _require_plain(os.fstat(descriptor), shown, field, limit, allowed, error)
+            data = stream.read(limit + 1)
+            if data is None:  # a file of the kernel that would be waited for
+                raise error(field, f"{shown}, which is no plain file", allowed)
+    except OSError as reason:
+        missing = isinstance(reason, (FileNotFoundError, NotADirectoryError))
+        given = f"no file at {shown}" if missing else f"{reason.strerror or reason} for {shown}"
+        raise error(field, given, allowed) from reason
+    if len(data) > limit:
+        raise _too_large(field, shown, len(data), limit, error)
+    return data
+
+
+def _require_plain(
+    found: os.stat_result, shown: str, field: str, limit: int, allowed: str, error: type[InputError]
+) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise error(field, f"the folder {shown}", allowed)
+    if not stat.S_ISREG(found.st_mode):
+        raise error(field, f"{shown}, which is no plain file", allowed)
+    if found.st_size > limit:
+        raise _too_large(field, shown, found.st_size, limit, error)
+
+
+def _too_large(field: str, shown: str, size: int, limit: int, error: type[InputError]) -> InputError:
+    return error(field, f"{shown} of {shown_size(size)}", f"at most {shown_size(limit)}")
+
+
+def shown_size(size: int) -> str:
+    """A number of bytes as people write it."""
+    return f"{size / 1e6:.3g} MB" if size >= 1e6 else f"{size} bytes"
 
 
 def write_atomically(path: str | Path, data: bytes, field: str = "output") -> Path:

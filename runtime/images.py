@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from limner.runtime.errors import InputError
-from limner.runtime.files import sha256_bytes, write_atomically
+from limner.runtime.files import read_plain, sha256_bytes, user_path, write_atomically
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 ALLOWED_FILE = "a PNG, JPEG or WebP picture"
@@ -91,7 +91,7 @@ def read_picture(path: str | Path, size: int, field: str = "picture") -> Picture
 
 def read_photo(path: str | Path, field: str = "picture") -> Photo:
     """Read a picture file at its own size, neither cut nor put on white; InputError as for `read_picture`."""
-    path = Path(path).expanduser()
+    path = user_path(path, field)
     data = _read_bytes(path, field)
     notes: list[str] = []
     rgb, alpha = _upright(data, path, field, notes)
@@ -147,7 +147,7 @@ def png_bytes(image_u8: ByteImage, text: Mapping[str, str] | None = None) -> byt
 
 def read_png_text(path: str | Path, field: str = "picture") -> dict[str, str]:
     """Return the text before a PNG's pixels, without decoding them; InputError as for `read_picture`."""
-    path = Path(path).expanduser()
+    path = user_path(path, field)
     image = _open(_read_bytes(path, field), path, field)
     if image.format != "PNG":
         raise InputError(
@@ -159,20 +159,10 @@ def read_png_text(path: str | Path, field: str = "picture") -> dict[str, str]:
 
 
 def _read_bytes(path: Path, field: str) -> bytes:
-    try:
-        if not path.exists():
-            raise InputError(field, f"no file at {str(path)!r}", ALLOWED_FILE)
-        if not path.is_file():
-            raise InputError(field, f"{str(path)!r}, which is not a file", ALLOWED_FILE)
-        size = path.stat().st_size
-        if size == 0:
-            raise InputError(field, f"the empty file {path.name!r}", ALLOWED_FILE)
-        if size > MAX_BYTES:
-            given = f"{path.name!r} with {size / 1e6:.0f} MB"
-            raise InputError(field, given, f"at most {MAX_BYTES / 1e6:.0f} MB")
-        return path.read_bytes()
-    except OSError as reason:
-        raise InputError(field, f"{reason.strerror or reason} for {str(path)!r}", ALLOWED_FILE) from reason
+    data = read_plain(path, field, MAX_BYTES, ALLOWED_FILE)
+    if not data:
+        raise InputError(field, f"the empty file {path.name!r}", ALLOWED_FILE)
+    return data
 
 
 def _open(data: bytes, path: Path, field: str) -> Image.Image:

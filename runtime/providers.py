@@ -3,6 +3,7 @@
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,9 +48,12 @@ NEEDS_CUDA_LIBRARIES = {"cuda", "tensorrt"}
 
 
 def import_onnxruntime() -> Any:
-    """Import onnxruntime, or raise ProviderError saying which extra brings it."""
+    """Import onnxruntime, or raise ProviderError saying which extra brings it. Its telemetry stays off."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when it is imported, from 1.32 on
     try:
-        return importlib.import_module("onnxruntime")
+        onnxruntime = importlib.import_module("onnxruntime")
+        getattr(onnxruntime, "disable_telemetry_events", lambda: None)()  # before; Windows alone had any
+        return onnxruntime
     except ImportError as reason:
         hint = "run `pip install 'limner[cpu]'` or `pip install 'limner[gpu]'`"
         raise ProviderError(

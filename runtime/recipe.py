@@ -29,7 +29,10 @@ RECIPE_VERSION = 1
 MAX_WORDS = 120  # a CLIP text holds 77 tokens; the tokenizer counts them and names what falls off
 MAX_CHARACTERS = 600
 SOURCE_KINDS = ("image", "seed", "w_plus", "prompt")
-FAMILY_SOURCES: dict[Family, tuple[str, ...]] = {"stylegan2": ("image", "seed", "w_plus"), "diffusion": ("image", "prompt")}
+FAMILY_SOURCES: dict[Family, tuple[str, ...]] = {
+    "stylegan2": ("image", "seed", "w_plus"),
+    "diffusion": ("image", "prompt"),
+}
 TRUNCATION = 0.7
 MAX_SEED = 2**32 - 1  # what numpy's RandomState takes
 STRENGTH_LIMIT = 100.0  # the widest range of any method; each method narrows it
@@ -79,6 +82,8 @@ class Source:
             raise InputError("source.seed", repr(self.seed), f"no seed for a source of kind {self.kind!r}")
         if self.path is not None and (not isinstance(self.path, str) or not self.path.strip()):
             raise InputError("source.path", repr(self.path), "the path of a file")
+        if self.path is not None:
+            _check_characters("source.path", self.path)
         if self.sha256 is not None:
             require_sha256("source.sha256", self.sha256)
         if self.face is not None and self.kind != "image":
@@ -199,6 +204,7 @@ class Recipe:
 def _check_text(where: str, text: object) -> None:
     if not isinstance(text, str):
         raise InputError(where, repr(text), "a text")
+    _check_characters(where, text)
     if not any(character.isalnum() for character in text):
         raise InputError(where, "an empty text" if not text.strip() else repr(text[:60]), "a text of at least one word")
     words = len(text.split())
@@ -207,6 +213,15 @@ def _check_text(where: str, text: object) -> None:
     if len(text) > MAX_CHARACTERS:
         raise InputError(where, f"{len(text)} characters", f"at most {MAX_CHARACTERS} characters")
     refuse_markup(text, where)
+
+
+def _check_characters(where: str, text: str) -> None:
+    """A recipe is UTF-8: no half characters, as bytes of other encodings on a command line become."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as reason:
+        given = f"{text[:60]!a}, which is no UTF-8 from character {reason.start + 1} on"
+        raise InputError(where, given, "characters that UTF-8 can write") from reason
 
 
 def _check_family(method: Method, source: Source, prompts: tuple[PromptEdit, ...]) -> None:

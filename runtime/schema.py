@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import re
 import types
 from pathlib import Path
 from typing import (
@@ -22,9 +23,13 @@ from typing import (
 )
 
 from limner.runtime.errors import InputError, nearest
+from limner.runtime.files import read_plain
 
 T = TypeVar("T")
 ErrorType = type[InputError]
+MAX_JSON_BYTES = 16_000_000
+MAX_DIGITS = 40
+SURROGATE = re.compile(r"[\ud800-\udfff]|\\u[dD][89a-fA-F]")
 
 
 def from_dict(cls: type[T], data: object, where: str, error: ErrorType = InputError) -> T:
@@ -65,20 +70,38 @@ def parse_json(text: str | bytes, where: str, error: ErrorType = InputError) -> 
     """Parse JSON that is UTF-8 and holds no key twice, no NaN and no infinity; `where` names it in errors."""
 
     def no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            names = [name for name, _ in pairs]
-            repeated = next(name for name in names if names.count(name) > 1)
-            raise error(where, f"the key {repeated!r} twice in one object", "each key once")
+        result: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in result:
+                raise error(where, f"the key {_kind(name)} twice in one object", "each key once")
+            result[name] = value
         return result
+
+    def whole_number(digits: str) -> int:
+        if len(digits) > MAX_DIGITS:
+            raise error(where, f"a number of {len(digits)} digits", f"numbers of at most {MAX_DIGITS}")
+        return int(digits)
+
+    def number(digits: str) -> float:
+        value = float(digits)
+        if not math.isfinite(value):
+            raise error(where, f"the number {_kind(digits)[1:-1]}", "finite numbers")
+        return value
 
     def no_constant(name: str) -> NoReturn:
         raise error(where, f"the number {name}", "finite numbers")
 
+    hooks: dict[str, Any] = {"object_pairs_hook": no_repeats, "parse_constant": no_constant}
     try:
-        return json.loads(text, object_pairs_hook=no_repeats, parse_constant=no_constant)
+        text = text.decode("utf-8") if isinstance(text, bytes) else text
+        data = json.loads(text, parse_int=whole_number, parse_float=number, **hooks)
+        if SURROGATE.search(text):  # half of a character, which no file can hold
+            json.dumps(data, ensure_ascii=False).encode("utf-8")
+        return data
     except UnicodeDecodeError as reason:
         raise error(where, f"text that is not UTF-8 at byte {reason.start}", "JSON in UTF-8") from reason
+    except UnicodeEncodeError as reason:
+        raise error(where, "half of a character (a lone surrogate)", "whole characters") from reason
     except json.JSONDecodeError as reason:
         given = f"text that is not JSON (line {reason.lineno}: {reason.msg})"
         raise error(where, given, "a JSON document") from reason
@@ -86,13 +109,9 @@ def parse_json(text: str | bytes, where: str, error: ErrorType = InputError) -> 
         raise error(where, "JSON nested too deep", "a JSON document of a few levels") from reason
 
 
-def read_json(path: Path, where: str, error: ErrorType = InputError) -> Any:
-    """Read and parse one JSON file under the same rules as `parse_json`."""
-    try:
-        text = path.read_bytes()
-    except OSError as reason:
-        raise error(where, f"{reason.strerror or reason} for {str(path)!r}", "a readable file") from reason
-    return parse_json(text, where, error)
+def read_json(path: Path, where: str, error: ErrorType = InputError, limit: int = MAX_JSON_BYTES) -> Any:
+    """Read and parse one plain JSON file of at most `limit` bytes under the same rules as `parse_json`."""
+    return parse_json(read_plain(path, where, limit, "a readable JSON file", error), where, error)
 
 
 def _convert(hint: Any, value: object, where: str, error: ErrorType) -> Any:

@@ -1,5 +1,6 @@
 """ONNX Runtime sessions of a bundle: made at first use, fed with checked arrays, on the chosen provider."""
 
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from limner.runtime.errors import (
     ProviderError,
     nearest,
 )
+from limner.runtime.held_files import HeldFiles
 from limner.runtime.providers import (
     ENGINE,
     PLUGIN_PROVIDER,
@@ -33,6 +35,7 @@ from limner.runtime.threads import usable_cores
 if TYPE_CHECKING:
     from limner.runtime.engines.binding import BoundGraph
 
+MAX_THREADS = 256
 ONNX_TYPES = {
     "float32": "tensor(float)",
     "float16": "tensor(float16)",
@@ -56,12 +59,11 @@ class Sessions:
         threads: int | None = None,  # CPU threads within one operation; None takes `usable_cores`
         provider_options: Mapping[str, str] | None = None,  # passed to the provider as they are
     ) -> None:
-        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-            raise InputError(
-                "threads",
-                repr(threads),
-                "a whole number from 1, or nothing for the cores that this process may use",
-            )
+        most = max(MAX_THREADS, os.cpu_count() or 1)
+        whole = threads is None or (isinstance(threads, int) and not isinstance(threads, bool))
+        if not whole or (threads is not None and not 1 <= threads <= most):
+            allowed = f"a whole number from 1 to {most}, or nothing for the cores that this process may use"
+            raise InputError("threads", repr(threads), allowed)
         self.bundle = bundle
         self.provider = provider
         self.threads = usable_cores() if threads is None else threads
@@ -69,6 +71,7 @@ class Sessions:
         self._chain = check_provider(provider)
         self._provider_options = dict(provider_options or {})
         self._sessions: dict[str, Any] = {}
+        self._held = HeldFiles()
         self._lock = threading.Lock()
 
     def __contains__(self, name: str) -> bool:
@@ -102,6 +105,7 @@ class Sessions:
                 raise InputError(f"{graph}.only", repr(name), ", ".join(known), nearest(name, known))
         wanted = list(only) if only is not None else known
         session = self._session(graph)
+        self._held.check()
         feed = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         try:
             arrays = session.run(wanted, feed)
@@ -136,6 +140,7 @@ class Sessions:
             for session in self._sessions.values():
                 getattr(session, "close", lambda: None)()  # an engine's memory lies on the GPU
             self._sessions.clear()
+            self._held.close()
 
     def _session(self, name: str) -> Any:
         meta = self.bundle.graph(name)
@@ -164,6 +169,9 @@ class Sessions:
             add_plugin(options, defaults[0])
             providers = None
         path = str(self.bundle.file(meta.file))
+        self.bundle.graph_bytes(name)
+        for data in meta.data:
+            self._held.hold(self.bundle.file(data))
         try:
             session = onnxruntime.InferenceSession(path, options, providers=providers, enable_fallback=0)
         except Exception as reason:
@@ -178,6 +186,7 @@ class Sessions:
             raise self._not_started(_first_line(reason)) from reason
         if session.get_providers()[0] != self._chain[0]:
             raise self._not_started("its libraries do not load on this machine")
+        self.bundle.require_unchanged(meta.file, *meta.data)  # not swapped while it was loaded
         session.disable_fallback()
         check_interface(name, meta, session)
         return session

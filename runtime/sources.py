@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from limner.runtime.arrays import read_array
 from limner.runtime.errors import InputError
 from limner.runtime.faces.face import Face
 from limner.runtime.faces.whole import cut_array, read_source
-from limner.runtime.files import sha256_bytes
+from limner.runtime.files import read_plain, sha256_bytes
 from limner.runtime.images import to_float, to_u8
 from limner.runtime.inversion import Inversion, InversionParameters, invert
 from limner.runtime.methods import Progress
@@ -27,6 +28,7 @@ __all__ = ["Sources", "Start"]
 FloatArray = NDArray[np.float32]
 ImageU8 = NDArray[np.uint8]
 REMEMBERED = 16  # inversions
+MAX_LATENT_BYTES = 64_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,17 +157,8 @@ def _read_w_plus(source: Source, given: NDArray[Any] | None) -> tuple[NDArray[An
         return given, sha256_bytes(np.ascontiguousarray(given).tobytes())
     if source.path is None:
         raise InputError("source.path", "nothing", "the path of a .npy file, or an array given beside the recipe")
-    path = Path(source.path).expanduser()
-    try:
-        digest = sha256_bytes(path.read_bytes())
-        array = np.load(path, allow_pickle=False)
-    except OSError as reason:
-        raise InputError("source.path", f"{reason.strerror or reason} for {str(path)!r}", "a .npy file") from reason
-    except (ValueError, EOFError) as reason:
-        raise InputError("source.path", f"{path.name!r}, which does not read", "a .npy file of numbers") from reason
-    if not isinstance(array, np.ndarray):
-        raise InputError("source.path", f"{path.name!r} with several arrays", "a .npy file of one array")
-    return array, digest
+    data = read_plain(source.path, "source.path", MAX_LATENT_BYTES, "a .npy file")
+    return read_array(data, "source.path"), sha256_bytes(data)
 
 
 def _checked_w_plus(array: NDArray[Any], shape: tuple[int, int]) -> FloatArray:

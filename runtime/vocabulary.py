@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from limner.runtime.errors import BundleError
+from limner.runtime.files import read_plain
 
 __all__ = ["FILE", "read_vocabulary", "spelled_words", "unseen_words", "vocabulary_text"]
 
@@ -36,10 +37,8 @@ def vocabulary_text(words: Iterable[str]) -> str:
 
 def read_vocabulary(path: Path) -> frozenset[str]:
     """Read words.txt; BundleError for a file that is none."""
+    data = read_plain(path, path.name, MAX_BYTES, "UTF-8, one word a line", BundleError)
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise BundleError(path.name, f"{path.stat().st_size} bytes", f"at most {MAX_BYTES}")
-        words = path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as reason:
+        return frozenset(data.decode("utf-8").split())
+    except UnicodeDecodeError as reason:
         raise BundleError(path.name, f"a file that does not read ({reason})", "UTF-8, one word a line") from reason
-    return frozenset(words)

@@ -6,7 +6,9 @@ Reading order: `app` (the verbs), `options` (what they share), `editing`, `faces
 Nothing heavy is imported before a verb runs, so `limner --help` is quick.
 """
 
+import contextlib
 import errno
+import io
 import os
 import signal
 import sys
@@ -34,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from limner.runtime.stopping import WORDS, Stopped, end_children, stoppable
 
     given = list(sys.argv[1:] if arguments is None else arguments)
+    _open_streams()
     try:
         with stoppable():
             code = app(args=given or ["--help"], prog_name="limner", standalone_mode=False)
@@ -51,8 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.filename is None or DEBUG in os.environ:
+        if DEBUG in os.environ:
             raise
+        if error.filename is None:
+            return _fail(f"{error.strerror or error}", 1)
         path = str(error.filename)
         shown = path if len(path) < 120 else f"{path[:100]}... of {len(path)} characters"
         return _fail(f"{shown!r}: {error.strerror or error}", USAGE_ERROR if error.errno in OF_A_PATH else 1)
@@ -68,6 +73,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _open_streams() -> None:
+    """Stand in for streams that the caller closed, so that no file is opened in their place; write any name."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            if descriptor != number:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if name == "stdin" else "w", closefd=False))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _fail(sentence: str, code: int) -> int:
-    print("error: " + " ".join(sentence.split()), file=sys.stderr)
+    with contextlib.suppress(OSError):  # stderr may be full or closed as well
+        sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        print("error: " + " ".join(sentence.split()), file=sys.stderr, flush=True)
     return code

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,8 +21,9 @@ def print_json(data: object) -> None:
 
 
 def note(message: str) -> None:
-    """Print one line about what is going on to stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """Print one line about what is going on to stderr; where that is full or gone, the work goes on."""
+    with suppress(OSError):
+        print(message, file=sys.stderr, flush=True)
 
 
 def format_numbers(values: Mapping[str, float], digits: int = 3) -> str:

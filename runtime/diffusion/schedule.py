@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from limner.runtime.bundle import Bundle
 from limner.runtime.errors import BundleError
+from limner.runtime.files import read_plain
 
 __all__ = [
     "NoiseSchedule",
@@ -30,6 +31,7 @@ __all__ = [
     "timestep_of_sigma",
 ]
 
+MAX_BYTES = 1_000_000
 FloatArray = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
 
@@ -165,12 +167,11 @@ def bundle_scheduler(bundle: Bundle) -> SchedulerConfig:
 
 def read_scheduler_config(path: Path, where: str = "scheduler_config.json") -> SchedulerConfig:
     """Read diffusers' file (which may hold -Infinity); BundleError names what is wrong with it."""
+    allowed = "diffusers' scheduler_config.json"
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as reason:
-        raise BundleError(
-            where, f"a file that does not read ({reason})", "diffusers' scheduler_config.json"
-        ) from reason
+        data = json.loads(read_plain(path, where, MAX_BYTES, allowed, BundleError))
+    except (ValueError, RecursionError) as reason:
+        raise BundleError(where, f"a file that does not read ({reason})", allowed) from reason
     if not isinstance(data, dict):
         raise BundleError(where, "JSON that is not an object", "diffusers' scheduler_config.json")
     return SchedulerConfig.from_dict(data, where)

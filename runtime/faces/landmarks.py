@@ -89,15 +89,7 @@ def check_landmarks(points: object, field: str = "landmarks") -> Points:
 
 def read_landmarks(path: str | Path, field: str = "landmarks") -> list[Points]:
     """Read the faces of a JSON file, one or more; InputError naming `field`."""
-    path = Path(path).expanduser()
-    try:
-        size = path.stat().st_size
-    except OSError as reason:
-        raise InputError(field, f"{reason.strerror or reason} for {str(path)!r}", "a JSON file") from reason
-    if size > MAX_BYTES:
-        given = f"{path.name!r} with {size / 1e6:.1f} MB"
-        raise InputError(field, given, f"at most {MAX_BYTES / 1e6:.0f} MB of JSON")
-    return _faces(read_json(path, field), field)
+    return _faces(read_json(Path(path), field, limit=MAX_BYTES), field)
 
 
 def choose_face(faces: Sequence[Points], index: int | None, field: str = "face") -> Points:

@@ -203,7 +203,7 @@ def test_first_frame_of_an_animation(tmp_path: Path) -> None:
 
 def test_files_that_are_no_picture(tmp_path: Path) -> None:
     assert "no file at" in refusal(tmp_path / "missing.png")
-    assert "not a file" in refusal(tmp_path)
+    assert "the folder" in refusal(tmp_path)
     empty = tmp_path / "empty.png"
     empty.touch()
     assert "the empty file 'empty.png'" in refusal(empty)
@@ -216,8 +216,8 @@ def test_files_that_are_no_picture(tmp_path: Path) -> None:
     assert "too long" in refusal(tmp_path / ("x" * 300))
     assert "no file at" in refusal(tmp_path / "a\0b")
     os.mkfifo(tmp_path / "pipe.png")
-    assert "not a file" in refusal(tmp_path / "pipe.png")
-    assert "not a file" in refusal(Path("/dev/zero"))
+    assert "no plain file" in refusal(tmp_path / "pipe.png")
+    assert "no plain file" in refusal(Path("/dev/zero"))
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
@@ -275,7 +275,7 @@ def test_file_of_too_many_bytes(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     with path.open("wb") as stream:
         stream.truncate(images.MAX_BYTES + 1)  # a sparse file: takes no disk
-    assert "with 200 MB; allowed: at most 200 MB" in refusal(path)
+    assert "of 200 MB; allowed: at most 200 MB" in refusal(path)
 
 
 def test_tiny_picture(tmp_path: Path) -> None:

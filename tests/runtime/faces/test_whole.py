@@ -301,7 +301,7 @@ GIVEN = ("--landmarks", "face.json")
         (["at most 1 MB"], GIVEN, [[0.123456789, 0.123456789]] * 50_000),
         (["2 faces"], GIVEN, {"faces": [POINTS.tolist(), POINTS.tolist()]}),
         (["face", "0 to 1"], (*GIVEN, "--face", "2"), {"faces": [POINTS.tolist(), POINTS.tolist()]}),
-        (["landmarks", "No such file"], ("--landmarks", "gone.json"), None),
+        (["landmarks", "no file at"], ("--landmarks", "gone.json"), None),
         (["landmark-finder", "'dlib'"], ("--landmark-finder", "dlib"), None),
         (["either"], (*GIVEN, "--landmark-finder", "dlib"), None),
         (["face", "--landmarks FILE"], ("--face", "0"), None),
