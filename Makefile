@@ -33,7 +33,8 @@ help: ## Show this list
 
 .PHONY: demo
 demo: $(RUNTIME) ## Edit held-out portraits by words, without torch; the sheet goes to out/demo.png
-	$(BIN)/limner demo $(ARGS)
+	@mkdir -p out
+	$(BIN)/limner demo --output out/demo.png $(ARGS)
 
 .PHONY: install
 install: $(RUNTIME) ## Install the runtime alone into .venv (no torch)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limner.runtime.checks import require_number
+from limner.runtime.pictures.containers import NOTHING, Carried
 from limner.runtime.recipe import Recipe
 from limner.runtime.trajectory import Trajectory
 
@@ -35,6 +36,7 @@ class Edit:
     trajectory: Trajectory | None = None
     pictures: dict[str, ImageU8] = field(default_factory=dict)  # name -> [H,W,3]: attention maps, masks
     warnings: tuple[str, ...] = ()  # one sentence each, see `notices`
+    carried: Carried = NOTHING  # what the source's file holds beside its pixels: XMP, resolution
     _render: Callable[[Recipe], ImageU8] | None = field(default=None, repr=False)
     _shown: dict[float, "Edit"] = field(default_factory=dict, repr=False)
 
@@ -60,6 +62,7 @@ class Edit:
                 provider=self.provider,
                 trajectory=self.trajectory,
                 warnings=self.warnings,
+                carried=self.carried,
                 _render=self._render,
             )
             self._shown[strength] = edit

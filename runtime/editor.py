@@ -248,6 +248,7 @@ class Editor:
                 provider=self.provider,
                 pictures=one.outcome.pictures,
                 warnings=self._warnings(one.outcome, one.reconstruction, one.image, row, one.notes, one.likeness),
+                carried=one.carried,
                 _render=_renderer(one.outcome.render),
             )
             for one, row in zip(results, scored, strict=True)
@@ -272,6 +273,7 @@ class Editor:
             trajectory=outcome.trajectory,
             pictures=outcome.pictures,
             warnings=self._warnings(outcome, start.reconstruction, image, scores, start.notes, start.likeness),
+            carried=start.carried,
             _render=_renderer(outcome.render),
         )
 

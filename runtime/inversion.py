@@ -19,6 +19,7 @@ from limner.runtime.descent import LossWeights, Schedule, Stopping, Targets, des
 from limner.runtime.images import to_u8
 from limner.runtime.methods import Progress
 from limner.runtime.models import Models
+from limner.runtime.pictures.containers import NOTHING, Carried
 from limner.runtime.timing import Timer
 
 __all__ = ["Inversion", "InversionParameters", "compare_images", "invert", "likeness"]
@@ -62,6 +63,7 @@ class Inversion:
     timing: dict[str, float]  # stage -> ms, of the whole batch that it was inverted in
     likeness: float | None = None  # of picture and the encoder's own answer, see `likeness`
     notes: tuple[str, ...] = ()  # what was done to the picture file, one phrase each
+    carried: Carried = NOTHING  # what the file holds beside its pixels
 
 
 def invert(

@@ -1,6 +1,6 @@
-"""A picture that knows how it was made: the recipe in the PNG's metadata, and back to the same pixels.
+"""A picture that knows how it was made: the recipe in the file's metadata, and back to the same pixels.
 
-Text chunks (iTXt, before the pixels):
+Texts of a PNG (iTXt); in JPEG and WebP properties of the XMP packet (`pictures.xmp`):
 
     limner.recipe    the complete recipe as JSON: method, source and its sha256, words, parameters, bundle
     limner.bundle    the bundle's hash, as in the recipe
@@ -9,6 +9,9 @@ Text chunks (iTXt, before the pixels):
     limner.pixels    the sha256 of the pixels, uint8 [H,W,3], or [H,W,4] of a photograph with transparency
     limner.software  "limner <version>"
     Source           "edited by a model": says to any reader that the picture is synthetic
+
+The packet of all three says what the picture is (IPTC's DigitalSourceType): compositeWithTrainedAlgorithmicMedia
+where it comes from a picture, trainedAlgorithmicMedia where it was made from a seed.
 """
 
 from collections.abc import Mapping
@@ -26,11 +29,13 @@ from limner.runtime.errors import InputError
 from limner.runtime.faces.whole import whole_picture
 from limner.runtime.files import sha256_bytes
 from limner.runtime.idle import idle_settings, without_idle
-from limner.runtime.images import read_png_text, write_png_atomically
+from limner.runtime.images import read_texts
 from limner.runtime.methods import Progress
+from limner.runtime.pictures.writing import write_picture
+from limner.runtime.pictures.xmp import COMPOSITE, GENERATED
 from limner.runtime.recipe import Recipe
 
-__all__ = ["Replay", "metadata", "read_recipe", "replay", "write_edit"]
+__all__ = ["Replay", "metadata", "read_recipe", "replay", "save_edit", "write_edit"]
 
 RECIPE_KEY = "limner.recipe"
 PIXELS_KEY = "limner.pixels"
@@ -64,21 +69,28 @@ def write_edit(
     field: str = "output",
     image: NDArray[np.uint8] | None = None,  # `edit.image`, or a whole picture that was made already
 ) -> Path:
-    """Write the edited picture with its recipe as PNG, whole or not at all; InputError naming `field`.
+    """Write the edited picture with its recipe as PNG, JPEG or WebP, whole or not at all; InputError naming `field`.
 
     An edit of a face writes the whole photograph unless it is given the face alone.
     """
+    save_edit(path, edit, field, image)
+    return Path(path)
+
+
+def save_edit(path: str | Path, edit: Edit, field: str = "output", image: NDArray[np.uint8] | None = None) -> list[str]:
+    """`write_edit`, returning what was lost on the way, one sentence each."""
     image = whole_picture(edit) if image is None else image
-    return write_png_atomically(path, image, metadata(edit, image), field)
+    mark = GENERATED if edit.recipe.source.kind in ("seed", "prompt") else COMPOSITE
+    return write_picture(path, image, metadata(edit, image), mark, edit.carried, field)
 
 
 def read_recipe(path: str | Path, field: str = "picture") -> Recipe:
-    """Return the recipe in a PNG file; InputError naming `field` if it carries none."""
-    return _recipe_of(read_png_text(path, field), path, field)
+    """Return the recipe in a picture file; InputError naming `field` if it carries none."""
+    return _recipe_of(read_texts(path, field), path, field)
 
 
 def replay(
-    path: str | Path,  # a PNG written by `write_edit`
+    path: str | Path,  # a picture written by `write_edit`
     editor: Editor,  # on the bundle that made it
     *,
     source: str | Path | None = None,  # where the source file is now, if it was moved
@@ -90,7 +102,7 @@ def replay(
     Raises InputError if the picture carries no recipe, if it was made with another bundle, or if the source
     file is missing or altered.
     """
-    texts = read_png_text(path)
+    texts = read_texts(path)
     recipe = _recipe_of(texts, path, "picture")
     if source is not None:
         if recipe.source.kind in ("seed", "prompt"):
@@ -107,7 +119,7 @@ def replay(
 def _recipe_of(texts: Mapping[str, str], path: str | Path, field: str) -> Recipe:
     if RECIPE_KEY not in texts:
         given = f"{Path(path).name!r}, which carries no recipe"
-        raise InputError(field, given, "a PNG written by limner", "other programs may drop the metadata on saving")
+        raise InputError(field, given, "a picture written by limner", "other programs may drop the metadata on saving")
     return Recipe.from_json(texts[RECIPE_KEY])
 
 

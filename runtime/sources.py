@@ -19,6 +19,7 @@ from limner.runtime.images import to_float, to_u8
 from limner.runtime.inversion import Inversion, InversionParameters, invert
 from limner.runtime.methods import Progress
 from limner.runtime.models import Models
+from limner.runtime.pictures.containers import NOTHING, Carried
 from limner.runtime.presets import resolve_parameters
 from limner.runtime.recipe import Recipe, Source
 from limner.runtime.schema import to_dict
@@ -42,6 +43,7 @@ class Start:
     scores: dict[str, float]  # of the inversion, empty for other sources
     notes: tuple[str, ...] = ()  # what was done to a picture file
     likeness: float | None = None  # of a picture, see `inversion.likeness`
+    carried: Carried = NOTHING  # what a picture file holds beside its pixels
 
 
 class Sources:
@@ -95,6 +97,7 @@ class Sources:
         """
         size = self.models.bundle.generator.size
         notes: tuple[str, ...] = ()
+        carried = NOTHING
         if isinstance(picture, np.ndarray):
             image_u8 = picture if face is None else cut_array(picture, size, face)
             if image_u8.dtype != np.uint8 or image_u8.shape != (size, size, 3):
@@ -103,7 +106,7 @@ class Sources:
             digest = sha256_bytes(np.ascontiguousarray(picture).tobytes())
         else:
             read = read_source(picture, size, face)
-            image_u8, digest, notes = read.image_u8, read.sha256, read.notes
+            image_u8, digest, notes, carried = read.image_u8, read.sha256, read.notes, read.carried
         if check is not None:
             check(digest)
         place = None if face is None else face.place
@@ -111,7 +114,8 @@ class Sources:
         with self._lock:
             found = self._inversions.get(key)
         if found is None:
-            found = replace(invert(self.models, to_float(image_u8), parameters, progress)[0], notes=notes)
+            found = invert(self.models, to_float(image_u8), parameters, progress)[0]
+            found = replace(found, notes=notes, carried=carried)
             found.w_plus.setflags(write=False)
         with self._lock:
             self._inversions[key] = found
@@ -133,7 +137,9 @@ class Sources:
         found, digest = self.inversion(picture, parameters, progress, lambda d: _check_hash(source, d), source.face)
         recipe = replace(_with_hash(recipe, digest), inversion=to_dict(parameters))
         scores = {f"inversion_{name}": value for name, value in found.scores.items()}
-        return Start(recipe, found.w_plus, found.picture, found.rendered, scores, found.notes, found.likeness)
+        return Start(
+            recipe, found.w_plus, found.picture, found.rendered, scores, found.notes, found.likeness, found.carried
+        )
 
     def _generated(self, recipe: Recipe, w_plus: FloatArray) -> Start:
         reconstruction = self.models.synthesis(w_plus)

@@ -224,7 +224,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["provider", "available here"], ["edit", "seed:1", BEARD, "--provider", "cuda"]),
         (["provider", "cpu"], ["edit", "seed:1", BEARD, "--provider", "gpu"]),
         (["threads"], ["edit", "seed:1", BEARD, "--threads", "0"]),
-        (["output", ".png"], ["edit", "seed:1", BEARD, "-o", "a.jpg"]),
+        (["output", ".png"], ["edit", "seed:1", BEARD, "-o", "a.gif"]),
         (["output", "missing folder"], ["edit", "seed:1", BEARD, "-o", "no/a.png"]),
         (["sheet", ".png"], ["edit", "seed:1", BEARD, "--sheet", "sheet"]),
         (["bundle", "no folder"], ["edit", "seed:1", BEARD, "--bundle", "nowhere"]),

@@ -32,7 +32,9 @@ OUTPUT = Path("out/demo.png")
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="PNG file to write.")] = OUTPUT,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", "--out", help=f"PNG, JPEG or WebP file; {OUTPUT} if not given.")
+    ] = None,
     edits: Annotated[Path | None, typer.Option("--edits", help="Another list of edits (.json).")] = None,
     bundle: BundleOption = None,
     provider: ProviderOption = "cpu",
@@ -46,8 +48,10 @@ def demo(
     """
     from limner.runtime.cli.demo_list import read_demo
     from limner.runtime.editor import Editor
-    from limner.runtime.images import write_png_atomically
     from limner.runtime.methods import find_method
+    from limner.runtime.pictures.naming import free_name
+    from limner.runtime.pictures.writing import write_picture
+    from limner.runtime.pictures.xmp import COMPOSITE
     from limner.runtime.shipped import demo_file
 
     begin = time.perf_counter()
@@ -61,10 +65,13 @@ def demo(
 
         loaded = _bundles(plan, bundle)
         checked = [check_plan(recipe, loaded[find_method(recipe.method).family], provider) for recipe in recipes]
-        print_json({"edits": [entry["recipe"] for entry in checked], "output": str(output)})
+        print_json(
+            {"edits": [entry["recipe"] for entry in checked], "output": str(OUTPUT if output is None else output)}
+        )
         return
-    if output == OUTPUT:
+    if output is None:
         OUTPUT.parent.mkdir(exist_ok=True)
+        output = free_name(OUTPUT)
     check_output(output, "output")
     loaded = _bundles(plan, bundle)
     note(f"{len(recipes)} edits of {len({row.source(path.parent) for row in plan.rows})} pictures")
@@ -76,7 +83,7 @@ def demo(
             found = Editor(loaded_bundle, provider, threads).edit_batch([recipes[row] for row in rows], progress)
         results |= dict(zip(rows, found, strict=True))
     done = [results[row] for row in range(len(recipes))]
-    write_png_atomically(output, _sheet(plan, done))
+    write_picture(output, _sheet(plan, done), mark=COMPOSITE)
     seconds = time.perf_counter() - begin
     note(f"{len(done)} edits in {seconds:.1f} s")
     if as_json:

@@ -1,5 +1,6 @@
 """The verbs that make pictures of pictures: edit, invert, replay."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,21 +15,28 @@ from limner.runtime.cli.options import (
     ProviderOption,
     SheetOption,
     ThreadsOption,
+    check_apart,
     check_folder,
     check_output,
     open_bundle,
     open_editor,
 )
 from limner.runtime.errors import InputError
+from limner.runtime.pictures.naming import free_name
 
 if TYPE_CHECKING:
     from limner.runtime.edit import Edit
+    from limner.runtime.recipe import Recipe
+    from limner.runtime.sheets import SheetRow
 
 __all__ = ["edit", "invert", "replay"]
 
 SourceArgument = Annotated[
     str,
-    typer.Argument(metavar="SOURCE", help="A picture file, seed:NUMBER, or latents (.npy) written by `limner invert`."),
+    typer.Argument(
+        metavar="SOURCE...",
+        help="A picture file, a folder of them, seed:NUMBER, or latents (.npy) written by `limner invert`.",
+    ),
 ]
 
 
@@ -40,7 +48,12 @@ def edit(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", "--out", help="PNG file to write; <source>-edited.png if not given."),
+        typer.Option(
+            "--output",
+            "-o",
+            "--out",
+            help="Picture file; <source>-edited.png if not given. A folder for several.",
+        ),
     ] = None,
     method: Annotated[
         str | None,
@@ -122,7 +135,7 @@ def edit(
     framing: FramingOption = None,
     paste: PasteOption = None,
     crop: Annotated[
-        Path | None, typer.Option("--crop", help="Also write the edited face alone to this PNG file.")
+        Path | None, typer.Option("--crop", help="Also write the edited face alone to this picture file.")
     ] = None,
     sheet: SheetOption = None,
     bundle: BundleOption = None,
@@ -130,16 +143,19 @@ def edit(
     threads: ThreadsOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
-) -> None:
-    """Edit a picture by words.
+) -> int:
+    """Edit a picture by words, or several.
 
     A picture file is cut to its centred square. With --landmarks (or a finder) the face is cut out of it as FFHQ did,
-    edited, and pasted back: the photograph comes out at its own size.
+    edited, and pasted back: the photograph comes out at its own size. Several sources (a folder, or files before the
+    texts) go to the folder --out; exit code 1 if one of them failed.
     """
+    from limner.runtime.cli.many import check_many, check_request, edit_many, expanded, split_sources
     from limner.runtime.cli.recipes import (
         choose_method,
         make_recipe,
         make_source,
+        plan,
         require_use,
         suggested_output,
         with_face,
@@ -147,7 +163,8 @@ def edit(
     from limner.runtime.cli.words import with_words, word_options
     from limner.runtime.methods import find_method
 
-    start = make_source(source, truncation, source_prompt)
+    sources, texts = split_sources([source, *(texts or ())])
+    folder = len(sources) > 1 or Path(source).is_dir()
     if word and source_prompt is not None and not (texts or mapper or concept or prompt):
         prompt = [source_prompt]  # re-weighted
     method = choose_method(method, mapper, concept, prompt)
@@ -156,35 +173,58 @@ def edit(
     for option, given in (("word", word), ("blend", blend), ("subtract", subtract), ("kind", kind)):
         if given:
             require_use(method, "words", option)
-    words = [*(texts or ()), *(mapper or ()), *(concept or ()), *(prompt or ())]
-    recipe = make_recipe(start, words, method, neutral, strength, beta, parameter, refine, inversion, seed)
-    recipe = with_words(recipe, word_options(word, blend, subtract, kind), draws_maps=maps is not None)
+    words = [*texts, *(mapper or ()), *(concept or ()), *(prompt or ())]
+
+    def recipe_of(name: str) -> "Recipe":
+        start = make_source(name, truncation, source_prompt)
+        recipe = make_recipe(start, words, method, neutral, strength, beta, parameter, refine, inversion, seed)
+        recipe = with_words(recipe, word_options(word, blend, subtract, kind), draws_maps=maps is not None)
+        pictured = start.path if start.kind == "image" else None
+        return with_face(recipe, chosen_face(pictured, landmarks, landmark_finder, face, framing, paste))
+
     family = find_method(method).family
-    target = output if output is not None else suggested_output(start)
-    check_output(target, "output", source=start.path)
-    check_output(sheet, "sheet", source=start.path)
-    check_output(crop, "crop", source=start.path)
+    if folder:
+        into = check_many(output, maps=maps, crop=crop, landmarks=landmarks)
+        check_output(sheet, "sheet")
+        sources = expanded(sources)
+        check_request(recipe_of, sources)
+        if dry_run:
+            loaded = open_bundle(bundle, family)
+            print_json({"edits": [plan(recipe_of(name), loaded, provider) for name in sources], "output": str(into)})
+            return 0
+        editor = open_editor(bundle, provider, threads, family)
+        done, failed, rows = edit_many(editor, sources, recipe_of, into, _delivered)
+        _write_sheet(sheet, rows)
+        if as_json:
+            print_json({"edits": done, "failed": failed, "sheet": _text(sheet)})
+        else:
+            for path in [*(one["output"] for one in done), *([] if sheet is None else [str(sheet)])]:
+                print(path)
+        return 1 if failed else 0
+    start = make_source(source, truncation, source_prompt)
+    target = output if output is not None else free_name(suggested_output(start))
+    for field, path in (("output", target), ("sheet", sheet), ("crop", crop)):
+        check_output(path, field, source=start.path)
+    check_apart(output=target, sheet=sheet, crop=crop)
     check_folder(maps, "maps")
-    pictured = start.path if start.kind == "image" else None
-    recipe = with_face(recipe, chosen_face(pictured, landmarks, landmark_finder, face, framing, paste))
+    recipe = recipe_of(source)
     if crop is not None and recipe.source.face is None:
         raise InputError("crop", repr(str(crop)), "a face, by --landmarks FILE or --landmark-finder NAME")
     if dry_run:
-        from limner.runtime.cli.recipes import plan
-
         print_json(plan(recipe, open_bundle(bundle, family), provider) | {"output": str(target)})
-        return
+        return 0
     editor = open_editor(bundle, provider, threads, family)
     with steps(method) as progress:
         result = editor.edit(recipe, progress)
     _deliver(result, target, sheet, as_json, maps=maps, crop=crop)
+    return 0
 
 
 def invert(
     picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="A picture file.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Where to write W+ (.npy); <picture>.npy if not given."),
+        typer.Option("--output", "-o", "--out", help="Where to write W+ (.npy); <picture>.npy if not given."),
     ] = None,
     refine: Annotated[int | None, typer.Option("--refine", help="Steps of refinement after the encoder.")] = None,
     sheet: SheetOption = None,
@@ -199,10 +239,11 @@ def invert(
     """
     from limner.runtime.cli.sheets import array_bytes, inversion_sheet
     from limner.runtime.files import write_atomically
-    from limner.runtime.images import write_png_atomically
     from limner.runtime.notices import source_notices
+    from limner.runtime.pictures.writing import write_picture
+    from limner.runtime.pictures.xmp import COMPOSITE
 
-    target = output if output is not None else Path(f"{picture.stem}.npy")
+    target = output if output is not None else free_name(Path(f"{picture.stem}.npy"))
     check_output(target, "output", suffix=".npy")
     check_output(sheet, "sheet", source=str(picture))
     editor = open_editor(bundle, provider, threads)
@@ -213,7 +254,7 @@ def invert(
     drawn = inversion_sheet(found, picture.name, warnings) if sheet is not None else None
     write_atomically(target, array_bytes(found.w_plus[0]))
     if sheet is not None and drawn is not None:
-        write_png_atomically(sheet, drawn, field="sheet")
+        write_picture(sheet, drawn, mark=COMPOSITE, field="sheet")
     report(found.scores, found.timing)
     warn(warnings)
     data = {"output": str(target), "sheet": _text(sheet), "steps": found.steps, "scores": found.scores}
@@ -224,9 +265,9 @@ def invert(
 
 
 def replay(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A PNG that limner wrote, or a recipe (.json).")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A picture that limner wrote, or a recipe (.json).")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="PNG file to write; only compares if not given.")
+        Path | None, typer.Option("--output", "-o", "--out", help="Picture file to write; only compares if not given.")
     ] = None,
     source: Annotated[Path | None, typer.Option("--source", help="Where the source file is now.")] = None,
     sheet: SheetOption = None,
@@ -237,23 +278,26 @@ def replay(
 ) -> int:
     """Run a recipe again and compare the pixels.
 
-    The recipe comes from a PNG that limner wrote, or from a .json file. Exit code 1 if the pixels are not
-    those of the PNG.
+    The recipe comes from a picture that limner wrote, or from a .json file. A source file that is not where it was is
+    looked for beside that. Exit code 1 if the pixels are not those of the picture.
     """
+    from limner.runtime.cli.recipes import source_beside
     from limner.runtime.methods import find_method
     from limner.runtime.provenance import read_recipe
-    from limner.runtime.provenance import replay as replay_png
+    from limner.runtime.provenance import replay as replay_picture
     from limner.runtime.recipe import Recipe
 
     check_output(output, "output", source=_text(source))
     check_output(sheet, "sheet", source=_text(source))
+    check_apart(output=output, sheet=sheet)
     recipe = Recipe.from_file(file) if file.suffix.lower() == ".json" else None
-    method = (read_recipe(file) if recipe is None else recipe).method
+    read = read_recipe(file) if recipe is None else recipe
+    method, source = read.method, source_beside(read, file, source)
     editor = open_editor(bundle, provider, threads, find_method(method).family)
     same: bool | None = None
     with steps("replay") as progress:
         if recipe is None:
-            replayed = replay_png(file, editor, source=source, progress=progress)
+            replayed = replay_picture(file, editor, source=source, progress=progress)
             result, same = replayed.edit, replayed.same_pixels
         else:
             from limner.runtime.cli.recipes import with_source
@@ -280,22 +324,20 @@ def _deliver(
     crop: Path | None = None,
 ) -> None:
     """Write the files of an edit, all drawn before the first is written, and print where they are."""
-    from limner.runtime.cli.sheets import edit_sheet, write_pictures
+    from limner.runtime.cli.sheets import edit_rows, write_pictures
     from limner.runtime.faces.whole import whole_picture
-    from limner.runtime.images import write_png_atomically
-    from limner.runtime.provenance import write_edit
+    from limner.runtime.provenance import save_edit
 
     whole = whole_picture(result)
-    drawn = edit_sheet(result, whole) if sheet is not None else None
+    rows = edit_rows(result, whole) if sheet is not None else []
+    warnings = [*result.warnings]
     if output is not None:
-        write_edit(output, result, image=whole)
+        warnings += save_edit(output, result, image=whole)
     if crop is not None:
-        write_edit(crop, result, "crop", result.image)
-    if sheet is not None and drawn is not None:
-        write_png_atomically(sheet, drawn, field="sheet")
+        warnings += save_edit(crop, result, "crop", result.image)
+    _write_sheet(sheet, rows, warnings)
     written = write_pictures(maps, result.pictures) if maps is not None else []
     report(result.scores, result.timing)
-    warnings = [*result.warnings]
     if maps is not None and not result.pictures:
         warnings.append("no pictures for --maps: this edit makes none")
     warn(warnings)
@@ -304,6 +346,28 @@ def _deliver(
     data |= {"crop": str(crop)} if crop is not None else {}
     data |= {"warnings": warnings, "scores": result.scores, "timing_ms": result.timing, "provider": result.provider}
     print_result(data | (extra or {}), as_json)
+
+
+def _delivered(result: "Edit", output: Path) -> tuple[dict[str, Any], list["SheetRow"]]:
+    """Write one edit of several; return what --json says of it, and its rows of a sheet."""
+    from limner.runtime.cli.sheets import edit_rows
+    from limner.runtime.faces.whole import whole_picture
+    from limner.runtime.provenance import save_edit
+
+    whole = whole_picture(result)
+    rows = edit_rows(result, whole)
+    warnings = [*result.warnings, *save_edit(output, result, image=whole)]
+    data = {"output": str(output), "recipe": result.recipe.to_dict(), "warnings": warnings}
+    return data | {"scores": result.scores, "timing_ms": result.timing, "provider": result.provider}, rows
+
+
+def _write_sheet(path: Path | None, rows: "Sequence[SheetRow]", warnings: Sequence[str] = ()) -> None:
+    from limner.runtime.pictures.writing import write_picture
+    from limner.runtime.pictures.xmp import COMPOSITE
+    from limner.runtime.sheets import make_sheet
+
+    if path is not None and rows:
+        write_picture(path, make_sheet(rows, notes=warnings), mark=COMPOSITE, field="sheet")
 
 
 def _text(path: Path | None) -> str | None:

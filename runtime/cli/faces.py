@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from limner.runtime.cli.console import print_result
+from limner.runtime.cli.console import print_result, warn
 from limner.runtime.cli.options import BundleOption, JsonOption, check_output, open_bundle
 from limner.runtime.errors import InputError, nearest
 from limner.runtime.grammar import not_understood, read_number, read_settings, split_colon
@@ -91,7 +91,7 @@ def align(
     framing: FramingOption = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", "--out", help="PNG file to write; <picture>-face.png if not given."),
+        typer.Option("--output", "-o", "--out", help="Picture file to write; <picture>-face.png if not given."),
     ] = None,
     size: Annotated[
         int | None, typer.Option("--size", help="Side of the square in pixels; the bundle's if not given.")
@@ -105,17 +105,23 @@ def align(
     mouth), as [[x, y], ...], or {"faces": [[[x, y], ...], ...]} for several faces.
     """
     from limner.runtime.faces.alignment import align_face
-    from limner.runtime.images import read_photo, write_png_atomically
+    from limner.runtime.images import read_photo
+    from limner.runtime.pictures.naming import free_name
+    from limner.runtime.pictures.writing import write_picture
 
-    target = output if output is not None else Path(f"{picture.stem}-face.png")
+    target = output if output is not None else free_name(Path(f"{picture.stem}-face.png"))
     check_output(target, "output", source=str(picture))
     chosen = chosen_face(str(picture), landmarks, finder, face, framing)
     if chosen is None:
         raise InputError("landmarks", "nothing", "--landmarks FILE or --landmark-finder NAME")
     side = open_bundle(bundle).image_size if size is None else size
-    aligned = align_face(read_photo(picture).on_white(), chosen.landmarks, side, chosen.framing)
-    write_png_atomically(target, aligned.image_u8)
-    print_result({"output": str(target), "size": side, "quad": aligned.quad.round(3).tolist()}, as_json)
+    photo = read_photo(picture)
+    aligned = align_face(photo.on_white(), chosen.landmarks, side, chosen.framing)
+    warnings = [f"source: {note}" for note in photo.notes]
+    warnings += write_picture(target, aligned.image_u8, carried=photo.carried)
+    warn(warnings)
+    result = {"output": str(target), "size": side, "quad": aligned.quad.round(3).tolist(), "warnings": warnings}
+    print_result(result, as_json)
 
 
 def _find(finder: str, picture: str) -> list[Any]:

@@ -1,11 +1,14 @@
 """What several verbs share: options, the bundle and its editor, and checks of output paths."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from limner.runtime.errors import InputError
+from limner.runtime.files import user_path
+from limner.runtime.pictures.naming import require_picture_name
 
 if TYPE_CHECKING:
     from limner.runtime.bundle import Bundle
@@ -18,6 +21,7 @@ __all__ = [
     "ProviderOption",
     "SheetOption",
     "ThreadsOption",
+    "check_apart",
     "check_folder",
     "check_output",
     "open_bundle",
@@ -37,7 +41,7 @@ ThreadsOption = Annotated[
     typer.Option("--threads", envvar="LIMNER_THREADS", help="CPU threads; as many as this process has cores."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
-SheetOption = Annotated[Path | None, typer.Option("--sheet", help="Also write a before/after sheet to this PNG file.")]
+SheetOption = Annotated[Path | None, typer.Option("--sheet", help="Also write a before/after sheet to this file.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check everything, print what would run, run nothing.")]
 
 
@@ -60,11 +64,17 @@ def open_editor(path: Path | None, provider: str, threads: int | None, family: s
     return editor
 
 
-def check_output(path: Path | None, field: str, suffix: str = ".png", source: str | None = None) -> None:
-    """Refuse, before any work, a path that cannot be written, or that is the source picture itself."""
+def check_output(path: Path | None, field: str, suffix: str | None = None, source: str | None = None) -> None:
+    """Refuse, before any work, a path that cannot be written, or that is the source picture itself.
+
+    Without a `suffix` it is a picture's, and ends in one of those that pictures are written with.
+    """
     if path is None:
         return
-    if path.suffix.lower() != suffix:
+    user_path(path, field)
+    if suffix is None:
+        require_picture_name(path, field)
+    elif path.suffix.lower() != suffix:
         raise InputError(field, repr(str(path)), f"a file name that ends in {suffix}")
     if path.is_dir():
         raise InputError(field, f"the folder {str(path)!r}", "the path of a file")
@@ -72,6 +82,18 @@ def check_output(path: Path | None, field: str, suffix: str = ".png", source: st
         raise InputError(field, f"a path in the missing folder {str(path.parent)!r}", "a path in an existing folder")
     if source is not None and path.exists() and Path(source).exists() and path.samefile(source):
         raise InputError(field, f"{str(path)!r}, which is the source itself", "another path")
+
+
+def check_apart(**outputs: Path | None) -> None:
+    """Refuse two outputs of one name: the second would take the place of the first."""
+    found: dict[str, str] = {}
+    for field, path in outputs.items():
+        if path is None:
+            continue
+        place = os.path.realpath(path)
+        if place in found:
+            raise InputError(field, f"{str(path)!r}, which is --{found[place]} as well", "a name of its own")
+        found[place] = field
 
 
 def check_folder(path: Path | None, field: str) -> None:

@@ -22,7 +22,17 @@ from limner.runtime.methods import (
 from limner.runtime.recipe import TRUNCATION, PromptEdit, Recipe, Source
 from limner.runtime.schema import parse_json
 
-__all__ = ["choose_method", "make_recipe", "make_source", "plan", "suggested_output", "with_face", "with_source"]
+__all__ = [
+    "choose_method",
+    "make_recipe",
+    "make_source",
+    "plan",
+    "require_use",
+    "source_beside",
+    "suggested_output",
+    "with_face",
+    "with_source",
+]
 
 SEED = "seed:"
 USUAL_METHOD, MAPPER_METHOD = "global-directions", "latent-mapper"
@@ -147,6 +157,20 @@ def suggested_output(source: Source) -> Path:
     """Return "<source>-edited.png" in the working folder."""
     stem = f"seed-{source.seed}" if source.path is None else Path(source.path).stem
     return Path(f"{stem}-edited.png")
+
+
+def source_beside(recipe: Recipe, file: Path, given: Path | None) -> Path | None:
+    """Return where a recipe's source file is: as given, else where the recipe says, else beside the recipe's own file.
+
+    InputError naming --source if it is nowhere. None for a source without a file.
+    """
+    path = recipe.source.path
+    if given is not None or path is None or Path(path).is_file():
+        return given
+    for found in (file.parent / path, file.parent / Path(path).name):
+        if found.is_file():
+            return found
+    raise InputError("source", f"no file at {path!r}, nor beside {file.name!r}", "--source FILE, where it is now")
 
 
 def with_source(recipe: Recipe, path: Path | None) -> Recipe:

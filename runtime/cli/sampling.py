@@ -26,10 +26,14 @@ MAX_SAMPLES = 256
 
 
 def sample(
-    output: Annotated[Path, typer.Option("--output", "-o", help="PNG file to write.")] = Path("sample.png"),
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", "--out", help="PNG, JPEG or WebP file; sample.png if not given.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="The first seed.")] = 0,
     count: Annotated[int, typer.Option("--count", "-n", help="How many seeds; several give a grid.")] = 1,
-    truncation: Annotated[float, typer.Option("--truncation", help="0 (the mean) to 1 (no truncation).")] = 0.7,
+    truncation: Annotated[
+        float | None, typer.Option("--truncation", help="0 (the mean) to 1 (no truncation); 0.7 if not given.")
+    ] = None,
     prompt: Annotated[
         list[str] | None,
         typer.Option("--prompt", help="What a diffusion model shall show; several give a row each."),
@@ -48,13 +52,19 @@ def sample(
     from limner.runtime.checks import require_int
     from limner.runtime.cli.recipes import parse_settings
     from limner.runtime.cli.sheets import grid
-    from limner.runtime.images import write_png_atomically
+    from limner.runtime.pictures.naming import free_name
+    from limner.runtime.pictures.writing import write_picture
+    from limner.runtime.pictures.xmp import GENERATED
+    from limner.runtime.recipe import TRUNCATION
 
+    output = free_name(Path("sample.png")) if output is None else output
     check_output(output, "output")
     require_int("count", count, 1, MAX_SAMPLES)
     settings = parse_settings(parameter or ())
     made: Sequence[Sample | PromptSample]
     if prompt:
+        if truncation is not None:
+            raise InputError("truncation", f"{truncation:g} with --prompt", "--truncation with seeds of a StyleGAN2")
         require_int("count", count * len(prompt), 1, MAX_SAMPLES)
         editor = open_editor(bundle, provider, threads, "diffusion")
         texts = [text for text in prompt for _ in range(count)]
@@ -67,10 +77,12 @@ def sample(
         if settings or negative:
             raise InputError("prompt", "nothing", "--prompt TEXT beside --set and --negative-prompt")
         editor = open_editor(bundle, provider, threads)
-        made = [editor.sample(seed + index, truncation) for index in range(count)]
+        psi = TRUNCATION if truncation is None else truncation
+        made = [editor.sample(seed + index, psi) for index in range(count)]
         timing = {stage: sum(one.timing[stage] for one in made) for stage in made[0].timing}
-        more = {"truncation": truncation}
-    write_png_atomically(output, grid([one.image for one in made], count if prompt and len(prompt) > 1 else 8))
+        more = {"truncation": psi}
+    sheet = grid([one.image for one in made], count if prompt and len(prompt) > 1 else 8)
+    write_picture(output, sheet, mark=GENERATED)
     report({}, timing)
     data: dict[str, Any] = {"output": str(output), "seeds": [one.seed for one in made[:count]]} | more
     print_result(data | {"timing_ms": timing, "bundle": editor.bundle.digest, "provider": provider}, as_json)

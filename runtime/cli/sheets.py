@@ -12,16 +12,17 @@ from limner.runtime.edit import Edit
 from limner.runtime.images import read_photo, write_png_atomically
 from limner.runtime.inversion import Inversion
 from limner.runtime.methods import find_method
+from limner.runtime.pictures.xmp import COMPOSITE
 from limner.runtime.recipe import PromptEdit
 from limner.runtime.sheets import Cell, SheetRow, make_sheet
 
-__all__ = ["array_bytes", "edit_sheet", "grid", "inversion_sheet", "write_pictures"]
+__all__ = ["array_bytes", "edit_rows", "grid", "inversion_sheet", "write_pictures"]
 
 ImageU8 = NDArray[np.uint8]
 
 
-def edit_sheet(edit: Edit, whole: ImageU8 | None = None) -> ImageU8:
-    """Draw source | reconstruction | half the strength | the edit; uint8 [H,W,3].
+def edit_rows(edit: Edit, whole: ImageU8 | None = None) -> list[SheetRow]:
+    """Return the rows of a sheet: source | reconstruction | half the strength | the edit.
 
     Half the strength is left out where it would be a whole run of a diffusion model. `whole`, the photograph that an
     edited face is back in, makes a row of its own.
@@ -40,7 +41,7 @@ def edit_sheet(edit: Edit, whole: ImageU8 | None = None) -> ImageU8:
     if source.face is not None and source.path is not None and whole is not None:
         before = Cell(read_photo(source.path, "source").on_white(), "photograph")
         rows.append(SheetRow(before, (Cell(_opaque(whole), words),), f"pasted back: {source.face.paste}"))
-    return make_sheet(rows, notes=edit.warnings)
+    return rows
 
 
 def _opaque(image_u8: ImageU8) -> ImageU8:
@@ -66,7 +67,7 @@ def write_pictures(folder: Path, pictures: Mapping[str, ImageU8]) -> list[Path]:
         stem = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "picture"
         used[stem] = used.get(stem, 0) + 1
         stem = stem if used[stem] == 1 else f"{stem}-{used[stem]}"
-        paths.append(write_png_atomically(folder / f"{stem}.png", picture, field="maps"))
+        paths.append(write_png_atomically(folder / f"{stem}.png", picture, field="maps", mark=COMPOSITE))
     return paths
 
 

@@ -17,6 +17,7 @@ from limner.runtime.errors import LimnerError
 from limner.runtime.idle import completed
 from limner.runtime.images import to_float
 from limner.runtime.methods import DiffusionRunner, Method, Outcome, Progress
+from limner.runtime.pictures.containers import NOTHING, Carried
 from limner.runtime.presets import resolve_parameters
 from limner.runtime.recipe import Recipe
 from limner.runtime.schema import from_dict
@@ -39,6 +40,7 @@ class DiffusionResult:
     source: FloatArray  # [1,3,H,W]
     reconstruction: FloatArray  # [1,3,H,W]
     notes: tuple[str, ...] = ()  # what was done to a picture file
+    carried: Carried = NOTHING  # what the file holds beside its pixels
     likeness: float | None = None  # of a picture: PSNR in dB of what the autoencoder makes of it
 
 
@@ -73,7 +75,7 @@ class DiffusionEngine:
             source = reconstruction if start.picture is None else to_float(start.picture)
             image = outcome.render(outcome.recipe)
             alike = self._likeness(start)
-            results.append(DiffusionResult(outcome, image, source, reconstruction, start.notes, alike))
+            results.append(DiffusionResult(outcome, image, source, reconstruction, start.notes, start.carried, alike))
         return results
 
     def completed(self, method: Method, recipe: Recipe) -> Recipe:

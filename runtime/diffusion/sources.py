@@ -12,6 +12,7 @@ from limner.runtime.errors import InputError
 from limner.runtime.faces.whole import cut_array, read_source
 from limner.runtime.files import sha256_bytes
 from limner.runtime.images import to_float
+from limner.runtime.pictures.containers import NOTHING, Carried
 from limner.runtime.recipe import Recipe
 
 __all__ = ["DiffusionStart", "resolve_start"]
@@ -31,6 +32,7 @@ class DiffusionStart:
     picture: ImageU8 | None = None  # [H,W,3], of an image
     clean: FloatArray | None = None  # [1,C,h,w], its latents
     notes: tuple[str, ...] = ()  # what was done to a picture file
+    carried: Carried = NOTHING  # what the file holds beside its pixels
 
     @property
     def place(self) -> object:
@@ -57,25 +59,25 @@ def resolve_start(
     if source.kind == "prompt":
         shape = networks.latent_shape(*size)
         return DiffusionStart(recipe, source.prompt or "", source.seed or 0, shape)
-    picture, digest, notes = _picture(networks, recipe, given, size)
+    picture, digest, notes, carried = _picture(networks, recipe, given, size)
     if source.sha256 is not None and source.sha256 != digest:
         allowed = f"{source.sha256[:12]}... as the recipe says"
         raise InputError("source.sha256", f"a source with sha256 {digest[:12]}...", allowed, "the source was altered")
     recipe = replace(recipe, source=replace(source, sha256=digest))
     shape = networks.latent_shape(*picture.shape[:2])
     clean = networks.encode(to_float(picture))
-    return DiffusionStart(recipe, source.prompt or "", recipe.seed, shape, picture, clean, notes)
+    return DiffusionStart(recipe, source.prompt or "", recipe.seed, shape, picture, clean, notes, carried)
 
 
 def _picture(
     networks: DiffusionNetworks, recipe: Recipe, given: NDArray[Any] | None, size: tuple[int | None, int | None]
-) -> tuple[ImageU8, str, tuple[str, ...]]:
+) -> tuple[ImageU8, str, tuple[str, ...], Carried]:
     face = recipe.source.face
     if given is not None and face is None:
         if given.dtype != np.uint8 or given.ndim != 3 or given.shape[2] != 3:
             raise InputError("source", f"{given.dtype} {list(given.shape)}", "uint8 [height, width, 3]")
         networks.check_size(given.shape[0], given.shape[1], field="source")
-        return given, sha256_bytes(np.ascontiguousarray(given).tobytes()), ()
+        return given, sha256_bytes(np.ascontiguousarray(given).tobytes()), (), NOTHING
     height, width = size
     if height is not None and width is not None and height != width:
         given_size = f"{height} x {width} pixels for a picture file"
@@ -83,8 +85,8 @@ def _picture(
     side = next((one for one in size if one is not None), networks.meta.image_size)
     networks.check_size(side, side)
     if given is not None and face is not None:
-        return cut_array(given, side, face), sha256_bytes(np.ascontiguousarray(given).tobytes()), ()
+        return cut_array(given, side, face), sha256_bytes(np.ascontiguousarray(given).tobytes()), (), NOTHING
     if recipe.source.path is None:
         raise InputError("source.path", "nothing", "the path of a picture, or an array given beside the recipe")
     read = read_source(recipe.source.path, side, face)
-    return read.image_u8, read.sha256, read.notes
+    return read.image_u8, read.sha256, read.notes, read.carried

@@ -29,7 +29,7 @@ def read_source(path: str | Path, size: int, face: Face | None = None, field: st
     square = align_face(picture, face.landmarks, size, face.framing)
     side = float(np.hypot(*(square.quad[3] - square.quad[0])))
     notes = (*photo.notes, f"face of {side:.0f} pixels a side cut out")
-    return Picture(square.image_u8, photo.path, photo.sha256, picture.shape[1], picture.shape[0], notes)
+    return Picture(square.image_u8, photo.path, photo.sha256, picture.shape[1], picture.shape[0], notes, photo.carried)
 
 
 def cut_array(picture_u8: NDArray[Any], size: int, face: Face, field: str = "source") -> ImageU8:

@@ -19,7 +19,7 @@ from limner.runtime.bundle_schema import BundleManifest
 from limner.runtime.edit import Edit
 from limner.runtime.editor import Editor
 from limner.runtime.errors import BundleError, GraphError, InputError, MissingGraphError, ProviderError
-from limner.runtime.images import read_picture, read_png_text, to_u8, write_png_atomically
+from limner.runtime.images import read_picture, read_texts, to_u8, write_png_atomically
 from limner.runtime.inversion import InversionParameters, invert
 from limner.runtime.methods import Outcome
 from limner.runtime.recipe import PromptEdit, Recipe, Source
@@ -193,7 +193,7 @@ def test_a_picture_replays_to_the_same_pixels(toy: Toy, portrait: Path, tmp_path
 def test_what_the_png_says(editor: Editor, tmp_path: Path, portrait: Path) -> None:
     prompts = (PromptEdit("une barbe à l'œil 日本", "a face"),)
     edit = editor.edit(Recipe("global-directions", Source.from_image(portrait), prompts, {"beta": 0.0}))
-    texts = read_png_text(provenance.write_edit(tmp_path / "edit.png", edit))
+    texts = read_texts(provenance.write_edit(tmp_path / "edit.png", edit))
     assert Recipe.from_json(texts["limner.recipe"]) == edit.recipe
     assert texts["limner.bundle"] == editor.bundle.digest
     assert texts["limner.source"] == edit.recipe.source.sha256

@@ -18,7 +18,7 @@ from limner.runtime.files import sha256_file, write_atomically
 from limner.runtime.images import (
     png_bytes,
     read_picture,
-    read_png_text,
+    read_texts,
     to_float,
     to_u8,
     write_png_atomically,
@@ -208,13 +208,13 @@ def test_files_that_are_no_picture(tmp_path: Path) -> None:
     empty.touch()
     assert "the empty file 'empty.png'" in refusal(empty)
     empty.write_bytes(b"hello" * 100)
-    assert "does not open as a picture; allowed: a PNG, JPEG or WebP picture" in refusal(empty)
+    assert "does not open as a picture; allowed: a picture: PNG, JPEG, WEBP, " in refusal(empty)
     quarters().save(tmp_path / "a.gif")
     quarters().save(tmp_path / "a.tiff")
-    assert "does not open" in refusal(tmp_path / "a.gif")
-    assert "does not open" in refusal(tmp_path / "a.tiff")
+    for name in ("a.gif", "a.tiff"):
+        assert corners(read_picture(tmp_path / name, SIZE).image_u8)[0][0] > 200
     assert "too long" in refusal(tmp_path / ("x" * 300))
-    assert "no file at" in refusal(tmp_path / "a\0b")
+    assert "which holds a zero byte" in refusal(tmp_path / "a\0b")
     os.mkfifo(tmp_path / "pipe.png")
     assert "no plain file" in refusal(tmp_path / "pipe.png")
     assert "no plain file" in refusal(Path("/dev/zero"))
@@ -304,12 +304,11 @@ def test_png_with_text(tmp_path: Path) -> None:
     recipe = '{"prompts": ["a café \\u2026 日本"]}\n' * 200
     image = np.asarray(quarters())
     path = write_png_atomically(tmp_path / "a.png", image, {"limner": recipe, "Title": "x"})
-    assert read_png_text(path) == {"limner": recipe, "Title": "x"}
+    assert read_texts(path) == {"limner": recipe, "Title": "x"}
     np.testing.assert_array_equal(read_picture(path, SIZE).image_u8, image)
     assert path.read_bytes() == png_bytes(image, {"limner": recipe, "Title": "x"})
     quarters().save(tmp_path / "a.jpg")
-    with pytest.raises(InputError, match="a JPEG file"):
-        read_png_text(tmp_path / "a.jpg")
+    assert read_texts(tmp_path / "a.jpg") == {}
 
 
 def test_bad_outputs_leave_nothing_behind(tmp_path: Path) -> None:

@@ -312,7 +312,7 @@ GIVEN = ("--landmarks", "face.json")
         (["paste", "'treshold=1' at character 9", "did you mean"], (*GIVEN, "--paste", "replace:treshold=1"), None),
         (["paste.threshold", "0 to 1"], (*GIVEN, "--paste", "replace:threshold=2"), None),
         (["framing.scale"], (*GIVEN, "--framing", "scale=9"), None),
-        (["crop", ".png"], (*GIVEN, "--crop", "c.jpg"), None),
+        (["crop", ".png"], (*GIVEN, "--crop", "c.gif"), None),
     ],
 )
 def test_refuses(limner: Run, photo: Path, tmp_path: Path, words: list[str], arguments: tuple, points: Any) -> None:
