@@ -130,6 +130,10 @@ test: $(FULL) ## Run the fast tests
 test-all: $(FULL) ## Run every test, those that train and build included
 	$(BIN)/python -m pytest $(ARGS)
 
+.PHONY: test-fuzz
+test-fuzz: $(FULL) ## Feed the parsers TIMES=100 times as many random inputs as `make test` does
+	LIMNER_FUZZ=$(or $(TIMES),100) $(BIN)/python -m pytest -q -s tests/runtime/test_fuzz.py $(ARGS)
+
 .PHONY: full-scale
 full-scale: $(FULL) ## Published files of real size, random inside, to edits at 1024 px; may take 14 GB
 	$(BIN)/python -m pytest -q -s tests/test_full_scale.py -k full $(ARGS)

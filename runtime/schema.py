@@ -49,7 +49,7 @@ def from_dict(cls: type[T], data: object, where: str, error: ErrorType = InputEr
     values = {}
     for name, field in fields.items():
         if name in data:
-            values[name] = _convert(hints[name], data[name], _join(where, name), error)
+            values[name] = convert(hints[name], data[name], _join(where, name), error)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise error(_join(where, name), "nothing", _describe(hints[name]))
     return cls(**values)
@@ -114,7 +114,8 @@ def read_json(path: Path, where: str, error: ErrorType = InputError, limit: int 
     return parse_json(read_plain(path, where, limit, "a readable JSON file", error), where, error)
 
 
-def _convert(hint: Any, value: object, where: str, error: ErrorType) -> Any:
+def convert(hint: Any, value: object, where: str, error: ErrorType = InputError) -> Any:
+    """Return a value of JSON as the type `hint`, strictly; `error` names `where`."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
@@ -130,9 +131,9 @@ def _convert(hint: Any, value: object, where: str, error: ErrorType) -> Any:
             nearest(str(value), map(str, arguments)),
         )
     if origin is tuple and isinstance(value, (list, tuple)):
-        return tuple(_convert(arguments[0], item, f"{where}[{i}]", error) for i, item in enumerate(value))
+        return tuple(convert(arguments[0], item, f"{where}[{i}]", error) for i, item in enumerate(value))
     if origin is dict and isinstance(value, dict):
-        return {key: _convert(arguments[1], item, _join(where, str(key)), error) for key, item in value.items()}
+        return {key: convert(arguments[1], item, _join(where, str(key)), error) for key, item in value.items()}
     if dataclasses.is_dataclass(hint):
         return from_dict(hint, value, where, error)  # type: ignore[arg-type]
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -150,10 +151,10 @@ def _convert_union(hint: Any, value: object, where: str, error: ErrorType) -> An
         return None
     members = [member for member in get_args(hint) if member is not type(None)]
     if len(members) == 1:
-        return _convert(members[0], value, where, error)
+        return convert(members[0], value, where, error)
     for member in members:
         with contextlib.suppress(error):  # the next member may fit
-            return _convert(member, value, where, error)
+            return convert(member, value, where, error)
     raise error(where, _kind(value), _describe(hint))
 
 

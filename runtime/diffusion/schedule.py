@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from limner.runtime.bundle import Bundle
 from limner.runtime.errors import BundleError
 from limner.runtime.files import read_plain
+from limner.runtime.schema import convert
 
 __all__ = [
     "NoiseSchedule",
@@ -32,6 +33,8 @@ __all__ = [
 ]
 
 MAX_BYTES = 1_000_000
+MAX_TIMESTEPS = 100_000
+MAX_NUMBER = 1e6
 FloatArray = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
 
@@ -109,16 +112,15 @@ class SchedulerConfig:
         for key, allowed in CHOICES.items():
             if key in values and values[key] not in allowed:
                 raise BundleError(f"{where}.{key}", repr(values[key]), ", ".join(map(repr, allowed)))
-        for key in ("num_train_timesteps", "steps_offset", "beta_start", "beta_end", "clip_sample_range"):
-            if key in values and (isinstance(values[key], bool) or not isinstance(values[key], (int, float))):
-                raise BundleError(f"{where}.{key}", repr(values[key]), "a number")
-        if values.get("num_train_timesteps", 1) < 1:
-            raise BundleError(f"{where}.num_train_timesteps", values["num_train_timesteps"], "1 or more")
         _check_zero_snr(values, str(data.get("_class_name", "")), where)
-        if values.get("trained_betas") is not None:
-            values["trained_betas"] = tuple(values["trained_betas"])
-        values["disable_corrector"] = tuple(values.get("disable_corrector") or ())
-        return cls(**{key: value for key, value in values.items() if value is not None or key in _NULLABLE})
+        values = {key: value for key, value in values.items() if value is not None or key in _NULLABLE}
+        hints = get_type_hints(cls)
+        for key in values.keys() - {"given"}:
+            if not (key == "lambda_min_clipped" and values[key] == -math.inf):  # the one infinity that files hold
+                values[key] = convert(hints[key], values[key], f"{where}.{key}", BundleError)
+        found = cls(**values)
+        _check_ranges(found, where)
+        return found
 
     @classmethod
     def keys(cls) -> tuple[str, ...]:
@@ -177,6 +179,26 @@ def read_scheduler_config(path: Path, where: str = "scheduler_config.json") -> S
     return SchedulerConfig.from_dict(data, where)
 
 
+def _check_ranges(config: SchedulerConfig, where: str) -> None:
+    """BundleError for numbers that no schedule can be made of."""
+    count = config.num_train_timesteps
+    if not 1 <= count <= MAX_TIMESTEPS:
+        raise BundleError(f"{where}.num_train_timesteps", count, f"1 to {MAX_TIMESTEPS}")
+    for key in ("beta_start", "beta_end"):
+        if not 0.0 < getattr(config, key) < 1.0:
+            raise BundleError(f"{where}.{key}", f"{getattr(config, key):g}", "a number between 0 and 1")
+    betas = config.trained_betas
+    if betas is not None and (len(betas) != count or not all(0.0 < beta < 1.0 for beta in betas)):
+        raise BundleError(f"{where}.trained_betas", f"{len(betas)} numbers", f"{count} between 0 and 1")
+    for key in ("steps_offset", "original_inference_steps"):
+        if not 0 <= getattr(config, key) <= count:
+            raise BundleError(f"{where}.{key}", getattr(config, key), f"0 to {count}")
+    for key in ("clip_sample_range", "timestep_scaling", "sigma_min", "sigma_max"):
+        value = getattr(config, key)
+        if value is not None and not 0.0 < value <= MAX_NUMBER:
+            raise BundleError(f"{where}.{key}", f"{value:g}", f"a number above 0, at most {MAX_NUMBER:g}")
+
+
 def _check_zero_snr(values: Mapping[str, Any], class_name: str, where: str) -> None:
     """BundleError for a last step of pure noise that the scheduler divides by, or that says nothing of x0."""
     if not values.get("rescale_betas_zero_snr"):
@@ -201,6 +223,12 @@ class NoiseSchedule:
         if self.config.rescale_betas_zero_snr:
             alphas_cumprod = _cumulative(_zero_snr(_betas(self.config)))
         object.__setattr__(self, "alphas_cumprod", alphas_cumprod)
+        nothing = alphas_cumprod <= 0
+        nothing[-1] &= not self.config.rescale_betas_zero_snr
+        gone = int(nothing.sum())
+        if gone or not np.isfinite(alphas_cumprod).all():
+            given = f"noise that leaves nothing of a picture at {gone} of {len(alphas_cumprod)} timesteps"
+            raise BundleError("scheduler_config.json", given, "smaller beta_end, or another beta_schedule")
         safe = alphas_cumprod.copy()
         if self.config.rescale_betas_zero_snr:
             safe[-1] = SMALLEST_SIGNAL

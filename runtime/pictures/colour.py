@@ -80,7 +80,8 @@ def _by_profile(image: Image.Image, profile: bytes, notes: list[str]) -> Image.I
     plain = image.convert("RGB")
     if converted is None:
         return plain
-    if max(high for _, high in ImageChops.difference(plain, converted).getextrema()) > ROUNDING:
+    moved = np.asarray(ImageChops.difference(plain, converted)).max(initial=0)
+    if moved > ROUNDING:
         name = " ".join((source.profile.profile_description or "").split())
         notes.append(f"colours converted to sRGB from the profile {name[:60] or 'without a name'!r}")
     return converted
