@@ -18,6 +18,8 @@ GPU_PYTHON ?= $(PYTHON)
 ARGS ?=
 
 BIN := $(VENV)/bin
+# Exact versions for this Python; a Python that has none takes what pip finds.
+PINS := constraints/$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 # Stamps: what is already installed for the project as it is now.
@@ -166,8 +168,8 @@ typings: # Links that show the type checker the packages under their full names
 	@for folder in checkpoints export runtime training; do ln -sfn ../../$$folder typings/limner/$$folder; done
 
 .PHONY: constraints
-constraints: $(FULL) ## Write constraints/*.txt anew from what is installed
-	$(BIN)/python constraints/freeze.py
+constraints: ## Write constraints/*/*.txt anew: what pip takes today for Python 3.10 to 3.13
+	$(PYTHON) constraints/freeze.py
 
 .PHONY: clean
 clean: ## Remove the environment and everything else that make produced, but no trained weights
@@ -180,10 +182,10 @@ $(BIN)/python:
 		|| { echo "error: $(PYTHON) is older than Python 3.10; run make PYTHON=python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(RUNTIME): pyproject.toml constraints/runtime.txt | $(BIN)/python
-	$(INSTALL) --editable '.[cpu]' --constraint constraints/runtime.txt
+$(RUNTIME): pyproject.toml $(wildcard $(PINS)/runtime.txt) | $(BIN)/python
+	$(INSTALL) --editable '.[cpu]' $(patsubst %,--constraint %,$(wildcard $(PINS)/runtime.txt))
 	@touch $@
 
-$(FULL): pyproject.toml constraints/train.txt | $(BIN)/python
-	$(INSTALL) --editable '.[cpu,train,export,tensorrt-rtx,dev]' --constraint constraints/train.txt
+$(FULL): pyproject.toml $(wildcard $(PINS)/train.txt) | $(BIN)/python
+	$(INSTALL) --editable '.[cpu,train,export,tensorrt-rtx,dev]' $(patsubst %,--constraint %,$(wildcard $(PINS)/train.txt))
 	@touch $(RUNTIME) $@

@@ -1,56 +1,53 @@
-"""Write constraints/runtime.txt and train.txt from the environment that runs this script: `make constraints`.
+"""Write constraints/<python>/runtime.txt and train.txt, what pip takes today for each Python: `make constraints`.
 
-runtime.txt: what `limner[cpu]` pulls in. train.txt: what every extra of `make test` pulls in. A package that
-needs a newer Python than the project's oldest carries a marker, so that the oldest still resolves on its own.
+runtime.txt: what `limner[cpu]` pulls in. train.txt: what every extra of `make test` pulls in. Nothing is installed.
+Needs the Pythons as python3.10 and so on, each with a pip of 23 or newer.
 """
 
-import re
-from importlib import metadata
+import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
-from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
-from packaging.utils import canonicalize_name
-
-OLDEST_PYTHON, PYTHONS = (3, 10), range(10, 15)
-SETS = {"runtime.txt": {"cpu"}, "train.txt": {"cpu", "train", "export", "tensorrt-rtx", "dev"}}
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+TORCH = "torch==2.13.0"  # builds with and without CUDA carry this version
+SETS = {"runtime.txt": (("cpu",), ()), "train.txt": (("cpu", "train", "export", "tensorrt-rtx", "dev"), (TORCH,))}
+OF_CUDA = ("nvidia-", "triton", "cuda-")  # come with torch's own build for CUDA, which pins them itself
 HERE = Path(__file__).parent
 
 
-def closure(extras: set[str]) -> set[str]:
-    """Return the canonical names of all installed distributions that limner with these extras needs."""
-    found: set[str] = set()
-    todo: list[tuple[str, frozenset[str]]] = [("limner", frozenset(extras))]
-    done: set[tuple[str, frozenset[str]]] = set()
-    while todo:
-        name, wanted = todo.pop()
-        if (name, wanted) in done:
-            continue
-        done.add((name, wanted))
-        try:
-            requires = metadata.requires(name) or []
-        except metadata.PackageNotFoundError:
-            continue  # for another platform
-        found.add(name)
-        for requirement in map(Requirement, requires):
-            contexts = [{"extra": extra} for extra in (*wanted, "")]
-            if requirement.marker is None or any(requirement.marker.evaluate(context) for context in contexts):
-                todo.append((canonicalize_name(requirement.name), frozenset(requirement.extras)))
-    return found - {"limner"}
+def resolved(python: str, extras: tuple[str, ...], more: tuple[str, ...]) -> list[str]:
+    """Return "name==version" of everything that pip would install, sorted."""
+    command = [python, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-"]
+    wanted = [f"{HERE.parent}[{','.join(extras)}]", *more]
+    ran = subprocess.run([*command, *wanted], stdout=subprocess.PIPE, text=True, check=True)
+    report = json.loads(ran.stdout[ran.stdout.index("{") :])
+    return lines_of(report)
 
 
-def line(name: str) -> str:
-    """Return "name==version", with a marker where the version does not exist for the oldest Python."""
-    distribution = metadata.distribution(name)
-    version = distribution.version.split("+")[0]  # torch 2.13.0+cpu -> 2.13.0, which every build of it fits
-    needs = SpecifierSet(re.sub(r"\s", "", distribution.metadata["Requires-Python"] or ""))
-    fits = [minor for minor in PYTHONS if needs.contains(f"3.{minor}")]
-    marker = f'; python_version >= "3.{fits[0]}"' if fits and fits[0] > OLDEST_PYTHON[1] else ""
-    return f"{name}=={version}{marker}"
+def lines_of(report: dict) -> list[str]:
+    """The lines of one of pip's reports."""
+    pairs = {(one["metadata"]["name"].lower().replace("_", "-"), one["metadata"]["version"].split("+")[0])
+             for one in report["install"]}  # fmt: skip
+    return [
+        f"{name}=={version}" for name, version in sorted(pairs) if name != "limner" and not name.startswith(OF_CUDA)
+    ]
 
 
-for file, extras in SETS.items():
-    lines = [line(name) for name in sorted(closure(extras))]
-    header = f"# Exact versions for limner[{','.join(sorted(extras))}]; written by `make constraints`.\n"
-    (HERE / file).write_text(header + "\n".join(lines) + "\n")
-    print(f"{file}: {len(lines)} packages")
+def write(version: str, name: str, extras: tuple[str, ...], lines: list[str]) -> None:
+    """Write one file."""
+    folder = HERE / version
+    folder.mkdir(exist_ok=True)
+    head = f"# Exact versions for limner[{','.join(extras)}] on Python {version}; written by `make constraints`.\n"
+    (folder / name).write_text(head + "\n".join(lines) + "\n")
+    print(f"{version}/{name}: {len(lines)} packages")
+
+
+if __name__ == "__main__":
+    for version in PYTHONS:
+        python = shutil.which(f"python{version}")
+        if python is None:
+            sys.exit(f"error: no python{version} on the path; all of {', '.join(PYTHONS)} are needed")
+        for name, (extras, more) in SETS.items():
+            write(version, name, extras, resolved(python, extras, more))
