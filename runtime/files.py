@@ -1,7 +1,10 @@
 """Files: plain and of a known size when read, whole or not at all when written."""
 
+import contextlib
+import errno
 import hashlib
 import os
+import secrets
 import stat
 import tempfile
 from pathlib import Path
@@ -98,14 +101,19 @@ def write_atomically(path: str | Path, data: bytes, field: str = "output") -> Pa
         if not path.parent.is_dir():
             given = f"a path in the missing folder {str(path.parent)!r}"
             raise InputError(field, given, "a path in an existing folder")
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".part", dir=path.parent)
-        temporary = Path(name)
+        descriptor, temporary = _beside(path)
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
             stream.flush()
-            os.fsync(stream.fileno())
-        temporary.chmod(_permissions(path))
-        temporary.replace(path)
+            os.fsync(descriptor)
+            if temporary is None:
+                os.fchmod(descriptor, _permissions(path))
+                temporary = _named(descriptor, path)
+            else:
+                temporary.chmod(_permissions(path))
+        if temporary != path:
+            temporary.replace(path)
+        temporary = None
     except (OSError, ValueError) as reason:  # ValueError: a zero byte in the path
         given = f"{getattr(reason, 'strerror', None) or reason} for {str(path)!r}"
         raise InputError(field, given, "a path that can be written") from reason
@@ -113,6 +121,29 @@ def write_atomically(path: str | Path, data: bytes, field: str = "output") -> Pa
         if temporary is not None:
             temporary.unlink(missing_ok=True)
     return path
+
+
+def _beside(path: Path) -> tuple[int, Path | None]:
+    """Open a new file beside `path`: one without a name where the system has such, of which a kill leaves nothing."""
+    nameless = getattr(os, "O_TMPFILE", 0)
+    if nameless:
+        with contextlib.suppress(OSError):  # a file system that has none
+            return os.open(path.parent, nameless | os.O_WRONLY, 0o600), None
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".part", dir=path.parent)
+    return descriptor, Path(name)
+
+
+def _named(descriptor: int, path: Path) -> Path:
+    """Give a file without a name that of `path`, or one beside it where there is a file already; return the name."""
+    source, folder = f"/proc/self/fd/{descriptor}", os.open(path.parent, os.O_RDONLY)
+    try:
+        for name in (path, path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.part")):
+            with contextlib.suppress(FileExistsError):
+                os.link(source, name, src_dir_fd=folder, follow_symlinks=True)  # the folder makes it linkat(2)
+                return name
+    finally:
+        os.close(folder)
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
 
 
 def _permissions(path: Path) -> int:
