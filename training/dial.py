@@ -28,7 +28,9 @@ import torch
 from limner.runtime.errors import InputError, LimnerError
 from limner.runtime.files import write_atomically
 from limner.runtime.folders import file_beside, scratch
+from limner.runtime.schema import read_json
 from limner.runtime.stopping import Stopped
+from limner.training.precision import fast_bf16
 from limner.training.runner import cosine
 
 log = logging.getLogger("limner")
@@ -213,8 +215,11 @@ def adopt(out: Path, shipped: Path, parts: tuple[str, ...] = (), say: Callable[[
     """
     from limner.training.saving import saved_whole
 
-    report = json.loads((out / REPORT).read_text()) if (out / REPORT).is_file() else {"parts": {}}
-    done = [name for name, part in report["parts"].items() if "steps" in part and (not parts or name in parts)]
+    report = read_json(out / REPORT, "OUT") if (out / REPORT).is_file() else {}
+    if not isinstance(report, dict) or not isinstance(report.get("parts", {}), dict):
+        raise InputError("OUT", f"{out / REPORT}, which is no report", "the folder of `limner train all`")
+    parts_done = {name: part for name, part in report.get("parts", {}).items() if isinstance(part, dict)}
+    done = [name for name, part in parts_done.items() if "steps" in part and (not parts or name in parts)]
     if not done:
         raise InputError("OUT", f"{out}, which holds no finished part", "the folder of `limner train all`")
     stems = {part.name: part.stem for part in PARTS}
@@ -228,7 +233,7 @@ def adopt(out: Path, shipped: Path, parts: tuple[str, ...] = (), say: Callable[[
             with saved_whole(target) as beside:
                 shutil.copytree(folder / name, beside, dirs_exist_ok=True)
             placed.append(target)
-            say(f"{target}: {report['parts'][name]['steps']} steps, {report['parts'][name]['megabytes']} MB")
+            say(f"{target}: {parts_done[name]['steps']} steps, {parts_done[name].get('megabytes')} MB")
     return placed
 
 
@@ -280,11 +285,3 @@ def device_name() -> str:
     if torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
     return f"{len(os.sched_getaffinity(0))} CPU cores, {'bf16 in hardware' if fast_bf16() else 'fp32'}"
-
-
-def fast_bf16() -> bool:
-    """Whether this processor multiplies bf16 matrices itself (AMX): elsewhere bf16 is slower than fp32."""
-    try:
-        return " amx_bf16" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False

@@ -30,6 +30,7 @@ from limner.training.loop.progress_line import ProgressLine
 from limner.training.loop.run_folder import check_run_folder, write_config
 from limner.training.loop.steps import FiniteSteps, SeededBatches, Stopping
 from limner.training.muon import Muon
+from limner.training.precision import fastest_precision
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class TrainerConfig:
     batch_size: int = 64  # pictures a batch and process
     accumulate_grad_batches: int = 1  # batches a step
     seed: int = 0  # of weights, data order and every draw
-    precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true"] = "bf16-mixed"  # of the networks
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true"] = "auto"  # auto: fastest here
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"  # where the networks run
     devices: int | Literal["auto"] = 1  # how many; auto takes all of the accelerator
     strategy: Literal["auto", "ddp", "ddp_spawn", "ddp_find_unused_parameters_true"] = "auto"  # of several devices
@@ -61,6 +62,8 @@ class TrainerConfig:
     callbacks: tuple[str, ...] = ()  # further Lightning callbacks, by import path: package.module.Name
 
     def __post_init__(self) -> None:
+        if self.precision == "auto":  # so that what is saved with a run says what it was
+            object.__setattr__(self, "precision", fastest_precision())
         ones = ("max_steps", "batch_size", "accumulate_grad_batches", "validate_every", "validation_limit",
                 "checkpoint_every", "log_every", *(("devices",) if self.devices != "auto" else ()))  # fmt: skip
         for name, least in [*((name, 1) for name in ones), ("seed", 0), ("workers", 0), ("threads", 0),

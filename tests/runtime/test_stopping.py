@@ -27,11 +27,16 @@ with stoppable(), partial(place / "half") as half:
 """
 WITH_A_CHILD = """
 import subprocess
-with stoppable():
-    child = subprocess.Popen(["sleep", "600"])
-    (place / "child").write_text(str(child.pid))
-    say("go")
-    hashlib.pbkdf2_hmac("sha256", b"x", b"y", 400_000_000)
+from limner.runtime.stopping import end_children
+try:  # as the command line does
+    with stoppable():
+        child = subprocess.Popen(["sleep", "600"])
+        (place / "child").write_text(str(child.pid))
+        say("go")
+        hashlib.pbkdf2_hmac("sha256", b"x", b"y", 400_000_000)
+except Stopped:  # the request came before the call into C
+    end_children()
+    raise
 """
 IN_A_DESTRUCTOR = """
 class Slow:

@@ -115,9 +115,16 @@ def test_a_guided_edit_replays_and_its_slider_begins_at_the_source(editor: Edito
 
 
 def test_elsewhere_start_and_relevance_count_nothing(editor: Editor) -> None:
-    with_them = editor.edit(recipe(space="w_plus"))
-    without = editor.edit(recipe(space="w_plus", start=0.0, relevance=0.0))
-    np.testing.assert_array_equal(with_them.image, without.image)
+    with pytest.raises(InputError, match=r"parameters\.start: got 3\.0; allowed: nothing beside space"):
+        editor.edit(recipe(space="w_plus"))
+    alone = recipe(space="w_plus")
+    values = {
+        name: value for name, value in alone.parameters.items() if name not in ("start", "start_beta", "relevance")
+    }
+    plain = replace(alone, parameters=values)
+    presets = replace(editor.bundle.manifest, defaults={"latent-optimization": {"start": 3.0, "relevance": 0.2}})
+    other = Editor(replace(editor.bundle, manifest=presets), threads=1).edit(plain)
+    np.testing.assert_array_equal(other.image, editor.edit(plain).image)
 
 
 def test_bad_values_name_the_field(editor: Editor) -> None:

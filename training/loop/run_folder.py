@@ -10,11 +10,12 @@ import torch
 import yaml
 
 from limner.runtime.errors import InputError
-from limner.runtime.files import write_atomically
+from limner.runtime.files import read_plain, write_atomically
 from limner.training.config import to_plain
 from limner.training.loop.checkpoints import LAST
 
 CONFIG = "config.yaml"
+MAX_BYTES = 1_000_000  # of it
 MAY_CHANGE = "trainer."  # settings that a run may go on with changed; all others made what is in the checkpoint
 FIXED = ("trainer.seed", "trainer.batch_size", "trainer.accumulate_grad_batches")  # of those, what orders the data
 
@@ -56,8 +57,8 @@ def read_config(out: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as reason:
+        found = yaml.safe_load(read_plain(path, "--resume", MAX_BYTES, "the config.yaml of the run").decode())
+    except (yaml.YAMLError, ValueError, RecursionError) as reason:  # ValueError: bytes that are no text, huge integers
         raise InputError("--resume", f"{path}, which does not read", "the config.yaml of the run") from reason
     return found if isinstance(found, dict) else {}
 

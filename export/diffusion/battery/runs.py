@@ -22,6 +22,7 @@ from limner.export.diffusion.battery.rows import Row, Rows
 from limner.export.diffusion.battery.words import DESCRIBED, describe
 from limner.runtime.edit import Edit
 from limner.runtime.editor import Editor
+from limner.runtime.idle import idle_settings, without_idle
 from limner.runtime.images import to_float, write_png_atomically
 from limner.runtime.sheets import Cell, SheetRow, make_sheet
 from limner.training.avatars.attributes import AVATAAARS, sample_in_split
@@ -104,6 +105,10 @@ class Battery:
         words, real = self.words(index), part == "real"
         seed = None if real else self.seed(index)
         recipes = [battery_recipe(name, edit, words, seed, self.settings.get(name, {})) for edit in edits]
+        bundle = (
+            self.editor.bundle
+        )  # settings are given for prompts and pictures alike: what has no say here is left out
+        recipes = [without_idle(recipe, idle_settings(bundle, recipe)) for recipe in recipes]
         given = [self.picture(index) if real else None for _ in recipes]
         done = self.editor.edit_batch(recipes, given=given, batch=TOGETHER)
         read = self.judge(_stacked([*(one.reconstruction for one in done), *(one.image for one in done)]))
