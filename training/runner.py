@@ -174,7 +174,8 @@ def fit(
                   *_early_stopping(config), Stopping(checkpoints), _RunRecord(out, resolved or config)]  # fmt: skip
     trainer = pl.Trainer(
         max_steps=config.max_steps, max_epochs=-1, accelerator=config.accelerator, devices=config.devices,
-        strategy=config.strategy, precision=cast(Any, config.precision), callbacks=hooks, log_every_n_steps=config.log_every,
+        strategy=config.strategy, precision=cast(Any, config.precision), callbacks=hooks,
+        log_every_n_steps=config.log_every,
         logger=[] if fast_dev_run else make_loggers(config.loggers, out),
         accumulate_grad_batches=config.accumulate_grad_batches if module.automatic_optimization else 1,
         val_check_interval=min(config.validate_every, config.max_steps) * config.accumulate_grad_batches,
