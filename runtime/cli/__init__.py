@@ -29,25 +29,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 is success, 2 a value that is not allowed, 1 anything else that went wrong; the reason goes to
     stderr in one sentence. A run that was asked to end gives 130 (SIGINT) or 143 (SIGTERM), and one word.
     """
-    import typer
-
-    from limner.runtime.cli.app import app
     from limner.runtime.errors import LimnerError
-    from limner.runtime.stopping import WORDS, Stopped, end_children, stoppable
+    from limner.runtime.stopping import WORDS, Stopped, end_children, stop_asked, stoppable
 
     given = list(sys.argv[1:] if arguments is None else arguments)
     _open_streams()
     try:
         with stoppable():
-            code = app(args=given or ["--help"], prog_name="limner", standalone_mode=False)
-            sys.stdout.flush()
+            try:
+                from limner.runtime.cli.app import app
+
+                code = app(args=given or ["--help"], prog_name="limner", standalone_mode=False)
+                sys.stdout.flush()
+            except Exception:
+                request = stop_asked()
+                if request is not None:  # it came where other code made another error of it, as imports do
+                    raise request from None
+                raise
     except LimnerError as error:
         return _fail(str(error), error.exit_code)
     except Stopped as request:
         end_children()
         print(request.word, file=sys.stderr)
         return int(request.code or 0)
-    except (KeyboardInterrupt, typer.Abort):  # from outside the main thread, where signals are not ours
+    except KeyboardInterrupt:  # from outside the main thread, where signals are not ours
         print(WORDS[signal.SIGINT], file=sys.stderr)
         return 128 + signal.SIGINT
     except BrokenPipeError:  # the reader of stdout left, as `head` does
@@ -62,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shown = path if len(path) < 120 else f"{path[:100]}... of {len(path)} characters"
         return _fail(f"{shown!r}: {error.strerror or error}", USAGE_ERROR if error.errno in OF_A_PATH else 1)
     except Exception as error:
+        if type(error).__name__ == "Abort":  # typer's word for the same
+            print(WORDS[signal.SIGINT], file=sys.stderr)
+            return 128 + signal.SIGINT
         # Usage errors come from click, or from the copy of it inside newer versions of typer.
         explain = getattr(error, "format_message", None)
         if callable(explain):

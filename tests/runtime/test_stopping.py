@@ -99,3 +99,26 @@ def test_children_end_too(tmp_path: Path) -> None:
             return
         time.sleep(0.05)
     raise AssertionError("the child lives on")
+
+
+ERROR_OF_A_REQUEST = """
+from limner.runtime.cli import app as module, main
+from limner.runtime.errors import InputError
+
+def verb(**_):
+    say("go")
+    try:
+        time.sleep(600)
+    except SystemExit:  # as C code does that is importing a module
+        raise InputError("provider", "no usable module", "one that imports")
+
+module.app = verb
+sys.exit(main(["check"]))
+"""
+
+
+def test_a_request_that_became_another_error_is_still_the_request(tmp_path: Path) -> None:
+    process = start(ERROR_OF_A_REQUEST, tmp_path)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 143
