@@ -162,4 +162,5 @@ def test_fast_dev_run_and_checkpoint(tiny_cache: Path, tmp_path: Path) -> None:
     assert set(figures["zero-shot accuracy, %"]) == {name for name, _ in AVATAAARS.attributes}
     assert load_model(tmp_path / "clip").config.text_config.eos_token_id == 599
     names = {path.name for path in (tmp_path / "clip").iterdir()}
-    assert names == {"config.json", "model.safetensors", "README.md", "figures.json", "vocab.json", "merges.txt"}
+    files = {"config.json", "model.safetensors", "README.md", "figures.json", "vocab.json", "merges.txt", "words.txt"}
+    assert names == files
