@@ -19,7 +19,7 @@ from limner.runtime.recipe import Recipe
 from limner.runtime.tokenizer import Tokenizer
 from limner.runtime.vocabulary import unseen_words
 
-__all__ = ["change_notices", "source_notices", "text_notices"]
+__all__ = ["change_notices", "source_notices", "text_notices", "word_notices"]
 
 ImageU8 = NDArray[np.uint8]
 ROUNDING = 2  # levels
@@ -30,7 +30,11 @@ def text_notices(bundle: Bundle, tokenizer: Tokenizer, recipe: Recipe, texts: Se
     """Return what is to be said of the texts of a recipe that ran; `texts` stand for those of its prompts, if given."""
     said = list(texts) or [prompt.text for prompt in recipe.prompts]
     more = [recipe.source.prompt, recipe.parameters.get("negative_prompt"), *(one.neutral for one in recipe.prompts)]
-    said += [text for text in more if text]
+    return word_notices(bundle, tokenizer, [*said, *(text for text in more if text)])
+
+
+def word_notices(bundle: Bundle, tokenizer: Tokenizer, said: Sequence[str]) -> list[str]:
+    """Return what is to be said of texts alone: words that had no room, words never seen."""
     notices = []
     for text in dict.fromkeys(said):
         cut = tokenizer.cut_off(text)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from limner.runtime.cli.console import print_result, report, steps
+from limner.runtime.cli.console import print_result, report, steps, warn
 from limner.runtime.cli.options import (
     BundleOption,
     JsonOption,
@@ -52,6 +52,7 @@ def sample(
     from limner.runtime.checks import require_int
     from limner.runtime.cli.recipes import parse_settings
     from limner.runtime.cli.sheets import grid
+    from limner.runtime.notices import word_notices
     from limner.runtime.pictures.naming import free_name
     from limner.runtime.pictures.writing import write_picture
     from limner.runtime.pictures.xmp import GENERATED
@@ -62,6 +63,7 @@ def sample(
     require_int("count", count, 1, MAX_SAMPLES)
     settings = parse_settings(parameter or ())
     made: Sequence[Sample | PromptSample]
+    warnings: list[str] = []
     if prompt:
         if truncation is not None:
             raise InputError("truncation", f"{truncation:g} with --prompt", "--truncation with seeds of a StyleGAN2")
@@ -72,6 +74,8 @@ def sample(
         with steps("sample") as progress:
             drawn = editor.generate(texts, seeds, settings, negative=negative, progress=progress)
         made, timing = drawn, drawn[0].timing
+        said = [*prompt, *([negative] if negative else [])]
+        warnings = word_notices(editor.bundle, editor.models.tokenizer, said)
         more: dict[str, Any] = {"prompts": prompt, "parameters": drawn[0].parameters}
     else:
         if settings or negative:
@@ -84,5 +88,9 @@ def sample(
     sheet = grid([one.image for one in made], count if prompt and len(prompt) > 1 else 8)
     write_picture(output, sheet, mark=GENERATED)
     report({}, timing)
+    warn(warnings)
     data: dict[str, Any] = {"output": str(output), "seeds": [one.seed for one in made[:count]]} | more
-    print_result(data | {"timing_ms": timing, "bundle": editor.bundle.digest, "provider": provider}, as_json)
+    print_result(
+        data | {"warnings": warnings, "timing_ms": timing, "bundle": editor.bundle.digest, "provider": provider},
+        as_json,
+    )

@@ -144,3 +144,16 @@ def test_vocabulary_is_a_listed_file(folder: Path, tmp_path: Path) -> None:
     (bundle.root / "bundle.json").write_text(text.replace('"words": ""', '"words": "tokenizer/words.txt"'))
     with pytest.raises(BundleError, match=r"tokenizer\.words"):
         load_bundle(bundle.root)
+
+
+def test_samples_from_words_say_it_too(
+    limner: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LIMNER_BUNDLE", raising=False)
+    given = ("sample", "--prompt", "a person with a zebra", "--set", "steps=2", "-o", "a.png", "--json")
+    ran = limner(*given)
+    assert ran.code == 0 and json.loads(ran.out)["warnings"] == [
+        "words that the models of 'avatars' never saw: 'zebra'"
+    ]
+    assert "warning: words that the models" in ran.err

@@ -1,7 +1,8 @@
 """Ten losses of every family, as a program: it prints them as JSON.
 
 Run as the test does, with the instructions that every x86-64 processor has and one thread, the numbers repeat to the
-bit with the same versions (tried with OpenBLAS's kernels for other processors too, and on another maker's, where they are close). The
+bit with the same versions (tried with OpenBLAS's kernels for other processors too); on another maker's they are
+close. The
 networks are those of the shipped YAML, in fp32: bf16 is slow with such instructions. torch.compile is off, since what
 it makes depends on the machine.
 """
