@@ -56,7 +56,6 @@ JUDGED: dict[str, list[tuple[str, dict[str, str]]]] = {
     'limner edit photo.jpg "a person with a beard"': [("face.png", {"facial_hair": "beard"})],
     'limner edit photo.jpg "a smiling person"': [("photo-edited.png:face", {"expression": "smiling"})],
     "limner edit avatar.png": [("avatar-edited.png:face", {"eyewear": "glasses"})],
-    "limner edit seed:7 --source-prompt": [],  # two lines, below
     'limner edit seed:7 --source-prompt "a person with pale skin': [
         ("seed-7-edited-2.png", {"eyewear": "glasses", "hair_color": "red"})
     ],
@@ -154,7 +153,7 @@ def test_the_line_runs_as_written_and_its_picture_is_good(
     elif words[0] == "sample":
         assert np.asarray(Image.open("samples.png")).shape == (8 * 128, 8 * 128, 3)
     elif words[0] == "invert":
-        assert np.load("portrait.npy").shape[1] == 256 or np.load("portrait.npy").ndim == 2
+        assert np.load("portrait.npy").ndim == 2 and np.isfinite(np.load("portrait.npy")).all()
     elif words[0] == "align":
         assert Image.open("crop.png").size == (1024, 1024)
     elif words[0] == "replay":

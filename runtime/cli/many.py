@@ -76,13 +76,13 @@ def _error_of(recipe_of: Callable[[str], "Recipe"], source: str) -> InputError |
     return None
 
 
-def target_of(source: str, folder: Path, taken: Sequence[Path] = ()) -> Path:
+def target_of(source: str, folder: Path) -> Path:
     """Return where a source's edit goes: its own name, in the format that it has if that is written, else PNG."""
     if source.startswith(SEED):
-        return free_name(folder / f"seed-{source[len(SEED) :]}.png", taken)
+        return free_name(folder / f"seed-{source[len(SEED) :]}.png")
     path = Path(source)
     suffix = path.suffix if path.suffix.lower() in SUFFIXES else ".png"
-    return free_name(folder / f"{path.stem}{suffix}", taken)
+    return free_name(folder / f"{path.stem}{suffix}")
 
 
 def edit_many(

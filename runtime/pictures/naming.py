@@ -1,6 +1,5 @@
 """Names of picture files: which are written, and a free one where nobody named one."""
 
-from collections.abc import Container
 from itertools import count
 from pathlib import Path
 
@@ -19,10 +18,10 @@ def require_picture_name(path: str | Path, field: str) -> str:
     return suffix
 
 
-def free_name(path: Path, taken: Container[Path] = ()) -> Path:
-    """Return `path`, or "<stem>-2", "-3", ... with the same ending: the first that no file and nobody else has."""
+def free_name(path: Path) -> Path:
+    """Return `path`, or "<stem>-2", "-3", ... with the same ending: the first that no file has."""
     for number in count(1):
         found = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
-        if not found.exists() and not found.is_symlink() and found not in taken:
+        if not found.exists() and not found.is_symlink():
             return found
     raise AssertionError("there is always a next number")

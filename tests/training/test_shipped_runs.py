@@ -109,9 +109,9 @@ def test_it_trains_and_a_cut_run_ends_as_an_uninterrupted_one(name: str, cache: 
     assert not list((tmp_path / "whole").glob(".*.part"))
 
 
-# On AMD: autoencoder 1.8e-4, the others 1e-4 and less, but for the adversarial stage, whose two networks double a
-# difference of rounding (6e-8 at the first step, 2.7e-4 at the fourth) to 3.4 % at the tenth.
-ELSEWHERE = {"stylegan2-adversarial": 0.1}
+# Measured on AMD: autoencoder 1.8e-4, the others under 1e-4, but for the adversarial stage, whose two networks double a
+# difference of rounding (6e-8 at the first step, 5.4e-5 at the third) to 3.4 % at the tenth.
+ELSEWHERE = {"autoencoder": 3e-4, "stylegan2-adversarial": 0.1}
 
 
 def test_ten_losses_are_the_golden_ones(tmp_path: Path, repository: Path) -> None:
@@ -133,8 +133,8 @@ def test_ten_losses_are_the_golden_ones(tmp_path: Path, repository: Path) -> Non
             if all(found[key].partition("+")[0] == golden[key].partition("+")[0] for key in ("torch", "vendor")):
                 assert losses == golden["losses"][name], name
             else:
-                expected, limit = golden["losses"][name], ELSEWHERE.get(name, 1e-3)
-                assert losses[:4] == pytest.approx(expected[:4], rel=1e-3), name
+                expected, limit = golden["losses"][name], ELSEWHERE.get(name, 1e-4)
+                assert losses[:3] == pytest.approx(expected[:3], rel=1e-4), name
                 assert losses == pytest.approx(expected, rel=limit), name
 
 
