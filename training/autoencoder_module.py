@@ -18,13 +18,13 @@ from torch.nn import functional as F
 
 from limner.training.avatars.dataset import image_float
 from limner.training.loop.steps import draw_number, uses_scaler
+from limner.training.patch_terms import patch_terms
 from limner.training.runner import OptimizerConfig, optimizer_of
 from limner.training.sampling import Batch, step_generator
+from limner.training.warmup_module import focus_map
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
-
-LARGEST_RATIO = 1e4  # of the gradients in eq. 7, as published
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,15 @@ class AutoencoderTraining:
     adversarial_from: float = 0.6  # share of the steps without the adversarial term
     crop: int = 0  # pixels a side of the random crops that the first steps see, cheaper than pictures; 0 for none
     crop_until: float = 0.7  # share of the steps on crops: with the pixel and KL terms alone
+    focus_box: tuple[float, float, float, float] = (0.28, 0.26, 0.72, 0.72)  # left, top, right, bottom: the face
+    focus_weight: float = 1.0  # times as much as the rest that pixels inside the box count in L1 and square
 
     def __post_init__(self) -> None:
         for name in ("adversarial_from", "crop_until"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 to 1")
+        if not self.focus_weight > 0:
+            raise ValueError(f"focus_weight is {self.focus_weight}; allowed: above 0")
         if self.crop < 0 or self.crop % 32:
             raise ValueError(f"crop is {self.crop}; allowed: 0 for none, or a multiple of 32 pixels")
         if self.crop and self.adversarial and self.adversarial_from < self.crop_until:
@@ -154,33 +158,28 @@ class AutoencoderModule(pl.LightningModule):
 
     def reconstruction(self, made: Tensor, image: Tensor) -> dict[str, Tensor]:
         """The losses between made and true pictures [N,3,H,W]."""
-        losses = {"pixel": (made - image).abs().mean()}
+        error = made - image
+        focus = self.focus(error)
+        losses = {"pixel": (error.abs() * focus).mean()}
         if self.config.square:
-            losses["square"] = F.mse_loss(made, image)
+            losses["square"] = (error.square() * focus).mean()
         if self.features is not None and self.config.perceptual and not (self.training and self.is_cropped):
             features: Any = self.features
             losses["perceptual"] = perceptual_distance(features, made, image).mean()
         return losses
 
-    def _adversarial(self, total: Tensor, made: Tensor, image: Tensor, losses: dict[str, Tensor]) -> Tensor:
-        """Both sides' losses in one sum: gradients of each reach its own network alone."""
-        discriminator = self.discriminator
-        assert discriminator is not None
-        discriminator.requires_grad_(False)
-        generator_loss = -discriminator(made).mean()
-        ratio = self.gradient_ratio(total, generator_loss)
-        discriminator.requires_grad_(True)
-        real, fake = discriminator(image), discriminator(made.detach())
-        discriminator_loss = 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())  # hinge
-        losses |= {"generator": generator_loss, "discriminator": discriminator_loss, "ratio": ratio}
-        return self.config.adversarial * ratio * generator_loss + discriminator_loss
+    def focus(self, error: Tensor) -> Tensor:
+        """How much each pixel counts, [H,W] or 1: the face more, except in crops, which may show any of it."""
+        if self.config.focus_weight == 1.0 or (self.training and self.is_cropped):
+            return error.new_ones(())
+        return focus_map(error.shape[-1], self.config.focus_box, self.config.focus_weight).to(error)
 
-    def gradient_ratio(self, reconstruction: Tensor, generator_loss: Tensor) -> Tensor:
-        """|grad of the reconstruction| / |grad of the adversarial term| at the decoder's last layer (eq. 7)."""
-        last = self.network.decoder.conv_out.weight
-        (wanted,) = torch.autograd.grad(reconstruction, last, retain_graph=True)
-        (other,) = torch.autograd.grad(generator_loss, last, retain_graph=True)
-        return (wanted.norm() / (other.norm() + 1e-6)).clamp(0, LARGEST_RATIO).detach()
+    def _adversarial(self, total: Tensor, made: Tensor, image: Tensor, losses: dict[str, Tensor]) -> Tensor:
+        """Both sides' losses in one sum."""
+        assert self.discriminator is not None
+        terms = patch_terms(self.discriminator, total, made, image, self.network.decoder.conv_out.weight)
+        losses |= terms.logged
+        return self.config.adversarial * terms.generator + terms.discriminator
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         image = image_float(batch["image"])

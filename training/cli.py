@@ -184,14 +184,16 @@ def everything(
     ),
     work: Annotated[Path, typer.Option(help="Folder of pictures and runs, gigabytes.")] = Path("runs/all-work"),
     part: Annotated[list[str] | None, typer.Option(help="Only this part; may be repeated.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="PART.KEY=VALUE over the part's own.")] = None,
     shipped: Annotated[Path, typer.Option(help="Checkpoints that it goes on from.")] = Path("checkpoints/avatars"),
+    rendered: Annotated[int, typer.Option(hidden=True)] = 0,
 ) -> None:
     """What gains most, in so many minutes, from the shipped weights on: for a GPU at hand."""
     from limner.training.dial import train_all
     from limner.training.runner import quiet
 
     quiet()
-    _print(train_all(minutes, out, work, shipped, tuple(part or ())))
+    _print(train_all(minutes, out, work, shipped, tuple(part or ()), tuple(settings or ()), rendered))
 
 
 @app.command("adopt")

@@ -1,12 +1,13 @@
 """Everything that gains from a GPU, trained in so many minutes: `limner train all --minutes 9 --out OUT`.
 
-    OUT/<part>.tar      each result as soon as there is one: weights in fp16 (below 16 MB), figures, card
+    OUT/<part>.tar      each result as soon as there is one: weights in fp16 (below 16 MB), card, part.json
     OUT/report.json     what was trained, for how many steps, and its figures
     WORK/               pictures, rendered with every core, and the run folder and model of each part
 
-The parts follow one another and go on from the shipped weights; each gets its share of the time that is left. How many
-steps that is follows from the first ones, so that learning rates fall to zero in time. `limner train adopt OUT` takes
-the results over. OUT is few files, so that it can be brought back from a machine that is lent for an hour.
+The parts go on from the shipped weights, those of a lane one after another; each gets its share of the time that is
+left. How many steps that is follows from the first ones, so that learning rates fall to zero in time. On a GPU lanes
+run side by side, in processes of their own: networks of this size leave most of it idle. `limner train adopt OUT`
+takes the results over. OUT is few files, so that it can be brought back from a machine that is lent for an hour.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import json
 import logging
 import os
 import shutil
+import subprocess
+import sys
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from limner.runtime.errors import InputError, LimnerError
+from limner.runtime.errors import InputError, LimnerError, nearest
 from limner.runtime.files import write_atomically
 from limner.runtime.folders import file_beside, scratch
 from limner.runtime.schema import read_json
@@ -35,6 +38,7 @@ from limner.training.runner import cosine
 
 log = logging.getLogger("limner")
 REPORT = "report.json"
+RESULT = "part.json"  # in a part's tar: its share of the report
 MOST_BYTES = 1 << 26  # of one file of a result
 LARGEST_MB = 16.0  # of a part's weights
 MOST_STEPS = 10_000_000  # until the first steps say how many there will be
@@ -49,7 +53,8 @@ class Part:
 
     name: str  # of its folder in OUT/models and in checkpoints/avatars
     family: str
-    share: float  # of the time for all parts
+    lane: str  # parts of one lane follow one another
+    share: float  # of the time of its lane
     settings: tuple[str, ...] = ()
     needs: dict[str, str] | None = None  # setting -> the part whose result it takes, else the shipped folder
     compiled: str = ""  # setting that compiles it on a GPU
@@ -61,62 +66,139 @@ class Part:
 
 
 PARTS = (
-    Part("autoencoder", "autoencoder", 0.2, ("start={shipped}/autoencoder", "optimizer.learning_rate=5e-4"),
-         compiled="trainer.compile"),
-    Part("diffusion", "diffusion", 0.35, ("start={shipped}/diffusion", "optimizer.learning_rate=8e-4"),
+    Part("autoencoder", "autoencoder", "diffusion", 0.3,
+         ("start={shipped}/autoencoder", "optimizer.learning_rate=5e-4")),
+    Part("diffusion", "diffusion", "diffusion", 0.7,
+         ("start={shipped}/diffusion", "optimizer.learning_rate=8e-4"),
          {"autoencoder": "autoencoder"}, "trainer.compile"),
-    Part("stylegan2", "stylegan2", 0.2, ("stage=adversarial", "start={shipped}/stylegan2")),
-    Part("encoder", "encoder", 0.15, ("start={shipped}/encoder", "optimizer.learning_rate=7e-4",
-                                      "training.image_from=0.0", "training.deltas_from=0.0",
-                                      "training.deltas_until=0.0"), {"generator": "stylegan2"}),
-    Part("edits/mappers", "mapper", 0.1, ("start={shipped}/edits/mappers", "latents.count=600"),
+    Part("stylegan2", "stylegan2", "stylegan2", 0.5,
+         ("stage=warmup", "start={shipped}/stylegan2", f"warmup.stages=[[128, {MOST_STEPS}]]",
+          "warmup.learning_rate=4e-4", "warmup.response_rate=4e-4", "warmup.overdrive.probability=0.4",
+          "warmup.overdrive.truncation=0.3", "warmup.window_every=2", "warmup.mouth_weight=6")),
+    Part("encoder", "encoder", "stylegan2", 0.25,
+         ("start={shipped}/encoder", "optimizer.learning_rate=7e-4", "training.image_from=0.0",
+          "training.deltas_from=0.0", "training.deltas_until=0.0"), {"generator": "stylegan2"}),
+    Part("edits/mappers", "mapper", "stylegan2", 0.15, ("start={shipped}/edits/mappers", "latents.count=600"),
          {"generator": "stylegan2", "latents.encoder": "encoder"}),
+    Part("edits/relevance", "relevance", "stylegan2", 0.1, (), {"generator": "stylegan2"}),
 )  # fmt: skip
-BATCHES = {"autoencoder": 32, "diffusion": 256, "stylegan2": 16, "encoder": 32, "mapper": 8}  # on a GPU
+BATCHES = {"autoencoder": 64, "diffusion": 256, "stylegan2": 32, "encoder": 64, "mapper": 8}  # on a GPU
 ON_CPU = {"diffusion": 32, "stylegan2": 4, "encoder": 8, "autoencoder": 4, "mapper": 2}
 
 
-def train_all(minutes: float, out: Path, work: Path, shipped: Path, only: tuple[str, ...] = ()) -> dict[str, Any]:
+def train_all(minutes: float, out: Path, work: Path, shipped: Path, only: tuple[str, ...] = (),
+              settings: tuple[str, ...] = (), rendered: int = 0) -> dict[str, Any]:  # fmt: skip
     """Train the parts within `minutes` and return the report. A part that fails is named in it and the next goes on.
 
-    Raises InputError for a time that allows nothing or a part that is not known, LimnerError if every part failed.
+    `settings` are PART.KEY=VALUE, over what a part sets itself; `rendered` is how many pictures WORK has already, in
+    the process of one lane, which leaves the report to the one that started it. Raises InputError for a time that
+    allows nothing or a part that is not known, LimnerError if every part failed.
     """
     known = [part.name for part in PARTS]
-    for name in only:
-        if name not in known:
-            raise InputError("--part", repr(name), ", ".join(known))
+    for field, names in (("--part", only), ("--set", [split_setting(text)[0] for text in settings])):
+        for name in names:
+            if name not in known:
+                raise InputError(field, repr(name), ", ".join(known), nearest(name, known))
     if not 1 <= minutes <= 24 * 60:
         raise InputError("--minutes", f"{minutes:g}", "1 to 1440")
     end = time.monotonic() + 60 * minutes
     for folder in (out, work):
         folder.mkdir(parents=True, exist_ok=True)
-    pictures = render_within(work / "cache", minutes)
-    parts = [part for part in PARTS if not only or part.name in only]
+    pictures = rendered or render_within(work / "cache", minutes)
+    here = [part for part in PARTS if part.family != "relevance" or torch.cuda.is_available()]  # hours on a processor
+    parts = [part for part in PARTS if part.name in only] if only else here
+    lanes = list(dict.fromkeys(part.lane for part in parts))
+    torch.backends.cudnn.benchmark = True  # few shapes, thousands of steps
     report: dict[str, Any] = {"minutes": minutes, "device": device_name(), "pictures": pictures, "parts": {}}
-    for number, part in enumerate(parts):
-        share = part.share / sum(later.share for later in parts[number:])
-        seconds = (end - time.monotonic()) * share
-        try:
-            report["parts"][part.name] = train_part(part, seconds, work, shipped, pictures)
-            pack(work / "models" / part.name, out / f"{part.stem}.tar")
-        except Stopped:
-            raise
-        except Exception as reason:  # the other parts have time of their own
-            log.error("%s: %s: %s", part.name, type(reason).__name__, reason)
-            report["parts"][part.name] = {"failed": f"{type(reason).__name__}: {reason}"}
+    if torch.cuda.is_available() and len(lanes) > 1:
+        run_lanes([[part.name for part in parts if part.lane == lane] for lane in lanes], end, out, work, shipped,
+                  pictures, settings)  # fmt: skip
+    else:
+        run_parts(parts, end, out, work, shipped, pictures, settings)
+    report["parts"] = {part.name: result_of(out, part) for part in parts}
+    if not rendered:
         write_atomically(out / REPORT, (json.dumps(report, indent=1) + "\n").encode())
     if all("failed" in one for one in report["parts"].values()):
         raise LimnerError(f"no part could be trained; {out / REPORT} says why")
     return report
 
 
-def train_part(part: Part, seconds: float, work: Path, shipped: Path, pictures: int) -> dict[str, Any]:
+def split_setting(text: str) -> tuple[str, str]:
+    """PART.KEY=VALUE as (PART, KEY=VALUE); InputError for anything else."""
+    name, _, rest = text.partition(".")
+    if not rest.partition("=")[1]:
+        raise InputError("--set", repr(text), "PART.KEY=VALUE, such as autoencoder.start=''")
+    return name, rest
+
+
+def run_parts(parts: Sequence[Part], end: float, out: Path, work: Path, shipped: Path, pictures: int,
+              settings: Sequence[str]) -> None:  # fmt: skip
+    """Train parts one after another until `end`, writing OUT/<part>.tar, with part.json in it, for each."""
+    for number, part in enumerate(parts):
+        share = part.share / sum(later.share for later in parts[number:])
+        seconds = (end - time.monotonic()) * share
+        model = work / "models" / part.name
+        try:
+            result = train_part(part, seconds, work, shipped, pictures, settings)
+        except Stopped:
+            raise
+        except Exception as reason:  # the other parts have time of their own
+            log.exception("%s: %s: %s", part.name, type(reason).__name__, reason)
+            result = {"failed": f"{type(reason).__name__}: {reason}"}
+            shutil.rmtree(model, ignore_errors=True)
+            model.mkdir(parents=True)
+        write_atomically(model / RESULT, (json.dumps(result, indent=1) + "\n").encode())
+        pack(model, out / f"{part.stem}.tar")
+        if "failed" in result:
+            shutil.rmtree(model)
+
+
+def run_lanes(lanes: list[list[str]], end: float, out: Path, work: Path, shipped: Path, pictures: int,
+              settings: Sequence[str]) -> None:  # fmt: skip
+    """Train the named parts of each lane in a process of its own; all are ended if this one is."""
+    left = max(1.0, (end - time.monotonic()) / 60)
+    shared = ["--minutes", f"{left:.3f}", "--out", str(out), "--work", str(work), "--shipped", str(shipped),
+              "--rendered", str(pictures)]  # fmt: skip
+    shared += [word for text in settings for word in ("--set", text)]
+    started = []
+    try:
+        for names in lanes:
+            chosen = [word for name in names for word in ("--part", name)]
+            started.append(subprocess.Popen([sys.executable, "-m", "limner.training.cli", "all", *shared, *chosen]))
+        for process in started:
+            process.wait()
+    finally:
+        for process in started:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+
+
+def result_of(out: Path, part: Part) -> dict[str, Any]:
+    """What part.json in a part's tar says."""
+    file = out / f"{part.stem}.tar"
+    if not file.is_file():
+        return {"failed": "no result was written"}
+    with scratch("limner-result-") as folder:
+        unpack(file, folder / "part")
+        found = read_json(folder / "part" / RESULT, "OUT")
+    return found if isinstance(found, dict) else {"failed": f"{RESULT} is no object"}
+
+
+def train_part(part: Part, seconds: float, work: Path, shipped: Path, pictures: int, settings: Sequence[str] = ()
+               ) -> dict[str, Any]:  # fmt: skip
     """Train one part for about so many seconds, its figures included, and say what came of it."""
     from limner.training.cli import resolve, run_family
 
     begun = time.monotonic()
     model, folder = work / "models" / part.name, work / "runs" / part.name
-    run = resolve(part.family, overrides=[*settings_of(part, work, shipped), *data_settings(part, pictures)])
+    own = [rest for name, rest in map(split_setting, settings) if name == part.name]
+    run = resolve(part.family, overrides=[*settings_of(part, work, shipped), *data_settings(part, pictures), *own])
+    if part.family == "relevance":
+        from limner.training.families import relevance
+
+        figures = relevance.predict(run, folder, model)
+        return {"steps": figures["channels"], "seconds": round(time.monotonic() - begun, 1), "figures": figures}
     deadline = Deadline(begun + FOR_TRAINING * seconds, getattr(run.optimizer, "warmup", 0.0)
                         if hasattr(run, "optimizer") else 0.0)  # fmt: skip
     figures = run_family(part.family, run, folder, model, work / "cache", callbacks=(deadline,))
@@ -164,16 +246,18 @@ def settings_of(part: Part, work: Path, shipped: Path) -> list[str]:
     for name, other in (part.needs or {}).items():
         made = work / "models" / other
         found.append(f"{name}={made if made.is_dir() else shipped / other}")
+    if part.family == "relevance":
+        return [*found, *(["relevance.chunk=100"] if gpu else [])]
     found += [f"trainer.batch_size={(BATCHES if gpu else ON_CPU)[part.family]}",
               f"trainer.precision={precision_here(part)}", f"trainer.max_steps={MOST_STEPS}",
-              f"trainer.validate_every={MOST_STEPS}", "trainer.checkpoint_every=500",
+              f"trainer.validate_every={MOST_STEPS}", "trainer.checkpoint_every=2000",
               "trainer.monitor=''", "trainer.loggers=[csv]", "trainer.validation_limit=128"]  # fmt: skip
     if gpu and part.compiled:
         found.append(f"{part.compiled}=true")
     if part.family == "stylegan2":
-        found += ["compile=false", f"figures_of={2000 if gpu else 100}"]
+        found += ["compile=false", f"figures_of={1000 if gpu else 100}", f"warmup.ema={0.998 if gpu else 0.9}"]
     if part.family == "diffusion":
-        found.append(f"figures_of={100 if gpu else 10}")
+        found += [f"figures_of={100 if gpu else 10}", f"trainer.average_decay={0.9995 if gpu else 0.99}"]
     return found
 
 
@@ -184,7 +268,7 @@ def precision_here(part: Part) -> str:
 
 
 def data_settings(part: Part, pictures: int) -> list[str]:
-    if part.family == "mapper":
+    if part.family in ("mapper", "relevance"):
         return []
     return [f"data.train={pictures}", f"data.validation={held_out()}", f"data.test={held_out()}"]
 
@@ -215,11 +299,8 @@ def adopt(out: Path, shipped: Path, parts: tuple[str, ...] = (), say: Callable[[
     """
     from limner.training.saving import saved_whole
 
-    report = read_json(out / REPORT, "OUT") if (out / REPORT).is_file() else {}
-    if not isinstance(report, dict) or not isinstance(report.get("parts", {}), dict):
-        raise InputError("OUT", f"{out / REPORT}, which is no report", "the folder of `limner train all`")
-    parts_done = {name: part for name, part in report.get("parts", {}).items() if isinstance(part, dict)}
-    done = [name for name, part in parts_done.items() if "steps" in part and (not parts or name in parts)]
+    results = {part.name: result_of(out, part) for part in PARTS if not parts or part.name in parts}
+    done = [name for name, result in results.items() if "steps" in result]
     if not done:
         raise InputError("OUT", f"{out}, which holds no finished part", "the folder of `limner train all`")
     stems = {part.name: part.stem for part in PARTS}
@@ -229,11 +310,12 @@ def adopt(out: Path, shipped: Path, parts: tuple[str, ...] = (), say: Callable[[
             unpack(out / f"{stems[name]}.tar", folder / name)
             check_loads(folder / name, name)
         for name in done:
-            target = shipped / name
+            (folder / name / RESULT).unlink()
+            target = shipped / (name if name != "edits/relevance" else "edits")
             with saved_whole(target) as beside:
                 shutil.copytree(folder / name, beside, dirs_exist_ok=True)
             placed.append(target)
-            say(f"{target}: {parts_done[name]['steps']} steps, {parts_done[name].get('megabytes')} MB")
+            say(f"{target}: {results[name]['steps']} steps, {results[name].get('megabytes')} MB")
     return placed
 
 
@@ -267,8 +349,15 @@ def check_loads(folder: Path, name: str) -> None:
     from limner.training.models.diffusion import load_autoencoder, load_denoiser
     from limner.training.models.store import load_model
 
-    if name == "autoencoder":
-        networks: list[Any] = [load_autoencoder(folder)]
+    if name == "edits/relevance":
+        from safetensors.torch import load_file
+
+        rows = torch.nn.Module()
+        for key, value in load_file(folder / "relevance.safetensors").items():
+            rows.register_buffer(key, value)
+        networks: list[Any] = [rows]
+    elif name == "autoencoder":
+        networks = [load_autoencoder(folder)]
     elif name == "diffusion":
         networks = [load_autoencoder(folder / "vae"), load_denoiser(folder / "unet")]
     else:

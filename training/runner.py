@@ -189,6 +189,8 @@ def fit(
         if (asked := stop_asked()) is not None:
             raise asked from None
         raise
+    if config.compile:
+        leave_compiled(module)
     if averaging and averaging.average:
         kept = best_average(out) if config.keep == "best" and not fast_dev_run else None
         getattr(module, average).load_state_dict(kept or averaging.average)
@@ -205,6 +207,12 @@ def compile_parts(module: pl.LightningModule) -> None:
                          "stylegan2 has a setting `compile` of its own")  # fmt: skip
     for part in parts():
         part.compile()
+
+
+def leave_compiled(module: pl.LightningModule) -> None:
+    """Let the heavy parts be called as they were: figures are of other sizes, which would be compiled anew."""
+    for part in cast(Any, module).compiled_parts():
+        part._compiled_call_impl = None
 
 
 def pictures_seen(module: pl.LightningModule, config: TrainerConfig) -> int:

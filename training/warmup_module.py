@@ -24,8 +24,10 @@ from torch import Tensor, nn
 
 from limner.training.avatars.attributes import POSE_NAMES, StyleSpec
 from limner.training.avatars.dataset import image_float
+from limner.training.models.patches import PatchDiscriminator
 from limner.training.models.stylegan2 import Generator, SynthesisState
 from limner.training.overdrive import Overdrive, OverdriveConfig
+from limner.training.patch_terms import patch_terms
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class WarmupConfig:
     window_margin: int = 2  # of these, at each side, is left out of the loss: it is wrong at the cut
     mouth_box: tuple[float, float, float, float] = (0.41, 0.53, 0.59, 0.66)  # inside the window, as focus_box
     mouth_weight: float = 1.0  # times as much as the rest of the window that it counts
+    adversarial: float = 0.0  # weight of a patch discriminator on what is drawn, before the ratio of gradients
+    adversarial_from: float = 0.5  # share of the steps without it
 
 
 class CodeEmbedding(nn.Module):
@@ -123,6 +127,8 @@ class WarmupModule(pl.LightningModule):
             nn.ModuleList([generator, embedding]),
             multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema),
         )
+        self.discriminator = PatchDiscriminator(32) if config.adversarial and learn_responses else None
+        self.max_steps = sum(steps for _, steps in config.stages)
         self._draw = torch.compile(self._synthesize) if compile_synthesis else self._synthesize
 
     inverse: Tensor
@@ -177,6 +183,12 @@ class WarmupModule(pl.LightningModule):
         is_rgb = torch.cat([torch.full((s.channels,), s.kind == "to_rgb") for s in generator.layers]).to(styles.device)
         return torch.where(is_rgb, rgb_styles, styles)
 
+    @property
+    def rate_factor(self) -> float:
+        """The learning rate as a share of its largest: a proximal step is as long as the gradient's beside it."""
+        schedulers = self.trainer.lr_scheduler_configs if self._trainer is not None else []
+        return float(schedulers[0].scheduler.get_last_lr()[0]) / self.config.learning_rate if schedulers else 1.0
+
     @torch.no_grad()
     def shrink_styles(self, amount: float) -> None:
         """Proximal step of an L1 penalty on the styles' response to every choice: soft-thresholding by `amount`.
@@ -226,13 +238,19 @@ class WarmupModule(pl.LightningModule):
             drawing = drawing_loss(made, target, self.config)
         psnr = 10 * torch.log10(4 / (made.detach().clamp(-1, 1) - target).square().mean())
         self.log_dict({"drawing": drawing, "psnr_db": psnr, "resolution": float(resolution)})
-        return drawing
+        discriminator = self.discriminator
+        if discriminator is None or self.global_step < self.config.adversarial_from * self.max_steps:
+            return drawing
+        last = self.generator.conv(self.generator.layers[self._layers_until(resolution) - 1]).weight
+        terms = patch_terms(discriminator, drawing, made, target, last)
+        self.log_dict(terms.logged)
+        return drawing + self.config.adversarial * terms.generator + terms.discriminator
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The step, and what belongs to it: a checkpoint holds both or neither."""
         super().optimizer_step(*args, **kwargs)
         if self.config.shrink and (self.global_step + 1) % self.config.shrink_every == 0:
-            self.shrink_styles(self.config.shrink)
+            self.shrink_styles(self.config.shrink * self.rate_factor)
         self.write_affine()
         self.ema.update_parameters(nn.ModuleList([self.generator, self.embedding]))
 
@@ -255,6 +273,8 @@ class WarmupModule(pl.LightningModule):
             {"params": [p for p in self.generator.parameters() if p.requires_grad]},
             {"params": list(self.responses), "lr": self.config.response_rate},
         ]
+        if self.discriminator is not None:
+            groups.append({"params": list(self.discriminator.parameters())})
         optimizer = torch.optim.Adam(groups, self.config.learning_rate, betas=(0.9, 0.99))
         total = sum(steps for _, steps in self.config.stages)
         last = self.config.stages[-1][1]
