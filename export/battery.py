@@ -27,9 +27,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from limner.runtime.bundle import load_bundle
+from limner.runtime.bundle.loading import load_bundle
+from limner.runtime.bundle.presets import resolve_parameters
 from limner.runtime.errors import InputError
-from limner.runtime.global_directions import (
+from limner.runtime.methods.global_directions import (
     GlobalDirectionsParameters,
     channel_direction,
     edit_styles,
@@ -37,15 +38,14 @@ from limner.runtime.global_directions import (
     templated_features,
     text_direction,
 )
-from limner.runtime.images import to_float, to_u8
-from limner.runtime.inversion import InversionParameters, invert
-from limner.runtime.latent_mapper import LatentMapperParameters, mapper_steps, render_steps
-from limner.runtime.latent_optimization import LatentOptimizationParameters, walk
-from limner.runtime.latent_optimization import render as render_latents
-from limner.runtime.models import Models
-from limner.runtime.presets import resolve_parameters
+from limner.runtime.methods.latent_mapper import LatentMapperParameters, mapper_steps, render_steps
+from limner.runtime.methods.latent_optimization import LatentOptimizationParameters, walk
+from limner.runtime.methods.latent_optimization import render as render_latents
+from limner.runtime.pictures.images import to_float, to_u8
 from limner.runtime.recipe import PromptEdit
-from limner.runtime.templates import STYLECLIP_TEMPLATES
+from limner.runtime.stylegan2.inversion import InversionParameters, invert
+from limner.runtime.stylegan2.networks import Models
+from limner.runtime.text.templates import STYLECLIP_TEMPLATES
 from limner.runtime.timing import Timer
 from limner.training.avatars.attributes import AVATAAARS, Avatar, StyleSpec, sample_in_split
 from limner.training.avatars.render import render

@@ -28,16 +28,16 @@ import torch
 import typer
 from numpy.typing import NDArray
 
-from limner.export.gradient_graph import INPUTS, LatentLoss
-from limner.export.graphs import Sampler
-from limner.export.networks import Networks, load_networks
-from limner.runtime.adam import Adam, AdamConfig
-from limner.runtime.bundle import Bundle, load_bundle
-from limner.runtime.descent import LOSSES
+from limner.export.stylegan2.gradient_graph import INPUTS, LatentLoss
+from limner.export.stylegan2.graphs import Sampler
+from limner.export.stylegan2.networks import Networks, load_networks
+from limner.runtime.bundle.loading import Bundle, load_bundle
+from limner.runtime.bundle.shipped import checkpoints_folder
 from limner.runtime.editor import Editor
-from limner.runtime.models import Models
 from limner.runtime.recipe import PromptEdit, Recipe, Source
-from limner.runtime.shipped import checkpoints_folder
+from limner.runtime.stylegan2.adam import Adam, AdamConfig
+from limner.runtime.stylegan2.descent import LOSSES
+from limner.runtime.stylegan2.networks import Models
 
 TARGET = 1.5  # how much faster a step of the runtime shall be than torch eager
 STAGES = ("source", "text", "affine", "synthesis", "scores", "total")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from limner.export.precision_cli import precision
+from limner.export.precision.cli import precision
 from limner.export.tensorrt.cli import tensorrt
 from limner.runtime.cli.options import DryRunOption, JsonOption
 
@@ -60,10 +60,10 @@ def onnx(
     dry_run: DryRunOption = False,
 ) -> None:
     """Export every graph, compare each with torch, and write the bundle."""
-    from limner.export.bundle_writer import ExportConfig, check_target, export_checkpoints, find_extras
-    from limner.export.networks import load_networks
+    from limner.export.stylegan2.networks import load_networks
+    from limner.export.stylegan2.writer import ExportConfig, check_target, export_checkpoints, find_extras
+    from limner.runtime.bundle.shipped import checkpoints_folder
     from limner.runtime.errors import InputError
-    from limner.runtime.shipped import checkpoints_folder
 
     for field, value, allowed in (
         ("weights_storage", weights_storage, ("fp16", "fp32")),
@@ -109,7 +109,7 @@ app.command("precision")(precision)
 
 
 def _plan(target: Path, config: Any, extras: Any, networks: Any) -> dict[str, Any]:
-    from limner.export.graphs import build_specs
+    from limner.export.stylegan2.graphs import build_specs
 
     return {
         "out": str(target),

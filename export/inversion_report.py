@@ -21,12 +21,12 @@ import numpy as np
 import torch
 
 from limner.export.battery import Judging, Pictures
-from limner.runtime.bundle import load_bundle
-from limner.runtime.files import write_atomically
-from limner.runtime.images import to_float, to_u8
-from limner.runtime.inversion import InversionParameters
-from limner.runtime.models import Models
-from limner.runtime.presets import resolve_parameters
+from limner.runtime.bundle.loading import load_bundle
+from limner.runtime.bundle.presets import resolve_parameters
+from limner.runtime.pictures.images import to_float, to_u8
+from limner.runtime.storage.files import write_atomically
+from limner.runtime.stylegan2.inversion import InversionParameters
+from limner.runtime.stylegan2.networks import Models
 from limner.training.models.judge import Judge, perceptual_distance
 
 COLUMNS = 8

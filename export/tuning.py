@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from limner.export.battery import EDITS, METHODS, BatteryEdit, Judging, Pictures, Score, run_battery
-from limner.runtime.bundle import load_bundle
+from limner.runtime.bundle.loading import load_bundle
+from limner.runtime.bundle.presets import resolve_parameters
 from limner.runtime.errors import InputError, nearest
-from limner.runtime.files import write_atomically
-from limner.runtime.inversion import InversionParameters
-from limner.runtime.models import Models
-from limner.runtime.presets import resolve_parameters
+from limner.runtime.storage.files import write_atomically
+from limner.runtime.stylegan2.inversion import InversionParameters
+from limner.runtime.stylegan2.networks import Models
 
 log = logging.getLogger("limner")
 DIRECTION = {"objective": "direction", "start": 0.0, "relevance": 0.0, "steps": 30, "identity_weight": 0.05}

@@ -24,7 +24,7 @@ if __name__ != "limner.runtime":
     raise ImportError(f"import this package as 'limner.runtime', not as {__name__!r}: pip install -e . first")
 
 if TYPE_CHECKING:
-    from limner.runtime.bundle import Bundle, load_bundle
+    from limner.runtime.bundle.loading import Bundle, load_bundle
     from limner.runtime.edit import Edit
     from limner.runtime.editor import Editor
     from limner.runtime.errors import (
@@ -37,16 +37,16 @@ if TYPE_CHECKING:
     )
     from limner.runtime.faces.face import Face
     from limner.runtime.faces.whole import whole_picture
-    from limner.runtime.images import Picture, read_picture, write_png_atomically
-    from limner.runtime.inversion import Inversion
+    from limner.runtime.graphs.sessions import Sessions
+    from limner.runtime.pictures.images import Picture, read_picture, write_png_atomically
+    from limner.runtime.pictures.sheets import make_sheet
     from limner.runtime.provenance import read_recipe, replay, write_edit
     from limner.runtime.recipe import PromptEdit, Recipe, Source
-    from limner.runtime.sessions import Sessions
-    from limner.runtime.sheets import make_sheet
-    from limner.runtime.tokenizer import Tokenizer
+    from limner.runtime.stylegan2.inversion import Inversion
+    from limner.runtime.text.tokenizer import Tokenizer
 
 _HOME = {
-    "Bundle": "bundle",
+    "Bundle": "bundle.loading",
     "BundleError": "errors",
     "Edit": "edit",
     "Editor": "editor",
@@ -55,22 +55,22 @@ _HOME = {
     "InputError": "errors",
     "LimnerError": "errors",
     "MissingGraphError": "errors",
-    "Picture": "images",
+    "Picture": "pictures.images",
     "ProviderError": "errors",
-    "Inversion": "inversion",
+    "Inversion": "stylegan2.inversion",
     "PromptEdit": "recipe",
     "Recipe": "recipe",
     "Source": "recipe",
     "read_recipe": "provenance",
     "replay": "provenance",
     "write_edit": "provenance",
-    "Sessions": "sessions",
-    "Tokenizer": "tokenizer",
-    "load_bundle": "bundle",
-    "make_sheet": "sheets",
-    "read_picture": "images",
+    "Sessions": "graphs.sessions",
+    "Tokenizer": "text.tokenizer",
+    "load_bundle": "bundle.loading",
+    "make_sheet": "pictures.sheets",
+    "read_picture": "pictures.images",
     "whole_picture": "faces.whole",
-    "write_png_atomically": "images",
+    "write_png_atomically": "pictures.images",
 }
 
 __all__ = [

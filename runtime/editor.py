@@ -14,19 +14,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.bundle import Bundle, load_bundle
+from limner.runtime.bundle.loading import Bundle, load_bundle
 from limner.runtime.checks import require_int, require_number
 from limner.runtime.edit import Edit
 from limner.runtime.errors import GraphError, InputError, LimnerError
-from limner.runtime.idle import idle_settings, refuse_idle, without_idle
-from limner.runtime.images import to_u8
-from limner.runtime.inversion import Inversion, InversionParameters
-from limner.runtime.methods import Method, Outcome, Progress, Runner, find_method, needed_graphs, require_family
-from limner.runtime.models import Models
+from limner.runtime.methods.idle import idle_settings, refuse_idle, without_idle
+from limner.runtime.methods.registry import (
+    Method,
+    Outcome,
+    Progress,
+    Runner,
+    find_method,
+    needed_graphs,
+    require_family,
+)
 from limner.runtime.notices import change_notices, source_notices, text_notices
+from limner.runtime.pictures.images import to_u8
 from limner.runtime.recipe import MAX_SEED, Recipe
 from limner.runtime.schema import to_dict
-from limner.runtime.sources import Sources, Start
+from limner.runtime.stylegan2.inversion import Inversion, InversionParameters
+from limner.runtime.stylegan2.networks import Models
+from limner.runtime.stylegan2.sources import Sources, Start
 from limner.runtime.timing import Timer
 
 if TYPE_CHECKING:

@@ -27,13 +27,13 @@ from limner.runtime.edit import Edit
 from limner.runtime.editor import Editor
 from limner.runtime.errors import InputError
 from limner.runtime.faces.whole import whole_picture
-from limner.runtime.files import sha256_bytes
-from limner.runtime.idle import idle_settings, without_idle
-from limner.runtime.images import read_texts
-from limner.runtime.methods import Progress
+from limner.runtime.methods.idle import idle_settings, without_idle
+from limner.runtime.methods.registry import Progress
+from limner.runtime.pictures.images import read_texts
 from limner.runtime.pictures.writing import write_picture
 from limner.runtime.pictures.xmp import COMPOSITE, GENERATED
 from limner.runtime.recipe import Recipe
+from limner.runtime.storage.files import sha256_bytes
 
 __all__ = ["Replay", "metadata", "read_recipe", "replay", "save_edit", "write_edit"]
 

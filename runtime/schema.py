@@ -23,7 +23,7 @@ from typing import (
 )
 
 from limner.runtime.errors import InputError, nearest
-from limner.runtime.files import read_plain
+from limner.runtime.storage.files import read_plain
 
 T = TypeVar("T")
 ErrorType = type[InputError]

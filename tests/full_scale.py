@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from limner.runtime import Editor, Recipe
-from limner.runtime.bundle import load_bundle
+from limner.runtime.bundle.loading import load_bundle
 from limner.runtime.recipe import PromptEdit, Source
 from limner.training.models.clip import ClipImageTower
 from limner.training.models.store import load_model

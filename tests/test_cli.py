@@ -124,7 +124,7 @@ def test_models_lists_graphs_and_licences(limner: Run) -> None:
 
 
 def test_models_lists_checkpoints(limner: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from limner.runtime import shipped
+    from limner.runtime.bundle.loading import shipped
 
     model = tmp_path / "checkpoints" / "avatars" / "judge"
     edits = tmp_path / "checkpoints" / "avatars" / "edits"
@@ -157,7 +157,7 @@ def test_check_reports_machine_versions_and_providers(limner: Run, tmp_path: Pat
 
 
 def test_check_sees_two_onnxruntime_wheels(limner: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from limner.runtime import providers
+    from limner.runtime.graphs import providers
 
     wheels = {"onnxruntime": "1.0", "onnxruntime-gpu": "1.0"}
     monkeypatch.setattr(providers, "installed_wheels", lambda: wheels)

@@ -17,9 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
+from limner.runtime.bundle.shipped import checkpoints_folder
 from limner.runtime.cli import main
-from limner.runtime.images import read_photo, to_float
-from limner.runtime.shipped import checkpoints_folder
+from limner.runtime.pictures.images import read_photo, to_float
 from limner.training.models.store import load_model
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -56,7 +56,7 @@ app = typer.Typer(
 
 def default_cache() -> Path:
     """Where rendered pictures are kept: below the cache folder of all of Limner (LIMNER_CACHE, else the user's)."""
-    from limner.runtime.caches import cache_folder
+    from limner.runtime.storage.caches import cache_folder
 
     return cache_folder() / "avatars"
 
@@ -112,7 +112,7 @@ def stylegan2_stages(
 ) -> None:
     """StyleGAN2, all stages in a row."""
     from limner.training.config import read_yaml
-    from limner.training.stages import plan, read_stages, run_stages
+    from limner.training.families.stylegan2.stages import plan, read_stages, run_stages
 
     chosen = read_stages(read_yaml(CONFIGS / "stylegan2_stages.yaml"), stages)
     target = save or out / "model"
@@ -147,7 +147,7 @@ def mapper(
     overrides = [*(settings or []), *([f"trainer.max_steps={max_steps}"] if max_steps is not None else [])]
     run = resolve("mapper", config, overrides)
     if prompt:
-        from limner.training.families.mapper import with_prompts
+        from limner.training.families.mapper.run import with_prompts
 
         run = with_prompts(run, prompt)
     if dry_run:
@@ -169,8 +169,8 @@ def relevance(
     if dry_run:
         _show(run)
         return
-    from limner.training.families import relevance as job
-    from limner.training.runner import quiet
+    from limner.training.families.relevance import run as job
+    from limner.training.loop.runner import quiet
 
     quiet()
     _print(job.predict(run, out, save))
@@ -190,7 +190,7 @@ def everything(
 ) -> None:
     """What gains most, in so many minutes, from the shipped weights on: for a GPU at hand."""
     from limner.training.dial import train_all
-    from limner.training.runner import quiet
+    from limner.training.loop.runner import quiet
 
     quiet()
     _print(train_all(minutes, out, work, shipped, tuple(part or ()), tuple(settings or ()), rendered))
@@ -246,8 +246,8 @@ def run_family(
     import time
 
     from limner.training.families import family
-    from limner.training.runner import check_run, fit, quiet, seed_all
-    from limner.training.saving import saved_whole
+    from limner.training.loop.runner import check_run, fit, quiet, seed_all
+    from limner.training.loop.saving import saved_whole
 
     quiet()
     spec = family(name)

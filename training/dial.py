@@ -29,12 +29,12 @@ import pytorch_lightning as pl
 import torch
 
 from limner.runtime.errors import InputError, LimnerError, nearest
-from limner.runtime.files import write_atomically
-from limner.runtime.folders import file_beside, scratch
 from limner.runtime.schema import read_json
-from limner.runtime.stopping import Stopped
-from limner.training.precision import fast_bf16
-from limner.training.runner import cosine
+from limner.runtime.storage.files import write_atomically
+from limner.runtime.storage.folders import file_beside, scratch
+from limner.runtime.storage.stopping import Stopped
+from limner.training.loop.precision import fast_bf16
+from limner.training.loop.runner import cosine
 
 log = logging.getLogger("limner")
 REPORT = "report.json"
@@ -195,7 +195,7 @@ def train_part(part: Part, seconds: float, work: Path, shipped: Path, pictures: 
     own = [rest for name, rest in map(split_setting, settings) if name == part.name]
     run = resolve(part.family, overrides=[*settings_of(part, work, shipped), *data_settings(part, pictures), *own])
     if part.family == "relevance":
-        from limner.training.families import relevance
+        from limner.training.families.relevance import run as relevance
 
         figures = relevance.predict(run, folder, model)
         return {"steps": figures["channels"], "seconds": round(time.monotonic() - begun, 1), "figures": figures}
@@ -297,7 +297,7 @@ def adopt(out: Path, shipped: Path, parts: tuple[str, ...] = (), say: Callable[[
 
     Raises InputError where OUT holds no result, or one that does not load.
     """
-    from limner.training.saving import saved_whole
+    from limner.training.loop.saving import saved_whole
 
     results = {part.name: result_of(out, part) for part in PARTS if not parts or part.name in parts}
     done = [name for name, result in results.items() if "steps" in result]

@@ -28,11 +28,11 @@ from torch import Tensor
 
 from limner.export.bench import NO_GPU, machine
 from limner.export.diffusion.bench_control import CONTROL_TARGET, ControlRow, control_cost
-from limner.runtime.bundle import load_bundle
+from limner.runtime.bundle.loading import load_bundle
+from limner.runtime.bundle.shipped import checkpoints_folder, shipped_bundle
 from limner.runtime.editor import Editor
 from limner.runtime.errors import InputError
 from limner.runtime.recipe import PromptEdit, Recipe, Source
-from limner.runtime.shipped import checkpoints_folder, shipped_bundle
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline

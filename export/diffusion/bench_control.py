@@ -22,10 +22,10 @@ from limner.export.diffusion.control import ControlAttention, check_plain
 from limner.export.diffusion.layers import attention_layers, stride
 from limner.export.diffusion.specs import unet_inputs
 from limner.export.diffusion.trace import export_module
-from limner.export.graphs import OPSET
-from limner.export.weights import WeightFile
-from limner.runtime.bundle import Bundle
-from limner.runtime.bundle_schema import TensorMeta
+from limner.export.onnx.weights import WeightFile
+from limner.export.stylegan2.graphs import OPSET
+from limner.runtime.bundle.loading import Bundle
+from limner.runtime.bundle.manifest import TensorMeta
 from limner.runtime.diffusion.control import AttentionControl
 
 if TYPE_CHECKING:

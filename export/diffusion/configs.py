@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from limner.runtime.diffusion.samplers import DIFFUSERS_CLASSES, default_sampler, make_sampler
-from limner.runtime.diffusion.schedule import SchedulerConfig
+from limner.runtime.diffusion.samplers.by_name import DIFFUSERS_CLASSES, default_sampler, make_sampler
+from limner.runtime.diffusion.samplers.schedule import SchedulerConfig
 from limner.runtime.errors import BundleError, InputError, nearest
 from limner.runtime.schema import read_json
 

@@ -20,7 +20,7 @@ from limner.export.diffusion.configs import (
     check_vae,
 )
 from limner.export.diffusion.tokenizer_files import TokenizerFiles, read_tokenizer
-from limner.runtime.bundle_schema import LicenceMeta
+from limner.runtime.bundle.manifest import LicenceMeta
 from limner.runtime.errors import InputError
 from limner.runtime.schema import read_json
 from limner.training.models.diffusion import load_strictly
@@ -266,7 +266,7 @@ def load_part(kind: Any, folder: Path, options: dict[str, Any] | None = None) ->
 
 def licences_of(root: Path) -> tuple[LicenceMeta, ...]:
     """What the folder's README.md says: our own card, or the "license:" of a model card's front matter."""
-    from limner.export.cards import NOT_STATED, read_licences
+    from limner.export.report.cards import NOT_STATED, read_licences
 
     found = read_licences(root, root.name)
     card = root / "README.md"

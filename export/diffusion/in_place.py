@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from limner.export.weights import Storage, WeightFile, exact_in_fp16
-from limner.runtime.bundle_schema import MANIFEST
-from limner.runtime.stopping import whole
+from limner.export.onnx.weights import Storage, WeightFile, exact_in_fp16
+from limner.runtime.bundle.manifest import MANIFEST
+from limner.runtime.storage.stopping import whole
 
 Place = tuple[str, int, int]  # file, offset, length
 

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 
 from limner.export.diffusion.folder import DiffusionFolder
-from limner.runtime.bundle import Bundle
+from limner.runtime.bundle.loading import Bundle
 from limner.runtime.diffusion.networks import DiffusionNetworks
-from limner.runtime.diffusion.samplers import default_sampler, make_sampler
+from limner.runtime.diffusion.samplers.by_name import default_sampler, make_sampler
 from limner.runtime.diffusion.sampling import SamplingParameters, generate
 from limner.runtime.errors import InputError
-from limner.runtime.images import to_u8
-from limner.runtime.sessions import Sessions
+from limner.runtime.graphs.sessions import Sessions
+from limner.runtime.pictures.images import to_u8
 
 PROMPT, NEGATIVE = "a portrait of a person with red hair", "a hat"
 STEPS, GUIDANCE = 4, 5.0

@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from limner.export import parity
 from limner.export.diffusion.picture import LEVELS, PictureParity
+from limner.export.report import parity
 from limner.runtime.errors import LimnerError
 
 NOTE = """

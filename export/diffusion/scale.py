@@ -19,8 +19,8 @@ from typing import Annotated, Any
 
 import typer
 
+from limner.runtime.bundle.shipped import checkpoints_folder
 from limner.runtime.errors import LimnerError
-from limner.runtime.shipped import checkpoints_folder
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 UNET: dict[str, Any] = {"sample_size": 64, "block_out_channels": (320, 640, 1280, 1280), "layers_per_block": 2,

@@ -18,8 +18,8 @@ from limner.export.diffusion.layers import ControlledLayers, stride
 from limner.export.diffusion.parts import LatentDecoder, LatentEncoder, PairStates, SpatialAttention, TextStates
 from limner.export.diffusion.surgery import operate
 from limner.export.diffusion.trace import export_module
-from limner.export.graphs import BATCH, OPSET, GraphSpec, Sample, Tensors
-from limner.runtime.bundle_schema import TensorMeta
+from limner.export.stylegan2.graphs import BATCH, OPSET, GraphSpec, Sample, Tensors
+from limner.runtime.bundle.manifest import TensorMeta
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -20,8 +20,8 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from limner.export.simplify import simplify
-from limner.runtime.bundle_schema import TensorMeta
+from limner.export.onnx.simplify import simplify
+from limner.runtime.bundle.manifest import TensorMeta
 from limner.runtime.errors import LimnerError
 
 

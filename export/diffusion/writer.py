@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 
-from limner.export import parity
-from limner.export.bundle_writer import PRESETS, Say, check_target, read_presets
 from limner.export.diffusion.folder import DiffusionFolder, licences_of, read_folder
 from limner.export.diffusion.in_place import FolderWeights, put_into
 from limner.export.diffusion.layers import ControlledLayers, choose_layers, stride
@@ -19,17 +17,19 @@ from limner.export.diffusion.lora import merge_loras
 from limner.export.diffusion.picture import compare_picture
 from limner.export.diffusion.report import add_picture, write_reports
 from limner.export.diffusion.specs import TracedGraph, folder_graphs
-from limner.export.graphs import OPSET
-from limner.export.weights import WEIGHTS, Storage, WeightFile, data_files
-from limner.runtime.bundle import Bundle, load_bundle, write_manifest
-from limner.runtime.bundle_schema import BundleManifest, ClipMeta, DiffusionMeta, GraphMeta, ParityMeta, TokenizerMeta
+from limner.export.onnx.weights import WEIGHTS, Storage, WeightFile, data_files
+from limner.export.report import parity
+from limner.export.stylegan2.graphs import OPSET
+from limner.export.stylegan2.writer import PRESETS, Say, check_target, read_presets
+from limner.runtime.bundle.loading import Bundle, load_bundle, write_manifest
+from limner.runtime.bundle.manifest import BundleManifest, ClipMeta, DiffusionMeta, GraphMeta, ParityMeta, TokenizerMeta
 from limner.runtime.diffusion.parameters import DiffusionInversionParameters
 from limner.runtime.diffusion.sampling import SamplingParameters
 from limner.runtime.errors import InputError, nearest
-from limner.runtime.folders import folder_beside, open_to_readers, put_in_place
-from limner.runtime.methods import find_method, method_names
+from limner.runtime.methods.registry import find_method, method_names
 from limner.runtime.schema import from_dict
-from limner.runtime.vocabulary import FILE as WORDS
+from limner.runtime.storage.folders import folder_beside, open_to_readers, put_in_place
+from limner.runtime.text.vocabulary import FILE as WORDS
 
 SCHEDULER = "scheduler/scheduler_config.json"
 BATCHES = (1, 2, 3)

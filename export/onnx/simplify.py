@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript.optimizer import fold_constants
 
-from limner.export.rewrites import rewrite
+from limner.export.onnx.rewrites import rewrite
 
 FOLD_LIMIT = 1024  # elements: shapes and scalars are folded, weights are not
 

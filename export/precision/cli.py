@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from limner.runtime.bundle import Bundle
+    from limner.runtime.bundle.loading import Bundle
 
 CALIBRATION_PICTURES = 64
 
@@ -33,9 +33,9 @@ def precision(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")] = False,
 ) -> None:
     """Convert a bundle; graphs that lose too much stay fp32, and the parity report says so."""
-    from limner.export.precision import PrecisionConfig, as_markdown, convert
-    from limner.export.precision_half import HalfConfig
-    from limner.runtime.bundle import load_bundle
+    from limner.export.precision.convert import PrecisionConfig, as_markdown, convert
+    from limner.export.precision.half import HalfConfig
+    from limner.runtime.bundle.loading import load_bundle
 
     config = PrecisionConfig(
         precision,  # type: ignore[arg-type]
@@ -60,7 +60,7 @@ def calibration_pictures(bundle: Bundle, source: str) -> NDArray[np.float32] | N
     import numpy as np
 
     from limner.runtime.errors import InputError
-    from limner.runtime.images import to_float
+    from limner.runtime.pictures.images import to_float
 
     if source == "generated":
         return None
@@ -74,6 +74,6 @@ def calibration_pictures(bundle: Bundle, source: str) -> NDArray[np.float32] | N
     files = sorted(path for path in folder.glob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
     if not files:
         raise InputError("pictures", repr(source), "avatars, generated, or a folder of picture files")
-    from limner.runtime.images import read_picture
+    from limner.runtime.pictures.images import read_picture
 
     return to_float(np.stack([read_picture(path, bundle.image_size).image_u8 for path in files[:CALIBRATION_PICTURES]]))

@@ -29,8 +29,8 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (
 )
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NotImplemented_
 
-from limner.export.bundle_writer import check_target
-from limner.export.precision_gate import (
+from limner.export.onnx.weights import WEIGHTS, WeightFile
+from limner.export.precision.gate import (
     BATTERY_POINTS,
     TOLERANCES,
     Quality,
@@ -41,14 +41,14 @@ from limner.export.precision_gate import (
     time_pair,
     tolerance,
 )
-from limner.export.precision_half import HalfConfig, half_model, settled
-from limner.export.precision_int8 import Int8Config, int8_model
-from limner.export.precision_samples import Samples
-from limner.export.weights import WEIGHTS, WeightFile
-from limner.runtime.bundle import Bundle, load_bundle, write_manifest
-from limner.runtime.bundle_schema import GraphMeta
+from limner.export.precision.half import HalfConfig, half_model, settled
+from limner.export.precision.int8 import Int8Config, int8_model
+from limner.export.precision.samples import Samples
+from limner.export.stylegan2.writer import check_target
+from limner.runtime.bundle.loading import Bundle, load_bundle, write_manifest
+from limner.runtime.bundle.manifest import GraphMeta
 from limner.runtime.errors import InputError, LimnerError
-from limner.runtime.folders import folder_beside, open_to_readers, put_in_place, scratch
+from limner.runtime.storage.folders import folder_beside, open_to_readers, put_in_place, scratch
 
 Precision = Literal["fp32", "fp16", "int8"]
 MOST_LEFT = 4  # graphs that are given up for the battery

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from limner.export.precision_samples import Arrays, Samples
-from limner.runtime.bundle import Bundle
-from limner.runtime.bundle_schema import ParityMeta
+from limner.export.precision.samples import Arrays, Samples
+from limner.runtime.bundle.loading import Bundle
+from limner.runtime.bundle.manifest import ParityMeta
 
 BATTERY_POINTS = 2.0  # of success that an edit may lose, in percent of the pictures
 
@@ -100,9 +100,9 @@ def battery(bundle: Bundle, judge: Path, count: int, method: str = "global-direc
     if bundle.manifest.family == "diffusion":
         return battery_diffusion(bundle, judge, count)
     from limner.export.battery import METHODS, Judging, Pictures, run_battery
-    from limner.runtime.inversion import InversionParameters
-    from limner.runtime.models import Models
-    from limner.runtime.presets import resolve_parameters
+    from limner.runtime.bundle.presets import resolve_parameters
+    from limner.runtime.stylegan2.inversion import InversionParameters
+    from limner.runtime.stylegan2.networks import Models
 
     models = Models(bundle, threads=1)
     parameters_class, make = METHODS[method]

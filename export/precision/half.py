@@ -23,10 +23,10 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript.optimizer import fold_constants
 
-from limner.export.precision_kernels import has_no_half_kernel, write_scatters_plainly
-from limner.export.precision_ranges import Ranges, measure_ranges
-from limner.export.precision_types import Typist
-from limner.runtime.bundle import Bundle
+from limner.export.precision.kernels import has_no_half_kernel, write_scatters_plainly
+from limner.export.precision.ranges import Ranges, measure_ranges
+from limner.export.precision.types import Typist
+from limner.runtime.bundle.loading import Bundle
 from limner.runtime.errors import InputError, LimnerError
 
 ALWAYS_FP32 = frozenset(

@@ -19,10 +19,10 @@ from typing import Any
 import onnx_ir as ir
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from limner.export.precision_half import settled
-from limner.export.precision_samples import Samples
-from limner.runtime.bundle import Bundle
-from limner.runtime.folders import scratch
+from limner.export.precision.half import settled
+from limner.export.precision.samples import Samples
+from limner.runtime.bundle.loading import Bundle
+from limner.runtime.storage.folders import scratch
 
 ATTEMPTS = {"all": ("Conv", "MatMul", "Gemm"), "convolutions": ("Conv",)}
 GRADIENTS = frozenset({"latent_gradient", "style_gradient"})  # a gradient of 8 bits leads nowhere

@@ -8,9 +8,9 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
-from limner.export.precision_samples import Samples
-from limner.runtime.bundle import Bundle
-from limner.runtime.folders import scratch
+from limner.export.precision.samples import Samples
+from limner.runtime.bundle.loading import Bundle
+from limner.runtime.storage.folders import scratch
 
 CHUNK = 200  # values that are read at once: each is kept in memory until the run ends
 Ranges = dict[str, float]  # value -> the largest magnitude seen; infinity where it was not finite

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.bundle import Bundle
-from limner.runtime.bundle_schema import GraphMeta, TensorMeta
-from limner.runtime.engines.ranges import graph_ranges
-from limner.runtime.engines.schema import RangeMeta
-from limner.runtime.sessions import Sessions
+from limner.runtime.bundle.engines import RangeMeta
+from limner.runtime.bundle.loading import Bundle
+from limner.runtime.bundle.manifest import GraphMeta, TensorMeta
+from limner.runtime.bundle.ranges import graph_ranges
+from limner.runtime.graphs.sessions import Sessions
 
 Arrays = dict[str, NDArray[Any]]
 SIGMA = 1.0  # of latents at the start of a denoising loop

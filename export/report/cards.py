@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from limner.runtime.bundle_schema import LicenceMeta
+from limner.runtime.bundle.manifest import LicenceMeta
 
 CARD = "README.md"
 NOT_STATED = "not stated"

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from limner.export.graphs import BATCH, GraphSpec
+from limner.export.stylegan2.graphs import BATCH, GraphSpec
 
 ROUNDINGS = 6.0  # an activation is near zero within this many of its layer's rounding errors, root mean square
 MOST_UNITS = 24  # that are tried, the nearest to zero first

@@ -20,8 +20,8 @@ import numpy as np
 import onnxruntime
 import torch
 
-from limner.export.graphs import GraphSpec, Tensors
-from limner.export.kinks import Kink, settle
+from limner.export.report.kinks import Kink, settle
+from limner.export.stylegan2.graphs import GraphSpec, Tensors
 
 TOLERANCE = 1e-4  # relative, fp32: sums of some thousand products in another order
 BATCHES = (1, 2, 3, 5)

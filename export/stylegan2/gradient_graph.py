@@ -21,7 +21,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.overrides import TorchFunctionMode
 
-from limner.export.gradient_rules import RULES
+from limner.export.stylegan2.gradient_rules import RULES
 from limner.runtime.errors import LimnerError
 
 INPUTS = ("w_plus", "w_plus_source", "text_features", "identity_source", "target_image", "loss_weights")

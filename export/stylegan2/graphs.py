@@ -15,14 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from limner.export.clip_tower import FastClipImage
-from limner.export.gradient_graph import INPUTS, LatentLoss, Network, trace
-from limner.export.networks import Networks
-from limner.export.simplify import simplify
-from limner.export.synthesis import FastSynthesis
-from limner.runtime.bundle_schema import TensorMeta
+from limner.export.onnx.simplify import simplify
+from limner.export.stylegan2.clip_tower import FastClipImage
+from limner.export.stylegan2.gradient_graph import INPUTS, LatentLoss, Network, trace
+from limner.export.stylegan2.networks import Networks
+from limner.export.stylegan2.synthesis import FastSynthesis
+from limner.runtime.bundle.manifest import TensorMeta
+from limner.runtime.bundle.mappers import graph_name
 from limner.runtime.errors import LimnerError
-from limner.runtime.mapper_schema import graph_name
 
 BATCH, TOKENS = "batch", "tokens"
 TRACED = {BATCH: 7, TOKENS: 5}  # sizes of the example: 1 would be taken for a constant, and others are seldom these

@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from limner.export import parity
-from limner.export.cards import read_licences
-from limner.export.graphs import OPSET, GraphSpec, build_specs, export_graph
-from limner.export.networks import FOLDERS, MAPPERS, Networks, load_networks
-from limner.export.weights import WEIGHTS, Storage, WeightFile
-from limner.runtime.bundle import Bundle, load_bundle, write_manifest
-from limner.runtime.bundle_schema import (
+from limner.export.onnx.weights import WEIGHTS, Storage, WeightFile
+from limner.export.report import parity
+from limner.export.report.cards import read_licences
+from limner.export.stylegan2.graphs import OPSET, GraphSpec, build_specs, export_graph
+from limner.export.stylegan2.networks import FOLDERS, MAPPERS, Networks, load_networks
+from limner.runtime.bundle.loading import Bundle, load_bundle, write_manifest
+from limner.runtime.bundle.manifest import (
     MANIFEST,
     BundleManifest,
     ClipMeta,
@@ -36,12 +36,12 @@ from limner.runtime.bundle_schema import (
     TensorMeta,
     TokenizerMeta,
 )
+from limner.runtime.bundle.mappers import MapperMeta
 from limner.runtime.errors import InputError, LimnerError
-from limner.runtime.folders import folder_beside, open_to_readers, put_in_place
-from limner.runtime.mapper_schema import MapperMeta
 from limner.runtime.schema import from_dict, read_json
-from limner.runtime.spaces import SLOPE
-from limner.runtime.vocabulary import FILE as WORDS
+from limner.runtime.storage.folders import folder_beside, open_to_readers, put_in_place
+from limner.runtime.stylegan2.spaces import SLOPE
+from limner.runtime.text.vocabulary import FILE as WORDS
 from limner.training.models.mapper import generator_digest
 from limner.training.models.stylegan2 import Generator
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from limner.export.tensorrt.builders import Progress, Refusal, RefusedError, Request
-from limner.runtime.engines.driver import Driver
-from limner.runtime.engines.schema import Builder
+from limner.runtime.bundle.engines import Builder
 from limner.runtime.errors import InputError
-from limner.runtime.files import write_atomically
+from limner.runtime.graphs.driver import Driver
+from limner.runtime.storage.files import write_atomically
 
 
 class ApiBuilder:

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from limner.export.tensorrt.profiles import Profile
-from limner.runtime.engines.driver import Driver, probe_driver
-from limner.runtime.engines.schema import Builder, EnginePrecision
-from limner.runtime.engines.selection import package_version
+from limner.runtime.bundle.engines import Builder, EnginePrecision
 from limner.runtime.errors import InputError, LimnerError
+from limner.runtime.graphs.driver import Driver, probe_driver
+from limner.runtime.graphs.selection import package_version
 
 MODULES: dict[Builder, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 WAYS: dict[Builder, str] = {

@@ -34,11 +34,11 @@ def tensorrt(
     ] = False,
 ) -> None:
     """Compile a bundle's graphs to TensorRT engines and record them in its bundle.json."""
-    from limner.export.precision_half import HalfConfig
+    from limner.export.precision.half import HalfConfig
     from limner.export.tensorrt.builders import find_builder
     from limner.export.tensorrt.compile import EngineConfig, compile_bundle, copy_bundle, plan
     from limner.export.tensorrt.profiles import parse_shapes
-    from limner.runtime.bundle import load_bundle
+    from limner.runtime.bundle.loading import load_bundle
 
     config = EngineConfig(
         targets=tuple(name.strip() for names in target for name in names.split(",") if name.strip()),

@@ -11,19 +11,19 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from limner.export.precision_half import Half, HalfConfig, write_half
+from limner.export.precision.half import Half, HalfConfig, write_half
 from limner.export.tensorrt.builders import EngineBuilder, Progress, RefusedError, Request, find_builder
 from limner.export.tensorrt.profiles import Sizes, check_asked, profile, resolve
 from limner.export.tensorrt.rows import prepare
-from limner.runtime.bundle import Bundle, load_bundle, manifest_text
-from limner.runtime.bundle_schema import MANIFEST, FileMeta
-from limner.runtime.engines.ranges import graph_ranges
-from limner.runtime.engines.schema import EngineMeta, EnginePrecision, RangeMeta
-from limner.runtime.engines.selection import graph_source, why_stale
+from limner.runtime.bundle.engines import EngineMeta, EnginePrecision, RangeMeta
+from limner.runtime.bundle.loading import Bundle, load_bundle, manifest_text
+from limner.runtime.bundle.manifest import MANIFEST, FileMeta
+from limner.runtime.bundle.ranges import graph_ranges
 from limner.runtime.errors import InputError, nearest
-from limner.runtime.files import sha256_bytes, write_atomically
-from limner.runtime.folders import folder_beside, put_in_place, scratch
+from limner.runtime.graphs.selection import graph_source, why_stale
 from limner.runtime.schema import to_dict
+from limner.runtime.storage.files import sha256_bytes, write_atomically
+from limner.runtime.storage.folders import folder_beside, put_in_place, scratch
 
 FOLDER = "engines"  # inside the bundle
 CONVERSION = 1  # counts up whenever the fp16 conversion changes what it makes

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from limner.export.tensorrt.builders import find_builder
 from limner.export.tensorrt.compile import EngineConfig, build_into_cache, plan
-from limner.runtime.bundle import load_bundle
+from limner.runtime.bundle.loading import load_bundle
 from limner.runtime.errors import InputError
 
 Say = Callable[[str], None]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from limner.runtime.bundle_schema import GraphMeta, TensorMeta
-from limner.runtime.engines.schema import RangeMeta
+from limner.runtime.bundle.engines import RangeMeta
+from limner.runtime.bundle.manifest import GraphMeta, TensorMeta
 from limner.runtime.errors import InputError, nearest
 
 Sizes = dict[str, tuple[int, int, int]]  # dimension -> smallest, best, largest

@@ -19,18 +19,18 @@ from typing import Annotated
 
 import typer
 
-from limner.export.precision_samples import Samples
+from limner.export.precision.samples import Samples
 from limner.export.tensorrt.builders import find_builder
 from limner.export.tensorrt.compile import Built, EngineConfig, compile_bundle, copy_bundle
 from limner.export.tensorrt.parallel import Task, fill_cache
 from limner.export.tensorrt.profiles import parse_shapes
-from limner.runtime.bundle import Bundle, load_bundle
-from limner.runtime.caches import cache_folder
-from limner.runtime.engines.backends import backends
-from limner.runtime.engines.driver import probe_driver
+from limner.runtime.bundle.loading import Bundle, load_bundle
+from limner.runtime.bundle.shipped import BUNDLES, is_shipped, shipped_bundle
 from limner.runtime.errors import InputError, LimnerError, nearest
-from limner.runtime.sessions import Sessions
-from limner.runtime.shipped import BUNDLES, is_shipped, shipped_bundle
+from limner.runtime.graphs.backends import backends
+from limner.runtime.graphs.driver import probe_driver
+from limner.runtime.graphs.sessions import Sessions
+from limner.runtime.storage.caches import cache_folder
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 TARGETS = ("sm86", "sm89", "sm120")

@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 
 from limner.export.diffusion.layers import choose_layers
 from limner.export.diffusion.specs import unet_graph
-from limner.export.graphs import BATCH, GraphSpec, export_graph
-from limner.export.precision_half import HalfConfig, half_graph
-from limner.export.synthesis import FastSynthesis
+from limner.export.precision.half import HalfConfig, half_graph
+from limner.export.stylegan2.graphs import BATCH, GraphSpec, export_graph
+from limner.export.stylegan2.synthesis import FastSynthesis
 from limner.export.tensorrt.builders import Request, find_builder
 from limner.export.tensorrt.profiles import Profile
 from limner.export.tensorrt.rows import prepare
-from limner.runtime.bundle_schema import TensorMeta
+from limner.runtime.bundle.manifest import TensorMeta
 from limner.runtime.errors import InputError, nearest
 from limner.training.models.stylegan2 import Generator, StyleGAN2Config
 

@@ -15,10 +15,10 @@ from limner.runtime.attention.local_blend import LocalBlend
 from limner.runtime.attention.maps import AttentionMaps, MapRecorder, word_columns
 from limner.runtime.attention.plan import Plan
 from limner.runtime.diffusion.networks import DiffusionNetworks
-from limner.runtime.diffusion.samplers import Sampler
+from limner.runtime.diffusion.samplers.by_name import Sampler
 from limner.runtime.diffusion.sampling import denoise, guided
 from limner.runtime.errors import InputError
-from limner.runtime.methods import Progress
+from limner.runtime.methods.registry import Progress
 
 __all__ = ["Edited", "Guidance", "edit_latents"]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from limner.runtime.attention.words import Prompt
-from limner.runtime.sheets import Cell, SheetRow, make_sheet
+from limner.runtime.pictures.sheets import Cell, SheetRow, make_sheet
 
 __all__ = ["AttentionMaps", "MapRecorder", "map_pictures", "shaded", "step_sheet", "word_columns", "word_sheet"]
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from limner.runtime.errors import InputError, nearest
-from limner.runtime.tokenizer import Tokenizer, clean
+from limner.runtime.text.tokenizer import Tokenizer, clean
 
 __all__ = ["Prompt", "Word", "find_word", "read_prompt", "word_tokens"]
 

@@ -12,7 +12,7 @@ The format, schema version 1:
   `files`.
 - Loading compares the size and the sha256 of every listed file. The runtime opens no other file by name.
 - A graph's weights lie in the files that its `data` names and nowhere else; the runtime reads the paths in the ONNX
-  file itself and refuses others, whatever ONNX Runtime would do (`limner.runtime.onnx_files`).
+  file itself and refuses others, whatever ONNX Runtime would do (`limner.runtime.graphs.onnx_files`).
 - What was verified is what runs: a graph is read and verified again when it is loaded, and its weights if the file
   system says that they changed. Weights that are written over in place while they are in use are refused.
 - `graphs` maps a name to an ONNX file and its inputs and outputs (name, dtype, shape). A string in a shape is
@@ -22,13 +22,14 @@ The format, schema version 1:
   `generator.style_channels`, and `num_ws` is 2 * log2(size) - 2.
 - `family` is "stylegan2" (with `generator` and `constants`) or "diffusion" (with `diffusion`; `constants` null).
 - `constants` is a safetensors file with latent_avg [w_dim] float32, and maybe mapped_basis [w_dim,w_dim]: the
-  principal axes of mapped samples in P, each as long as its standard deviation (`limner.runtime.spaces`).
+  principal axes of mapped samples in P, each as long as its standard deviation (`limner.runtime.stylegan2.spaces`).
 - `relevance`, if there, is a safetensors file with relevance [style_channels, clip.embedding], style_mean
   [style_channels] and style_std [style_channels].
 - `mappers` names the latent mappers: NAME is the graph "mapper_NAME", from `w_plus` or `style_channels` to a `step` of
   the same shape. One that was trained on a generator other than `generator.weights` is refused.
 - A graph's `parity` records its error against the torch module; one above its own tolerance is refused.
-- `tokenizer.words`, if there, names words.txt (`limner.runtime.vocabulary`); `limits` says from where on an edit warns.
+- `tokenizer.words`, if there, names words.txt (`limner.runtime.text.vocabulary`); `limits` says from where on an edit
+  warns.
 - `ranges` says which sizes a dimension may take; one that it does not name may take any.
 - `engines` lists graphs compiled for certain GPUs, each with the hash of the graph that it was built from. An
   engine whose graph has changed since is never loaded.
@@ -46,7 +47,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.bundle_schema import (
+from limner.runtime.bundle.manifest import (
     MANIFEST,
     SCHEMA_VERSION,
     BundleManifest,
@@ -57,11 +58,11 @@ from limner.runtime.bundle_schema import (
     check_manifest,
 )
 from limner.runtime.errors import BundleError, MissingGraphError, nearest
-from limner.runtime.files import read_plain, sha256_bytes, sha256_file, user_path, write_atomically
-from limner.runtime.held_files import Stamp, stamp_of
-from limner.runtime.onnx_files import check_external_data
+from limner.runtime.graphs.onnx_files import check_external_data
 from limner.runtime.schema import from_dict, parse_json, to_dict
-from limner.runtime.vocabulary import read_vocabulary
+from limner.runtime.storage.files import read_plain, sha256_bytes, sha256_file, user_path, write_atomically
+from limner.runtime.storage.held_files import Stamp, stamp_of
+from limner.runtime.text.vocabulary import read_vocabulary
 
 MAX_MANIFEST_BYTES = 16 << 20
 MAX_GRAPH_BYTES = (2 << 30) - 1  # what protobuf holds

@@ -1,6 +1,6 @@
 """The dataclasses of bundle.json, schema version 1, and the rules between their fields.
 
-The format in words: `limner.runtime.bundle`.
+The format in words: `limner.runtime.bundle.loading`.
 """
 
 import math
@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from limner.runtime.engines.schema import EngineMeta, RangeMeta, check_engine, check_range
+from limner.runtime.bundle.engines import EngineMeta, RangeMeta, check_engine, check_range
+from limner.runtime.bundle.mappers import MapperMeta, check_mappers
 from limner.runtime.errors import BundleError
-from limner.runtime.mapper_schema import MapperMeta, check_mappers
 
 MANIFEST = "bundle.json"
 SCHEMA_VERSION = 1

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from limner.runtime.errors import BundleError
 
 if TYPE_CHECKING:
-    from limner.runtime.bundle_schema import GeneratorMeta, GraphMeta
+    from limner.runtime.bundle.manifest import GeneratorMeta, GraphMeta
 
 __all__ = ["MAX_STRENGTH", "MapperMeta", "check_mappers", "graph_name"]
 

@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from limner.runtime.bundle import Bundle
+from limner.runtime.bundle.loading import Bundle
 from limner.runtime.errors import BundleError, InputError
 from limner.runtime.recipe import plain_text
 from limner.runtime.schema import from_dict, to_dict

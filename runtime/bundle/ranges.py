@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from limner.runtime.bundle_schema import BundleManifest, DiffusionMeta
-from limner.runtime.engines.schema import RangeMeta
+from limner.runtime.bundle.engines import RangeMeta
+from limner.runtime.bundle.manifest import BundleManifest, DiffusionMeta
 
 # Single pictures are what an editor waits for, eight go through together.
 BATCH = RangeMeta(1, 1, 8)

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stderr in one sentence. A run that was asked to end gives 130 (SIGINT) or 143 (SIGTERM), and one word.
     """
     from limner.runtime.errors import LimnerError
-    from limner.runtime.stopping import WORDS, Stopped, end_children, stop_asked, stoppable
+    from limner.runtime.storage.stopping import WORDS, Stopped, end_children, stop_asked, stoppable
 
     given = list(sys.argv[1:] if arguments is None else arguments)
     _open_streams()

@@ -22,7 +22,7 @@ from limner.runtime.cli.options import (
 from limner.runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from limner.runtime.bundle import Bundle
+    from limner.runtime.bundle.loading import Bundle
     from limner.runtime.cli.demo_list import Demo
     from limner.runtime.edit import Edit
 
@@ -46,13 +46,13 @@ def demo(
 
     Methods whose bundle is not there are left out.
     """
+    from limner.runtime.bundle.shipped import demo_file
     from limner.runtime.cli.demo_list import read_demo
     from limner.runtime.editor import Editor
-    from limner.runtime.methods import find_method
+    from limner.runtime.methods.registry import find_method
     from limner.runtime.pictures.naming import free_name
     from limner.runtime.pictures.writing import write_picture
     from limner.runtime.pictures.xmp import COMPOSITE
-    from limner.runtime.shipped import demo_file
 
     begin = time.perf_counter()
     path = demo_file() if edits is None else edits
@@ -96,7 +96,7 @@ def _with_bundles(plan: "Demo", path: Path | None) -> "Demo":
     """The shipped list without the rows of a family whose bundle does not ship, which is said."""
     from dataclasses import replace
 
-    from limner.runtime.shipped import is_shipped, shipped_bundle
+    from limner.runtime.bundle.shipped import is_shipped, shipped_bundle
 
     given = None if path is None else open_bundle(path).manifest.family
     missing = [
@@ -122,7 +122,7 @@ def _bundles(plan: "Demo", path: Path | None) -> "dict[str, Bundle]":
 
 
 def _sheet(plan: "Demo", results: list["Edit"]) -> Any:
-    from limner.runtime.sheets import Cell, SheetRow, make_sheet
+    from limner.runtime.pictures.sheets import Cell, SheetRow, make_sheet
 
     remaining = iter(results)
     rows = []

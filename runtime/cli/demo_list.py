@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from limner.runtime.errors import InputError
-from limner.runtime.methods import find_method
+from limner.runtime.methods.registry import find_method
 from limner.runtime.recipe import PromptEdit, Recipe, Source
 from limner.runtime.schema import from_dict, read_json
 

@@ -26,8 +26,8 @@ from limner.runtime.pictures.naming import free_name
 
 if TYPE_CHECKING:
     from limner.runtime.edit import Edit
+    from limner.runtime.pictures.sheets import SheetRow
     from limner.runtime.recipe import Recipe
-    from limner.runtime.sheets import SheetRow
 
 __all__ = ["edit", "invert", "replay"]
 
@@ -161,7 +161,7 @@ def edit(
         with_face,
     )
     from limner.runtime.cli.words import with_words, word_options
-    from limner.runtime.methods import find_method
+    from limner.runtime.methods.registry import find_method
 
     sources, texts = split_sources([source, *(texts or ())])
     folder = len(sources) > 1 or Path(source).is_dir()
@@ -238,10 +238,10 @@ def invert(
     They are written as float32 [layers, width] in a .npy file, which `limner edit` takes as its source.
     """
     from limner.runtime.cli.sheets import array_bytes, inversion_sheet
-    from limner.runtime.files import write_atomically
     from limner.runtime.notices import source_notices
     from limner.runtime.pictures.writing import write_picture
     from limner.runtime.pictures.xmp import COMPOSITE
+    from limner.runtime.storage.files import write_atomically
 
     target = output if output is not None else free_name(Path(f"{picture.stem}.npy"))
     check_output(target, "output", suffix=".npy")
@@ -282,7 +282,7 @@ def replay(
     looked for beside that. Exit code 1 if the pixels are not those of the picture.
     """
     from limner.runtime.cli.recipes import source_beside
-    from limner.runtime.methods import find_method
+    from limner.runtime.methods.registry import find_method
     from limner.runtime.provenance import read_recipe
     from limner.runtime.provenance import replay as replay_picture
     from limner.runtime.recipe import Recipe
@@ -362,9 +362,9 @@ def _delivered(result: "Edit", output: Path) -> tuple[dict[str, Any], list["Shee
 
 
 def _write_sheet(path: Path | None, rows: "Sequence[SheetRow]", warnings: Sequence[str] = ()) -> None:
+    from limner.runtime.pictures.sheets import make_sheet
     from limner.runtime.pictures.writing import write_picture
     from limner.runtime.pictures.xmp import COMPOSITE
-    from limner.runtime.sheets import make_sheet
 
     if path is not None and rows:
         write_picture(path, make_sheet(rows, notes=warnings), mark=COMPOSITE, field="sheet")

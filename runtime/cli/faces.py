@@ -8,7 +8,7 @@ import typer
 from limner.runtime.cli.console import print_result, warn
 from limner.runtime.cli.options import BundleOption, JsonOption, check_output, open_bundle
 from limner.runtime.errors import InputError, nearest
-from limner.runtime.grammar import not_understood, read_number, read_settings, split_colon
+from limner.runtime.text.grammar import not_understood, read_number, read_settings, split_colon
 
 if TYPE_CHECKING:
     from limner.runtime.faces.face import Face
@@ -105,7 +105,7 @@ def align(
     mouth), as [[x, y], ...], or {"faces": [[[x, y], ...], ...]} for several faces.
     """
     from limner.runtime.faces.alignment import align_face
-    from limner.runtime.images import read_photo
+    from limner.runtime.pictures.images import read_photo
     from limner.runtime.pictures.naming import free_name
     from limner.runtime.pictures.writing import write_picture
 
@@ -127,7 +127,7 @@ def align(
 def _find(finder: str, picture: str) -> list[Any]:
     """Run a finder on a picture file; InputError where it finds no face."""
     from limner.runtime.faces.finders import find_landmarks, load_finder
-    from limner.runtime.images import read_photo
+    from limner.runtime.pictures.images import read_photo
 
     load_finder(finder)
     faces = find_landmarks(finder, read_photo(picture, "source").on_white())

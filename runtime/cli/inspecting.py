@@ -11,7 +11,7 @@ from limner.runtime.cli.options import BundleOption, JsonOption, open_bundle
 from limner.runtime.errors import BundleError, LimnerError
 
 if TYPE_CHECKING:
-    from limner.runtime.bundle import Bundle
+    from limner.runtime.bundle.loading import Bundle
 
 __all__ = ["check", "models", "package_version"]
 
@@ -23,8 +23,8 @@ def models(context: typer.Context, bundle: BundleOption = None, as_json: JsonOpt
     """List models with their hashes, or import weights."""
     if context.invoked_subcommand is not None:
         return
+    from limner.runtime.bundle.shipped import BUNDLES, checkpoints_folder, is_shipped, shipped_bundle
     from limner.runtime.cli.inventory import bundle_entry, checkpoint_entries
-    from limner.runtime.shipped import BUNDLES, checkpoints_folder, is_shipped, shipped_bundle
 
     checkpoints = checkpoint_entries(checkpoints_folder())
     paths = [bundle] if bundle is not None else [shipped_bundle(family) for family in BUNDLES if is_shipped(family)]
@@ -59,7 +59,7 @@ def check(bundle: BundleOption = None, as_json: JsonOption = False) -> int:
     Prints machine, versions, execution providers and conflicts between onnxruntime wheels; verifies the
     bundle. Exit code 1 if there is a problem.
     """
-    from limner.runtime.shipped import is_shipped, shipped_bundle
+    from limner.runtime.bundle.shipped import is_shipped, shipped_bundle
 
     report: dict[str, Any] = {"limner": package_version("limner"), "machine": _machine()}
     names = (*PACKAGES, *OPTIONAL_PACKAGES)
@@ -128,7 +128,7 @@ def _gpus() -> list[str]:
 
 
 def _onnxruntime(problems: list[str]) -> dict[str, Any]:
-    from limner.runtime.providers import available_providers, installed_wheels, wheel_conflict
+    from limner.runtime.graphs.providers import available_providers, installed_wheels, wheel_conflict
 
     providers: tuple[str, ...] = ()
     try:
@@ -144,7 +144,7 @@ def _onnxruntime(problems: list[str]) -> dict[str, Any]:
 def _backends() -> list[dict[str, Any]]:
     from dataclasses import asdict
 
-    from limner.runtime.engines.backends import backends
+    from limner.runtime.graphs.backends import backends
 
     return [asdict(backend) for backend in backends()]
 
@@ -163,7 +163,7 @@ def _bundle(path: Path | None, problems: list[str]) -> dict[str, Any] | None:
 
 def _engines(bundle: "Bundle", problems: list[str]) -> dict[str, str]:
     """Each engine's file -> "usable", or why it would not be loaded; one of another graph is a problem."""
-    from limner.runtime.engines.selection import survey, this_machine, why_stale
+    from limner.runtime.graphs.selection import survey, this_machine, why_stale
 
     for engine in bundle.manifest.engines:
         stale = why_stale(bundle, engine)

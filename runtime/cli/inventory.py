@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from limner.runtime.bundle import Bundle
-from limner.runtime.files import sha256_file
+from limner.runtime.bundle.loading import Bundle
 from limner.runtime.schema import read_json, to_dict
+from limner.runtime.storage.files import sha256_file
 
 __all__ = ["bundle_entry", "checkpoint_entries"]
 

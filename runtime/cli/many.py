@@ -13,8 +13,8 @@ from limner.runtime.pictures.naming import SUFFIXES, free_name
 if TYPE_CHECKING:
     from limner.runtime.edit import Edit
     from limner.runtime.editor import Editor
+    from limner.runtime.pictures.sheets import SheetRow
     from limner.runtime.recipe import Recipe
-    from limner.runtime.sheets import SheetRow
 
 __all__ = ["check_many", "check_request", "edit_many", "expanded", "split_sources", "target_of"]
 

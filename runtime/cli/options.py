@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from limner.runtime.errors import InputError
-from limner.runtime.files import user_path
 from limner.runtime.pictures.naming import require_picture_name
+from limner.runtime.storage.files import user_path
 
 if TYPE_CHECKING:
-    from limner.runtime.bundle import Bundle
+    from limner.runtime.bundle.loading import Bundle
     from limner.runtime.editor import Editor
 
 __all__ = [
@@ -47,8 +47,8 @@ DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check everything,
 
 def open_bundle(path: Path | None, family: str = "stylegan2") -> "Bundle":
     """Load and verify the bundle at `path`, or the shipped one of that family."""
-    from limner.runtime.bundle import load_bundle
-    from limner.runtime.shipped import shipped_bundle
+    from limner.runtime.bundle.loading import load_bundle
+    from limner.runtime.bundle.shipped import shipped_bundle
 
     return load_bundle(shipped_bundle(family) if path is None else path)
 

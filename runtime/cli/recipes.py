@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from limner.runtime.bundle import Bundle
+from limner.runtime.bundle.loading import Bundle
 from limner.runtime.cli.concepts import parse_concepts
 from limner.runtime.errors import InputError
 from limner.runtime.faces.face import Face
-from limner.runtime.idle import idle_settings, refuse_idle
-from limner.runtime.methods import (
+from limner.runtime.methods.idle import idle_settings, refuse_idle
+from limner.runtime.methods.registry import (
     Use,
     find_method,
     methods_of,
@@ -190,7 +190,7 @@ def with_face(recipe: Recipe, face: Face | None) -> Recipe:
 def plan(recipe: Recipe, bundle: Bundle, provider: str) -> dict[str, Any]:
     """Return what would run, after checking everything that can be checked without running a graph."""
     from limner.runtime.faces.whole import read_source
-    from limner.runtime.providers import check_provider
+    from limner.runtime.graphs.providers import check_provider
 
     check_provider(provider)
     method = find_method(recipe.method)

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limner.runtime.edit import Edit
-from limner.runtime.images import read_photo, write_png_atomically
-from limner.runtime.inversion import Inversion
-from limner.runtime.methods import find_method
+from limner.runtime.methods.registry import find_method
+from limner.runtime.pictures.images import read_photo, write_png_atomically
+from limner.runtime.pictures.sheets import Cell, SheetRow, make_sheet
 from limner.runtime.pictures.xmp import COMPOSITE
 from limner.runtime.recipe import PromptEdit
-from limner.runtime.sheets import Cell, SheetRow, make_sheet
+from limner.runtime.stylegan2.inversion import Inversion
 
 __all__ = ["array_bytes", "edit_rows", "grid", "inversion_sheet", "write_pictures"]
 

@@ -9,5 +9,5 @@ Reading order:
 5. `concepts`, `masks`: semantic guidance (SEGA) and the masks of LEDITS++
 6. `sources`, `engine`: recipes of a diffusion bundle
 
-The methods that use it are `limner.runtime.sega` and `limner.runtime.prompt_to_prompt`.
+The methods that use it are `limner.runtime.methods.sega` and `limner.runtime.methods.prompt_to_prompt`.
 """

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.diffusion.alpha_samplers import DDIM, ddim_inverse_step
 from limner.runtime.diffusion.networks import DiffusionNetworks
+from limner.runtime.diffusion.samplers.alpha import DDIM, ddim_inverse_step
+from limner.runtime.diffusion.samplers.schedule import NoiseSchedule
 from limner.runtime.diffusion.sampling import Estimate, checked_output, plain_estimate
-from limner.runtime.diffusion.schedule import NoiseSchedule
-from limner.runtime.methods import Progress
+from limner.runtime.methods.registry import Progress
 
 __all__ = ["InvertedPath", "ddim_invert", "invert_with_prompts"]
 

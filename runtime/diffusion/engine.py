@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.bundle import Bundle
+from limner.runtime.bundle.loading import Bundle
+from limner.runtime.bundle.presets import resolve_parameters
 from limner.runtime.diffusion.networks import DiffusionNetworks
 from limner.runtime.diffusion.sampling import SamplingParameters, generate
 from limner.runtime.diffusion.sources import DiffusionStart, resolve_start
 from limner.runtime.errors import LimnerError
-from limner.runtime.idle import completed
-from limner.runtime.images import to_float
-from limner.runtime.methods import DiffusionRunner, Method, Outcome, Progress
+from limner.runtime.graphs.sessions import Sessions
+from limner.runtime.methods.idle import completed
+from limner.runtime.methods.registry import DiffusionRunner, Method, Outcome, Progress
 from limner.runtime.pictures.containers import NOTHING, Carried
-from limner.runtime.presets import resolve_parameters
+from limner.runtime.pictures.images import to_float
 from limner.runtime.recipe import Recipe
 from limner.runtime.schema import from_dict
-from limner.runtime.sessions import Sessions
 from limner.runtime.timing import Timer
 
 __all__ = ["DiffusionEngine", "DiffusionResult"]

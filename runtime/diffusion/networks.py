@@ -26,12 +26,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.bundle import Bundle
-from limner.runtime.bundle_schema import DiffusionMeta
+from limner.runtime.bundle.loading import Bundle
+from limner.runtime.bundle.manifest import DiffusionMeta
 from limner.runtime.diffusion.control import AttentionControl
-from limner.runtime.diffusion.schedule import SchedulerConfig, bundle_scheduler
+from limner.runtime.diffusion.samplers.schedule import SchedulerConfig, bundle_scheduler
 from limner.runtime.errors import BundleError, InputError
-from limner.runtime.tokenizer import Tokenizer
+from limner.runtime.text.tokenizer import Tokenizer
 
 __all__ = ["DiffusionNetworks", "Graphs", "Prediction"]
 

@@ -2,7 +2,7 @@
 
 A sampler's step is a weighted sum of latents, outputs of the network and draws, of this step and of earlier ones; the
 weights hang on the step alone. So the sampler itself, fed with unit vectors in place of pictures, tells them, and the
-loop runs on the device as the UNet and one small graph by turns (`limner.runtime.engines.binding`): per step the host
+loop runs on the device as the UNet and one small graph by turns (`limner.runtime.graphs.binding`): per step the host
 sends a timestep and some weights, and reads one number, which is not finite if the latents are not. Classifier-free
 guidance is a weighted sum as well:
 
@@ -17,14 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.diffusion.alpha_samplers import DDIM
-from limner.runtime.diffusion.few_step_samplers import DDPM
 from limner.runtime.diffusion.networks import DiffusionNetworks, Graphs
-from limner.runtime.diffusion.samplers import Sampler
-from limner.runtime.engines.binding import BoundGraph, Linear, to_device
+from limner.runtime.diffusion.samplers.alpha import DDIM
+from limner.runtime.diffusion.samplers.by_name import Sampler
+from limner.runtime.diffusion.samplers.few_step import DDPM
 from limner.runtime.errors import InputError
-from limner.runtime.methods import Progress
-from limner.runtime.sessions import Sessions
+from limner.runtime.graphs.binding import BoundGraph, Linear, to_device
+from limner.runtime.graphs.sessions import Sessions
+from limner.runtime.methods.registry import Progress
 
 __all__ = ["LinearStep", "can_stay", "denoise_resident", "linear_steps"]
 

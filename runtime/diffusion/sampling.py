@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from limner.runtime.checks import require_int, require_number
 from limner.runtime.diffusion import resident
 from limner.runtime.diffusion.networks import DiffusionNetworks
-from limner.runtime.diffusion.samplers import TAKES_ETA, Sampler, default_sampler, make_sampler, require_sampler
+from limner.runtime.diffusion.samplers.by_name import TAKES_ETA, Sampler, default_sampler, make_sampler, require_sampler
 from limner.runtime.errors import GraphError, InputError, NonFiniteError
-from limner.runtime.methods import Progress
+from limner.runtime.methods.registry import Progress
 from limner.runtime.recipe import Recipe
 
 __all__ = [

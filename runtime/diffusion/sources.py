@@ -10,10 +10,10 @@ from limner.runtime.diffusion.networks import DiffusionNetworks
 from limner.runtime.diffusion.sampling import Draws
 from limner.runtime.errors import InputError
 from limner.runtime.faces.whole import cut_array, read_source
-from limner.runtime.files import sha256_bytes
-from limner.runtime.images import to_float
 from limner.runtime.pictures.containers import NOTHING, Carried
+from limner.runtime.pictures.images import to_float
 from limner.runtime.recipe import Recipe
+from limner.runtime.storage.files import sha256_bytes
 
 __all__ = ["DiffusionStart", "resolve_start"]
 

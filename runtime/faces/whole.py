@@ -10,7 +10,7 @@ from limner.runtime.errors import InputError
 from limner.runtime.faces.alignment import align_face, sampled_quad
 from limner.runtime.faces.face import Face
 from limner.runtime.faces.pasting import paste_face
-from limner.runtime.images import Photo, Picture, read_photo, read_picture
+from limner.runtime.pictures.images import Photo, Picture, read_photo, read_picture
 
 if TYPE_CHECKING:
     from limner.runtime.edit import Edit

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 
-from limner.runtime.engines.driver import Driver, probe_driver
-from limner.runtime.engines.selection import this_machine
 from limner.runtime.errors import LimnerError
+from limner.runtime.graphs.driver import Driver, probe_driver
+from limner.runtime.graphs.selection import this_machine
 
 PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
 
@@ -24,7 +24,7 @@ class Backend:
 
 def backends(driver: Driver | None = None) -> list[Backend]:
     """All of them, the usable ones and the others."""
-    from limner.runtime.providers import import_onnxruntime
+    from limner.runtime.graphs.providers import import_onnxruntime
 
     driver = probe_driver() if driver is None else driver
     try:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.engines.linear import linear_graph
 from limner.runtime.errors import GraphError
-from limner.runtime.providers import PROVIDER_OPTIONS, import_onnxruntime
+from limner.runtime.graphs.linear import linear_graph
+from limner.runtime.graphs.providers import PROVIDER_OPTIONS, import_onnxruntime
 
 __all__ = ["DEVICES", "BoundGraph", "Linear", "to_device"]
 

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.engines.driver import LIBRARY, Driver, probe_driver
 from limner.runtime.errors import LimnerError
+from limner.runtime.graphs.driver import LIBRARY, Driver, probe_driver
 
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
 THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL

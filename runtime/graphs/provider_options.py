@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from limner.runtime.bundle import Bundle
-from limner.runtime.bundle_schema import GraphMeta
-from limner.runtime.caches import cache_folder
-from limner.runtime.engines.ranges import graph_ranges
-from limner.runtime.engines.schema import RangeMeta
-from limner.runtime.engines.selection import graph_source
+from limner.runtime.bundle.engines import RangeMeta
+from limner.runtime.bundle.loading import Bundle
+from limner.runtime.bundle.manifest import GraphMeta
+from limner.runtime.bundle.ranges import graph_ranges
+from limner.runtime.graphs.selection import graph_source
+from limner.runtime.storage.caches import cache_folder
 
 ENDS = ("min", "opt", "max")
 

@@ -7,9 +7,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from limner.runtime.engines.driver import probe_driver
-from limner.runtime.engines.selection import this_machine
 from limner.runtime.errors import ProviderError, nearest
+from limner.runtime.graphs.driver import probe_driver
+from limner.runtime.graphs.selection import this_machine
 
 # Our name -> ONNX Runtime's providers in order of precedence; the first is the one asked for, and only
 # TensorRT may hand nodes that it cannot run to CUDA.

@@ -10,11 +10,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from limner.runtime.bundle import Bundle
-from limner.runtime.bundle_schema import GraphMeta
-from limner.runtime.engines.driver import Driver, probe_driver
-from limner.runtime.engines.schema import Builder, EngineMeta, source_hash
+from limner.runtime.bundle.engines import Builder, EngineMeta, source_hash
+from limner.runtime.bundle.loading import Bundle
+from limner.runtime.bundle.manifest import GraphMeta
 from limner.runtime.errors import InputError, ProviderError
+from limner.runtime.graphs.driver import Driver, probe_driver
 
 RUNTIMES: dict[Builder, str] = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
 RTX_MAGIC = b"vtrt"  # the first bytes of an engine of TensorRT for RTX; its version follows at byte 24

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.bundle import Bundle
-from limner.runtime.bundle_schema import GraphMeta, TensorMeta
+from limner.runtime.bundle.loading import Bundle
+from limner.runtime.bundle.manifest import GraphMeta, TensorMeta
 from limner.runtime.errors import (
     BundleError,
     GraphError,
@@ -20,8 +20,7 @@ from limner.runtime.errors import (
     ProviderError,
     nearest,
 )
-from limner.runtime.held_files import HeldFiles
-from limner.runtime.providers import (
+from limner.runtime.graphs.providers import (
     ENGINE,
     PLUGIN_PROVIDER,
     PROVIDER_OPTIONS,
@@ -30,10 +29,11 @@ from limner.runtime.providers import (
     check_provider,
     import_onnxruntime,
 )
-from limner.runtime.threads import usable_cores
+from limner.runtime.graphs.threads import usable_cores
+from limner.runtime.storage.held_files import HeldFiles
 
 if TYPE_CHECKING:
-    from limner.runtime.engines.binding import BoundGraph
+    from limner.runtime.graphs.binding import BoundGraph
 
 MAX_THREADS = 256
 ONNX_TYPES = {
@@ -120,13 +120,13 @@ class Sessions:
     @property
     def device(self) -> str | None:
         """ONNX Runtime's name of the memory where arrays of these graphs can stay; None if they cannot."""
-        from limner.runtime.engines.binding import DEVICES
+        from limner.runtime.graphs.binding import DEVICES
 
         return DEVICES.get(self.provider)
 
     def bind(self, graph: str, outputs: Sequence[str], inputs: Mapping[str, NDArray[Any]]) -> "BoundGraph":
         """A graph with these inputs given, checked as by `run`; calls change some and give `outputs`."""
-        from limner.runtime.engines.binding import BoundGraph
+        from limner.runtime.graphs.binding import BoundGraph
 
         if self.device is None:
             allowed = ", ".join(name for name in ("cpu", "cuda", "tensorrt") if name != self.provider)
@@ -153,7 +153,7 @@ class Sessions:
 
     def _load(self, name: str, meta: GraphMeta) -> Any:
         if self.provider == ENGINE:
-            from limner.runtime.engines.session import EngineSession
+            from limner.runtime.graphs.tensorrt import EngineSession
 
             return EngineSession(self.bundle, name)
         onnxruntime = import_onnxruntime()
@@ -193,7 +193,7 @@ class Sessions:
 
     def _from_bundle(self, name: str, version: str) -> dict[str, str]:
         """Caches and profiles of a TensorRT provider, by what the bundle says of the graph."""
-        from limner.runtime.engines.provider_options import rtx_options, tensorrt_options
+        from limner.runtime.graphs.provider_options import rtx_options, tensorrt_options
 
         makers = {"tensorrt": tensorrt_options, "tensorrt-rtx": rtx_options}
         return makers[self.provider](self.bundle, name, version) if self.provider in makers else {}

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.bundle import Bundle
-from limner.runtime.caches import cache_folder
-from limner.runtime.engines.cuda import Buffers, CudaDevice, Device, host_array
-from limner.runtime.engines.driver import probe_driver
-from limner.runtime.engines.schema import EngineMeta
-from limner.runtime.engines.selection import (
+from limner.runtime.bundle.engines import EngineMeta
+from limner.runtime.bundle.loading import Bundle
+from limner.runtime.errors import BundleError, GraphError, ProviderError
+from limner.runtime.graphs.cuda import Buffers, CudaDevice, Device, host_array
+from limner.runtime.graphs.driver import probe_driver
+from limner.runtime.graphs.selection import (
     RUNTIMES,
     Here,
     check_plan,
@@ -30,8 +30,8 @@ from limner.runtime.engines.selection import (
     select_engine,
     this_machine,
 )
-from limner.runtime.errors import BundleError, GraphError, ProviderError
-from limner.runtime.files import sha256_bytes, write_atomically
+from limner.runtime.storage.caches import cache_folder
+from limner.runtime.storage.files import sha256_bytes, write_atomically
 
 
 class EngineSession:

@@ -14,7 +14,7 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.diffusion.concepts import Concept, channel_quantile, quantile
+from limner.runtime.guidance.concepts import Concept, channel_quantile, quantile
 
 __all__ = ["MaskKind", "active", "attention_mask", "enlarged", "masked_guidance", "noise_mask", "smooth"]
 

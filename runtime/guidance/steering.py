@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.diffusion.concepts import Concept, SemanticGuidance
 from limner.runtime.diffusion.control import AttentionControl
-from limner.runtime.diffusion.masks import MaskKind, active, masked_guidance
 from limner.runtime.diffusion.networks import DiffusionNetworks
 from limner.runtime.diffusion.sampling import guided
+from limner.runtime.guidance.concepts import Concept, SemanticGuidance
+from limner.runtime.guidance.masks import MaskKind, active, masked_guidance
 
 __all__ = ["Base", "MaskedSteering", "SemanticSteering", "Steering"]
 

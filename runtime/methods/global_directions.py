@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.bundle import Bundle
+from limner.runtime.bundle.loading import Bundle
+from limner.runtime.bundle.presets import derive_neutral, neutral_texts, resolve_parameters
 from limner.runtime.checks import require_int, require_number
 from limner.runtime.errors import InputError
-from limner.runtime.methods import Method, Outcome, Progress
-from limner.runtime.models import Models, unit
-from limner.runtime.presets import derive_neutral, neutral_texts, resolve_parameters
+from limner.runtime.methods.registry import Method, Outcome, Progress
 from limner.runtime.recipe import PromptEdit, Recipe
 from limner.runtime.schema import to_dict
-from limner.runtime.templates import STYLECLIP_TEMPLATES, fill_templates
+from limner.runtime.stylegan2.networks import Models, unit
+from limner.runtime.text.templates import STYLECLIP_TEMPLATES, fill_templates
 from limner.runtime.timing import Timer
 
 __all__ = [

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from limner.runtime.bundle import Bundle
+from limner.runtime.bundle.loading import Bundle
+from limner.runtime.bundle.presets import picture_section, resolve_parameters
 from limner.runtime.errors import InputError
-from limner.runtime.methods import find_method
-from limner.runtime.presets import picture_section, resolve_parameters
+from limner.runtime.methods.registry import find_method
 from limner.runtime.recipe import Recipe
 from limner.runtime.schema import to_dict
 
@@ -38,8 +38,8 @@ def completed(bundle: Bundle, recipe: Recipe) -> Recipe:
 
 
 def _usual_sampler(bundle: Bundle) -> str:
-    from limner.runtime.diffusion.samplers import default_sampler
-    from limner.runtime.diffusion.schedule import bundle_scheduler
+    from limner.runtime.diffusion.samplers.by_name import default_sampler
+    from limner.runtime.diffusion.samplers.schedule import bundle_scheduler
 
     return default_sampler(bundle_scheduler(bundle))
 

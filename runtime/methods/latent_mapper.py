@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.bundle import Bundle
+from limner.runtime.bundle.loading import Bundle
+from limner.runtime.bundle.mappers import MAX_STRENGTH, MapperMeta, graph_name
+from limner.runtime.bundle.presets import resolve_parameters
 from limner.runtime.checks import require_number
 from limner.runtime.errors import BundleError, InputError, nearest
-from limner.runtime.mapper_schema import MAX_STRENGTH, MapperMeta, graph_name
-from limner.runtime.methods import Method, Outcome, Progress
-from limner.runtime.models import Models
-from limner.runtime.presets import resolve_parameters
+from limner.runtime.methods.registry import Method, Outcome, Progress
 from limner.runtime.recipe import Recipe, plain_text
 from limner.runtime.schema import to_dict
+from limner.runtime.stylegan2.networks import Models
 from limner.runtime.timing import Timer
 
 __all__ = ["LatentMapperParameters", "find_mapper", "mapper_steps", "method", "render_steps"]

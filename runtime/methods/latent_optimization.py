@@ -23,20 +23,20 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.adam import Moments
+from limner.runtime.bundle.presets import derive_neutral, neutral_texts, resolve_parameters
 from limner.runtime.checks import require_int, require_number
-from limner.runtime.descent import Descent, GradientGraph, LossWeights, Schedule, Stopping, Targets, descend
 from limner.runtime.errors import BundleError, InputError
-from limner.runtime.global_directions import MAX_ALPHA, editable_channels, templated_features, text_direction
-from limner.runtime.methods import Method, Outcome, Progress
-from limner.runtime.models import Models, unit
-from limner.runtime.presets import derive_neutral, neutral_texts, resolve_parameters
+from limner.runtime.methods.global_directions import MAX_ALPHA, editable_channels, templated_features, text_direction
+from limner.runtime.methods.registry import Method, Outcome, Progress
 from limner.runtime.recipe import PromptEdit, Recipe
 from limner.runtime.schema import from_dict, to_dict
-from limner.runtime.spaces import Latents, Space, SpaceName, Styles, Whitened
-from limner.runtime.templates import STYLECLIP_TEMPLATES
+from limner.runtime.stylegan2.adam import Moments
+from limner.runtime.stylegan2.descent import Descent, GradientGraph, LossWeights, Schedule, Stopping, Targets, descend
+from limner.runtime.stylegan2.networks import Models, unit
+from limner.runtime.stylegan2.spaces import Latents, Space, SpaceName, Styles, Whitened
+from limner.runtime.stylegan2.warm_start import warm_start
+from limner.runtime.text.templates import STYLECLIP_TEMPLATES
 from limner.runtime.timing import Timer
-from limner.runtime.warm_start import warm_start
 
 __all__ = ["LatentOptimizationParameters", "goal_features", "layer_mask", "method", "optimise", "render", "walk"]
 

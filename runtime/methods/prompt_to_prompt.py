@@ -27,22 +27,22 @@ from limner.runtime.attention.maps import map_pictures
 from limner.runtime.attention.plan import Plan, plan_edits
 from limner.runtime.attention.settings import ControlSettings
 from limner.runtime.attention.words import read_prompt
-from limner.runtime.bundle import Bundle
+from limner.runtime.bundle.loading import Bundle
+from limner.runtime.bundle.presets import picture_section, resolve_parameters
 from limner.runtime.checks import require_number
 from limner.runtime.diffusion.ddim_inversion import InvertedPath, invert_with_prompts
-from limner.runtime.diffusion.masks import enlarged
 from limner.runtime.diffusion.networks import DiffusionNetworks
 from limner.runtime.diffusion.parameters import DiffusionInversionParameters
 from limner.runtime.diffusion.sampling import SamplingParameters, idle_sampling, new_sampler
 from limner.runtime.diffusion.sources import DiffusionStart
 from limner.runtime.errors import InputError
-from limner.runtime.images import to_u8
-from limner.runtime.methods import Method, Outcome, Progress
-from limner.runtime.presets import picture_section, resolve_parameters
+from limner.runtime.guidance.masks import enlarged
+from limner.runtime.methods.registry import Method, Outcome, Progress
+from limner.runtime.pictures.images import to_u8
 from limner.runtime.recipe import PromptEdit, Recipe
 from limner.runtime.schema import from_dict, to_dict
+from limner.runtime.text.tokenizer import Tokenizer
 from limner.runtime.timing import Timer
-from limner.runtime.tokenizer import Tokenizer
 
 __all__ = ["EditOptions", "PromptToPromptParameters", "method"]
 

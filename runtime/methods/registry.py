@@ -1,7 +1,7 @@
 """The registry of methods: a method is one file with a `Method` in it and one entry point that names it.
 
     [project.entry-points."limner.methods"]
-    global-directions = "limner.runtime.global_directions:method"
+    global-directions = "limner.runtime.methods.global_directions:method"
 
 Names are read without importing anything; a method's file is imported when it is asked for.
 """
@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from limner.runtime.errors import InputError, LimnerError, nearest
 
 if TYPE_CHECKING:
-    from limner.runtime.bundle import Bundle
+    from limner.runtime.bundle.loading import Bundle
     from limner.runtime.diffusion.networks import DiffusionNetworks
     from limner.runtime.diffusion.sources import DiffusionStart
-    from limner.runtime.models import Models
     from limner.runtime.recipe import Recipe
+    from limner.runtime.stylegan2.networks import Models
+    from limner.runtime.stylegan2.trajectory import Trajectory
     from limner.runtime.timing import Timer
-    from limner.runtime.trajectory import Trajectory
 
 __all__ = [
     "DiffusionRunner",
@@ -44,11 +44,11 @@ __all__ = [
 
 GROUP = "limner.methods"
 BUILT_IN = {
-    "global-directions": "limner.runtime.global_directions:method",
-    "latent-mapper": "limner.runtime.latent_mapper:method",
-    "latent-optimization": "limner.runtime.latent_optimization:method",
-    "prompt-to-prompt": "limner.runtime.prompt_to_prompt:method",
-    "sega": "limner.runtime.sega:method",
+    "global-directions": "limner.runtime.methods.global_directions:method",
+    "latent-mapper": "limner.runtime.methods.latent_mapper:method",
+    "latent-optimization": "limner.runtime.methods.latent_optimization:method",
+    "prompt-to-prompt": "limner.runtime.methods.prompt_to_prompt:method",
+    "sega": "limner.runtime.methods.sega:method",
 }
 Family = Literal["stylegan2", "diffusion"]
 Use = Literal["neutral", "beta", "words", "maps", "seed"]
@@ -133,7 +133,7 @@ class Method:
             from limner.runtime.diffusion.parameters import DiffusionInversionParameters
 
             return DiffusionInversionParameters
-        from limner.runtime.inversion import InversionParameters
+        from limner.runtime.stylegan2.inversion import InversionParameters
 
         return InversionParameters
 
@@ -191,5 +191,5 @@ def _load(name: str) -> Method:
     except (ImportError, AttributeError) as reason:
         raise LimnerError(f"the method {name!r} does not load from {entry.value!r}: {reason}") from reason
     if not isinstance(method, Method):
-        raise LimnerError(f"the method {name!r} at {entry.value!r} is not a limner.runtime.methods.Method")
+        raise LimnerError(f"the method {name!r} at {entry.value!r} is not a limner.runtime.methods.registry.Method")
     return method

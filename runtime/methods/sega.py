@@ -16,16 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limner.runtime.checks import require_int, require_number
-from limner.runtime.diffusion.concepts import Concept
 from limner.runtime.diffusion.edit_friendly import NoiseMaps, edit_friendly_invert
-from limner.runtime.diffusion.masks import MaskKind, enlarged
 from limner.runtime.diffusion.networks import DiffusionNetworks
 from limner.runtime.diffusion.parameters import DiffusionInversionParameters
 from limner.runtime.diffusion.sampling import SamplingParameters, denoise, idle_sampling, new_sampler
 from limner.runtime.diffusion.sources import DiffusionStart
-from limner.runtime.diffusion.steering import Base, MaskedSteering, SemanticSteering, Steering
 from limner.runtime.errors import InputError
-from limner.runtime.methods import Method, Outcome, Progress
+from limner.runtime.guidance.concepts import Concept
+from limner.runtime.guidance.masks import MaskKind, enlarged
+from limner.runtime.guidance.steering import Base, MaskedSteering, SemanticSteering, Steering
+from limner.runtime.methods.registry import Method, Outcome, Progress
 from limner.runtime.recipe import STRENGTH_LIMIT, PromptEdit, Recipe, plain_text
 from limner.runtime.schema import from_dict, to_dict
 from limner.runtime.timing import Timer

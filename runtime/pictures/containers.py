@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from limner.runtime.errors import InputError
-from limner.runtime.files import shown_size
+from limner.runtime.storage.files import shown_size
 
 __all__ = ["NOTHING", "Carried", "PngColour", "read_carried"]
 

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from limner.runtime.errors import InputError
-from limner.runtime.files import read_plain, sha256_bytes, user_path, write_atomically
 from limner.runtime.pictures.colour import from_adobe_rgb, to_srgb
 from limner.runtime.pictures.containers import NOTHING, Carried, read_carried
 from limner.runtime.pictures.formats import readable_formats, refused_format, shown_formats
 from limner.runtime.pictures.writing import encode_picture
 from limner.runtime.pictures.xmp import read_fields
+from limner.runtime.storage.files import read_plain, sha256_bytes, user_path, write_atomically
 
 ALLOWED_FILE = "a picture"
 MAX_PIXELS = 50_000_000  # checked in the header, before decoding

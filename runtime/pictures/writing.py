@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from limner.runtime.errors import InputError
-from limner.runtime.files import write_atomically
 from limner.runtime.pictures.containers import XMP_KEYWORD, XMP_OF_JPEG, Carried
 from limner.runtime.pictures.naming import require_picture_name
 from limner.runtime.pictures.xmp import make_packet
+from limner.runtime.storage.files import write_atomically
 
 __all__ = ["encode_picture", "write_picture"]
 

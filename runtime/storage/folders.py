@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from limner.runtime.stopping import partial, stoppable, whole
+from limner.runtime.storage.stopping import partial, stoppable, whole
 
 __all__ = ["clean_up", "file_beside", "folder_beside", "open_to_readers", "put_in_place", "scratch"]
 

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limner.runtime.checks import require_int, require_number
-from limner.runtime.descent import LossWeights, Schedule, Stopping, Targets, descend
-from limner.runtime.images import to_u8
-from limner.runtime.methods import Progress
-from limner.runtime.models import Models
+from limner.runtime.methods.registry import Progress
 from limner.runtime.pictures.containers import NOTHING, Carried
+from limner.runtime.pictures.images import to_u8
+from limner.runtime.stylegan2.descent import LossWeights, Schedule, Stopping, Targets, descend
+from limner.runtime.stylegan2.networks import Models
 from limner.runtime.timing import Timer
 
 __all__ = ["Inversion", "InversionParameters", "compare_images", "invert", "likeness"]

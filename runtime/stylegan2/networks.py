@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.bundle import Bundle
-from limner.runtime.sessions import Sessions
-from limner.runtime.tokenizer import Tokenizer
+from limner.runtime.bundle.loading import Bundle
+from limner.runtime.graphs.sessions import Sessions
+from limner.runtime.text.tokenizer import Tokenizer
 
 __all__ = ["Models", "unit"]
 

@@ -11,18 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limner.runtime.arrays import read_array
+from limner.runtime.bundle.presets import resolve_parameters
 from limner.runtime.errors import InputError
 from limner.runtime.faces.face import Face
 from limner.runtime.faces.whole import cut_array, read_source
-from limner.runtime.files import read_plain, sha256_bytes
-from limner.runtime.images import to_float, to_u8
-from limner.runtime.inversion import Inversion, InversionParameters, invert
-from limner.runtime.methods import Progress
-from limner.runtime.models import Models
+from limner.runtime.methods.registry import Progress
 from limner.runtime.pictures.containers import NOTHING, Carried
-from limner.runtime.presets import resolve_parameters
+from limner.runtime.pictures.images import to_float, to_u8
 from limner.runtime.recipe import Recipe, Source
 from limner.runtime.schema import to_dict
+from limner.runtime.storage.files import read_plain, sha256_bytes
+from limner.runtime.stylegan2.inversion import Inversion, InversionParameters, invert
+from limner.runtime.stylegan2.networks import Models
 
 __all__ = ["Sources", "Start"]
 

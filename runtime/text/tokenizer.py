@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.bundle import Bundle
+from limner.runtime.bundle.loading import Bundle
 from limner.runtime.errors import BundleError, InputError
-from limner.runtime.grammar import refuse_markup
 from limner.runtime.schema import read_json
+from limner.runtime.text.grammar import refuse_markup
 
 if TYPE_CHECKING:
     import tokenizers

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from limner.runtime.errors import BundleError
-from limner.runtime.files import read_plain
+from limner.runtime.storage.files import read_plain
 
 __all__ = ["FILE", "read_vocabulary", "spelled_words", "unseen_words", "vocabulary_text"]
 

@@ -10,7 +10,7 @@ import pytest
 
 from limner.export import battery
 from limner.export.battery import BatteryEdit
-from limner.runtime.latent_optimization import LatentOptimizationParameters
+from limner.runtime.methods.latent_optimization import LatentOptimizationParameters
 
 GIVEN = LatentOptimizationParameters(steps=12, space="s", objective="direction", start=7.0, start_beta=0.28)
 

@@ -15,11 +15,11 @@ from limner.export.bench import (
     time_edits,
     torch_step,
 )
-from limner.export.graphs import Sampler
-from limner.export.networks import Networks, load_networks
-from limner.runtime.bundle import Bundle
+from limner.export.stylegan2.graphs import Sampler
+from limner.export.stylegan2.networks import Networks, load_networks
+from limner.runtime.bundle.loading import Bundle
 from limner.runtime.editor import Editor
-from limner.runtime.models import Models
+from limner.runtime.stylegan2.networks import Models
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch
 from tiny import tiny_networks
 
 from limner.export.battery import EDITS, METHODS, Score
-from limner.export.bundle_writer import mapped_basis
+from limner.export.stylegan2.writer import mapped_basis
 from limner.export.tuning import GRID, choose_edits, parse_row, summary
 from limner.runtime.errors import InputError
 from limner.runtime.schema import from_dict

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from limner.export.bundle_writer import ExportConfig, export_checkpoints
-from limner.export.networks import Networks
-from limner.runtime.bundle import Bundle, load_bundle
+from limner.export.stylegan2.networks import Networks
+from limner.export.stylegan2.writer import ExportConfig, export_checkpoints
+from limner.runtime.bundle.loading import Bundle, load_bundle
 from limner.training.config import to_plain
 from limner.training.models.clip import build_clip, clip_config
 from limner.training.models.irse import BodyConfig, IdentityConfig, IdentityNet

@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
-from limner.runtime.bundle import write_manifest
-from limner.runtime.bundle_schema import (
+from limner.runtime.bundle.loading import write_manifest
+from limner.runtime.bundle.manifest import (
     BundleManifest,
     ClipMeta,
     GeneratorMeta,

@@ -14,16 +14,16 @@ from toy_bundle import NUM_WS, SIZE, W_DIM, ToyWeights, toy_fixture  # noqa: F40
 
 from limner.runtime import editor as editor_module
 from limner.runtime import provenance
-from limner.runtime.bundle import Bundle
-from limner.runtime.bundle_schema import BundleManifest
+from limner.runtime.bundle.loading import Bundle
+from limner.runtime.bundle.manifest import BundleManifest
 from limner.runtime.edit import Edit
 from limner.runtime.editor import Editor
 from limner.runtime.errors import BundleError, GraphError, InputError, MissingGraphError, ProviderError
-from limner.runtime.images import read_picture, read_texts, to_u8, write_png_atomically
-from limner.runtime.inversion import InversionParameters, invert
-from limner.runtime.methods import Outcome
+from limner.runtime.methods.registry import Outcome
+from limner.runtime.pictures.images import read_picture, read_texts, to_u8, write_png_atomically
 from limner.runtime.recipe import PromptEdit, Recipe, Source
-from limner.runtime.templates import STYLECLIP_TEMPLATES
+from limner.runtime.stylegan2.inversion import InversionParameters, invert
+from limner.runtime.text.templates import STYLECLIP_TEMPLATES
 
 Toy = tuple[Bundle, ToyWeights]
 BEARD = PromptEdit("a person with a beard")

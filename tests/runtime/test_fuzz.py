@@ -22,24 +22,24 @@ from toy_bundle import ToyWeights, toy_fixture  # noqa: F401
 from limner.runtime.arrays import read_array
 from limner.runtime.attention.settings import pair_tokens
 from limner.runtime.attention.words import find_word, read_prompt
-from limner.runtime.bundle import Bundle, parse_manifest
+from limner.runtime.bundle.loading import Bundle, parse_manifest
 from limner.runtime.cli.concepts import parse_concept
 from limner.runtime.cli.demo_list import read_demo
 from limner.runtime.cli.faces import chosen_face
 from limner.runtime.cli.recipes import make_source, parse_settings
 from limner.runtime.cli.words import word_options
-from limner.runtime.diffusion.schedule import NoiseSchedule, read_scheduler_config
+from limner.runtime.diffusion.samplers.schedule import NoiseSchedule, read_scheduler_config
 from limner.runtime.errors import InputError
 from limner.runtime.faces.landmarks import read_landmarks
-from limner.runtime.images import read_photo, read_texts
-from limner.runtime.onnx_files import external_files
+from limner.runtime.graphs.onnx_files import external_files
+from limner.runtime.pictures.images import read_photo, read_texts
 from limner.runtime.pictures.xmp import make_packet, read_fields
 from limner.runtime.provenance import read_recipe
 from limner.runtime.recipe import PromptEdit, Recipe, Source
 from limner.runtime.schema import parse_json
-from limner.runtime.templates import fill_templates
-from limner.runtime.tokenizer import Tokenizer
-from limner.runtime.vocabulary import spelled_words
+from limner.runtime.text.templates import fill_templates
+from limner.runtime.text.tokenizer import Tokenizer
+from limner.runtime.text.vocabulary import spelled_words
 
 TIMES = int(os.environ.get("LIMNER_FUZZ", "1"))
 EACH = 1500 * TIMES

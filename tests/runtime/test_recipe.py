@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from limner.runtime.errors import InputError
-from limner.runtime.methods import BUILT_IN, find_method, method_names
+from limner.runtime.methods.registry import BUILT_IN, find_method, method_names
 from limner.runtime.recipe import PromptEdit, Recipe, Source
 
 SEED = Source.from_seed(3)

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
-from limner.runtime.bundle import Bundle, write_manifest
-from limner.runtime.bundle_schema import (
+from limner.runtime.bundle.loading import Bundle, write_manifest
+from limner.runtime.bundle.manifest import (
     BundleManifest,
     ClipMeta,
     EncoderMeta,

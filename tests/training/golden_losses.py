@@ -33,7 +33,7 @@ def losses(name: str, cache: Path) -> list[float]:
     from shipped_runs import family_of, smaller
 
     from limner.training.families import family
-    from limner.training.runner import fit, seed_all
+    from limner.training.loop.runner import fit, seed_all
 
     found: list[float] = []
 
@@ -59,7 +59,7 @@ def losses(name: str, cache: Path) -> list[float]:
 def main(names: list[str], cache: Path) -> None:
     import torch
 
-    from limner.training.runner import quiet
+    from limner.training.loop.runner import quiet
 
     quiet()
     torch.set_num_threads(1)

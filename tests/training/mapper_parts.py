@@ -11,7 +11,7 @@ from tiny import GENERATOR, SIZE, write_tiny_checkpoints
 
 from limner.training.cli import resolve
 from limner.training.config import to_plain
-from limner.training.families.mapper import Run, with_prompts
+from limner.training.families.mapper.run import Run, with_prompts
 from limner.training.models.judge import Judge, JudgeConfig
 from limner.training.models.store import save_model
 

@@ -21,7 +21,7 @@ from shipped_runs import SIZES_AND_STEPS, SMALLER, arguments, family_of, leaves,
 
 from limner.runtime.errors import InputError
 from limner.training.families import FAMILIES, family
-from limner.training.runner import fit, seed_all
+from limner.training.loop.runner import fit, seed_all
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
 COMPILED = {"stylegan2-warmup"}  # minutes of compiling: `make test-all`
@@ -270,7 +270,7 @@ class SlowAt(pl.Callback):
 
 def test_a_step_that_is_torn_loses_no_step_before_it(tmp_path: Path, cache: Path) -> None:
     """And the run goes on as if it had not been torn."""
-    from limner.runtime.stopping import Stopped, stoppable
+    from limner.runtime.storage.stopping import Stopped, stoppable
 
     whole = train("identity", cache, tmp_path / "whole")
     run = smaller("identity", "trainer.checkpoint_every=100")
@@ -293,7 +293,7 @@ class AskedInValidation(pl.Callback):
 
 
 def test_a_request_at_the_end_of_a_validation(tmp_path: Path, cache: Path) -> None:
-    from limner.runtime.stopping import Stopped, stoppable
+    from limner.runtime.storage.stopping import Stopped, stoppable
 
     run = smaller("identity", "trainer.checkpoint_every=100")
     module, data = family("identity").build(run, cache)

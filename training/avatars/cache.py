@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from limner.runtime.files import write_atomically
+from limner.runtime.storage.files import write_atomically
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,12 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from limner.runtime.files import write_atomically
-from limner.runtime.folders import file_beside
+from limner.runtime.storage.files import write_atomically
+from limner.runtime.storage.folders import file_beside
 from limner.training.avatars.attributes import DEFAULT_POSE, STYLES, Avatar, StyleSpec, sample_in_split
 from limner.training.avatars.cache import find_place
 from limner.training.avatars.render import render
-from limner.training.progress import track
+from limner.training.loop.progress import track
 
 FORMAT = 1
 AT_ONCE = 250  # pictures of a job

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from limner.runtime.files import write_atomically
-from limner.runtime.folders import file_beside
+from limner.runtime.storage.files import write_atomically
+from limner.runtime.storage.folders import file_beside
 from limner.training.avatars.attributes import (
     COVERED_HAIR,
     DEFAULT_POSE,
@@ -27,7 +27,7 @@ from limner.training.avatars.attributes import (
 )
 from limner.training.avatars.cache import find_place
 from limner.training.avatars.render import render
-from limner.training.progress import track
+from limner.training.loop.progress import track
 
 FORMAT = 1
 

@@ -15,15 +15,15 @@ import pytorch_lightning as pl
 from limner.runtime.errors import InputError, nearest
 
 FAMILIES = {
-    "judge": "limner.training.families.judge",
-    "clip": "limner.training.families.clip",
-    "identity": "limner.training.families.identity",
-    "encoder": "limner.training.families.encoder",
-    "stylegan2": "limner.training.families.stylegan2",
-    "mapper": "limner.training.families.mapper",
-    "relevance": "limner.training.families.relevance",
-    "autoencoder": "limner.training.families.autoencoder",
-    "diffusion": "limner.training.families.diffusion",
+    "judge": "limner.training.families.judge.run",
+    "clip": "limner.training.families.clip.run",
+    "identity": "limner.training.families.identity.run",
+    "encoder": "limner.training.families.encoder.run",
+    "stylegan2": "limner.training.families.stylegan2.run",
+    "mapper": "limner.training.families.mapper.run",
+    "relevance": "limner.training.families.relevance.run",
+    "autoencoder": "limner.training.families.autoencoder.run",
+    "diffusion": "limner.training.families.diffusion.run",
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from limner.runtime.errors import InputError, nearest
-from limner.runtime.files import sha256_file
+from limner.runtime.storage.files import sha256_file
 from limner.training.importers import clip, directions, encoder, identity, mapper, nvidia, stylegan2
 from limner.training.importers.files.opening import HINT, Foreign, open_foreign
 from limner.training.importers.files.pickles import Refused

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from limner.runtime.errors import InputError
-from limner.runtime.files import write_atomically
-from limner.runtime.folders import clean_up, folder_beside, put_in_place
+from limner.runtime.storage.files import write_atomically
+from limner.runtime.storage.folders import clean_up, folder_beside, put_in_place
 from limner.training.config import from_mapping
 from limner.training.importers.files.pickles import Refused
 from limner.training.importers.states import Imported, same_weights

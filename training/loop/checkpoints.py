@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 
 from limner.runtime.errors import InputError, LimnerError, nearest
-from limner.runtime.stopping import partial
+from limner.runtime.storage.stopping import partial
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 log = logging.getLogger("limner")

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from limner.runtime.errors import InputError
-from limner.runtime.files import read_plain, write_atomically
+from limner.runtime.storage.files import read_plain, write_atomically
 from limner.training.config import to_plain
 from limner.training.loop.checkpoints import LAST
 

@@ -22,15 +22,15 @@ from pytorch_lightning.callbacks import EarlyStopping
 from torch import nn
 
 from limner.runtime.errors import InputError, LimnerError
-from limner.runtime.stopping import stop_asked
-from limner.training.callbacks import Grids, WeightAverage
+from limner.runtime.storage.stopping import stop_asked
+from limner.training.loop.callbacks import Grids, WeightAverage
 from limner.training.loop.checkpoints import BEST, LAST, Checkpoints
 from limner.training.loop.extras import check_loggers, make_callbacks, make_loggers
+from limner.training.loop.muon import Muon
+from limner.training.loop.precision import fastest_precision
 from limner.training.loop.progress_line import ProgressLine
 from limner.training.loop.run_folder import check_run_folder, write_config
 from limner.training.loop.steps import FiniteSteps, SeededBatches, Stopping
-from limner.training.muon import Muon
-from limner.training.precision import fastest_precision
 
 
 @dataclass(frozen=True)

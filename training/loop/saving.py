@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from limner.runtime.errors import InputError
-from limner.runtime.folders import folder_beside, open_to_readers, put_in_place
+from limner.runtime.storage.folders import folder_beside, open_to_readers, put_in_place
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from limner.runtime.errors import LimnerError
-from limner.runtime.stopping import Stopped, stop_asked, whole
+from limner.runtime.storage.stopping import Stopped, stop_asked, whole
 from limner.training.loop.checkpoints import Checkpoints
 
 SKIPS = 50  # steps in a row that a loss scaler may skip before the training is given up

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 
 from limner.runtime.errors import InputError
-from limner.runtime.vocabulary import FILE as WORDS
+from limner.runtime.text.vocabulary import FILE as WORDS
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel

@@ -13,12 +13,12 @@ from limner.export.diffusion.battery.methods import METHODS, parse_names, parse_
 from limner.export.diffusion.battery.report import figures, markdown
 from limner.export.diffusion.battery.rows import open_rows
 from limner.export.diffusion.battery.runs import FIRST_SEED, PARTS, Battery
-from limner.runtime.bundle import load_bundle
+from limner.runtime.bundle.loading import load_bundle
+from limner.runtime.bundle.shipped import checkpoints_folder, shipped_bundle
 from limner.runtime.editor import Editor
 from limner.runtime.errors import InputError
-from limner.runtime.files import write_atomically
-from limner.runtime.shipped import checkpoints_folder, shipped_bundle
-from limner.runtime.stopping import stoppable
+from limner.runtime.storage.files import write_atomically
+from limner.runtime.storage.stopping import stoppable
 
 NAME = "battery-diffusion"
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

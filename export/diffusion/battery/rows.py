@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from limner.runtime.errors import InputError
-from limner.runtime.files import write_atomically
 from limner.runtime.schema import from_dict
+from limner.runtime.storage.files import write_atomically
 
 ROWS, SETTINGS = "rows.jsonl", "settings.json"
 

@@ -22,9 +22,9 @@ from limner.export.diffusion.battery.rows import Row, Rows
 from limner.export.diffusion.battery.words import DESCRIBED, describe
 from limner.runtime.edit import Edit
 from limner.runtime.editor import Editor
-from limner.runtime.idle import idle_settings, without_idle
-from limner.runtime.images import to_float, write_png_atomically
-from limner.runtime.sheets import Cell, SheetRow, make_sheet
+from limner.runtime.methods.idle import idle_settings, without_idle
+from limner.runtime.pictures.images import to_float, write_png_atomically
+from limner.runtime.pictures.sheets import Cell, SheetRow, make_sheet
 from limner.training.avatars.attributes import AVATAAARS, sample_in_split
 from limner.training.avatars.render import render
 

@@ -23,11 +23,11 @@ from limner.export.diffusion.battery.methods import INVERSION, METHODS, PROMPT_T
 from limner.export.diffusion.battery.report import summary
 from limner.export.diffusion.battery.rows import open_rows
 from limner.export.diffusion.battery.runs import Battery
-from limner.runtime.bundle import load_bundle
+from limner.runtime.bundle.loading import load_bundle
+from limner.runtime.bundle.shipped import checkpoints_folder, shipped_bundle
 from limner.runtime.editor import Editor
 from limner.runtime.errors import InputError
-from limner.runtime.files import write_atomically
-from limner.runtime.shipped import checkpoints_folder, shipped_bundle
+from limner.runtime.storage.files import write_atomically
 
 Axes = Mapping[str, Sequence[Any]]
 SPLIT = "validation"

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.diffusion.schedule import NoiseSchedule, spaced
+from limner.runtime.diffusion.samplers.schedule import NoiseSchedule, spaced
 from limner.runtime.errors import InputError
 
 __all__ = ["DDIM", "PNDM", "ddim_inverse_step", "split_prediction"]

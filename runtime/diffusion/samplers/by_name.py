@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limner.runtime.checks import require_int, require_number
-from limner.runtime.diffusion.alpha_samplers import DDIM, PNDM
-from limner.runtime.diffusion.few_step_samplers import DDPM, LCM, TCD
-from limner.runtime.diffusion.multistep_samplers import DEIS, DPMSolverPP, DPMSolverSDE, UniPC
-from limner.runtime.diffusion.schedule import NoiseSchedule, SchedulerConfig
-from limner.runtime.diffusion.sigma_samplers import LMS, Euler, EulerAncestral, Heun
+from limner.runtime.diffusion.samplers.alpha import DDIM, PNDM
+from limner.runtime.diffusion.samplers.few_step import DDPM, LCM, TCD
+from limner.runtime.diffusion.samplers.multistep import DEIS, DPMSolverPP, DPMSolverSDE, UniPC
+from limner.runtime.diffusion.samplers.schedule import NoiseSchedule, SchedulerConfig
+from limner.runtime.diffusion.samplers.sigma import LMS, Euler, EulerAncestral, Heun
 from limner.runtime.errors import BundleError, InputError, nearest
 
 __all__ = ["SAMPLERS", "TAKES_ETA", "Sampler", "default_sampler", "make_sampler", "require_sampler"]

@@ -10,8 +10,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.diffusion.alpha_samplers import split_prediction
-from limner.runtime.diffusion.schedule import NoiseSchedule, spaced
+from limner.runtime.diffusion.samplers.alpha import split_prediction
+from limner.runtime.diffusion.samplers.schedule import NoiseSchedule, spaced
 from limner.runtime.errors import InputError
 
 __all__ = ["DDPM", "LCM", "TCD"]

@@ -12,8 +12,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.diffusion.alpha_samplers import split_prediction
-from limner.runtime.diffusion.schedule import NoiseSchedule, karras_sigmas, timestep_of_sigma
+from limner.runtime.diffusion.samplers.alpha import split_prediction
+from limner.runtime.diffusion.samplers.schedule import NoiseSchedule, karras_sigmas, timestep_of_sigma
 from limner.runtime.errors import BundleError
 
 __all__ = ["DEIS", "DPMSolverPP", "DPMSolverSDE", "UniPC"]

@@ -17,10 +17,10 @@ from typing import Any, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.bundle import Bundle
+from limner.runtime.bundle.loading import Bundle
 from limner.runtime.errors import BundleError
-from limner.runtime.files import read_plain
 from limner.runtime.schema import convert
+from limner.runtime.storage.files import read_plain
 
 __all__ = [
     "NoiseSchedule",

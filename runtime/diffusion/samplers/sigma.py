@@ -9,7 +9,7 @@ Heun              Euler's step and one more look from its end
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.diffusion.schedule import NoiseSchedule, karras_sigmas, spaced, timestep_of_sigma
+from limner.runtime.diffusion.samplers.schedule import NoiseSchedule, karras_sigmas, spaced, timestep_of_sigma
 
 __all__ = ["LMS", "Euler", "EulerAncestral", "Heun", "lms_weights"]
 

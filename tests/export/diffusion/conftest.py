@@ -6,7 +6,7 @@ import pytest
 from tiny_diffusion import write_folder
 
 from limner.export.diffusion.writer import DiffusionExport, export_folder
-from limner.runtime.bundle import Bundle
+from limner.runtime.bundle.loading import Bundle
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,6 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from tiny_diffusion import tiny_unet, write_folder
 from transformers import CLIPTextModel
 
-from limner.export import parity
 from limner.export.diffusion.cli import patterns, run
 from limner.export.diffusion.control import CONTROL_INPUTS
 from limner.export.diffusion.folder import read_folder
@@ -24,11 +23,12 @@ from limner.export.diffusion.layers import choose_layers
 from limner.export.diffusion.specs import identity_control, random_control, unet_graph
 from limner.export.diffusion.surgery import operate
 from limner.export.diffusion.writer import DiffusionExport, export_folder
-from limner.export.weights import WeightFile
-from limner.runtime.bundle import Bundle, load_bundle
+from limner.export.onnx.weights import WeightFile
+from limner.export.report import parity
+from limner.runtime.bundle.loading import Bundle, load_bundle
 from limner.runtime.diffusion.networks import DiffusionNetworks
 from limner.runtime.errors import InputError, LimnerError
-from limner.runtime.sessions import Sessions
+from limner.runtime.graphs.sessions import Sessions
 
 GRAPHS = ("text_encoder", "vae_encoder", "vae_decoder", "unet")
 

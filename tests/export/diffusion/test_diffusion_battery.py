@@ -16,7 +16,7 @@ from limner.export.diffusion.battery.rows import ROWS, Row, Rows, open_rows
 from limner.export.diffusion.battery.runs import Battery, has_room
 from limner.export.diffusion.battery.tuning import Trials, parse_axes, presets
 from limner.export.diffusion.battery.words import blend_word, concepts, describe
-from limner.runtime.bundle import Bundle
+from limner.runtime.bundle.loading import Bundle
 from limner.runtime.editor import Editor
 from limner.runtime.errors import InputError
 from limner.runtime.recipe import PromptEdit

@@ -11,12 +11,12 @@ from onnx import TensorProto, helper
 from tiny_diffusion import write_folder
 
 from limner.export.diffusion.writer import DiffusionExport, export_folder
-from limner.export.precision import PrecisionConfig, convert
-from limner.export.precision_gate import tolerance
-from limner.export.precision_half import half_model
-from limner.export.precision_kernels import SCATTERS, has_no_half_kernel, write_scatters_plainly
+from limner.export.precision.convert import PrecisionConfig, convert
+from limner.export.precision.gate import tolerance
+from limner.export.precision.half import half_model
+from limner.export.precision.kernels import SCATTERS, has_no_half_kernel, write_scatters_plainly
 from limner.export.tensorrt.rows import all_rows
-from limner.runtime.bundle import Bundle
+from limner.runtime.bundle.loading import Bundle
 from limner.runtime.editor import Editor
 from limner.runtime.recipe import PromptEdit, Recipe, Source
 

@@ -23,15 +23,15 @@ from limner.export.diffusion.cli import run
 from limner.export.diffusion.folder import read_folder
 from limner.export.diffusion.picture import quiet
 from limner.export.diffusion.writer import DiffusionExport, export_folder
-from limner.runtime.bundle import Bundle, load_bundle
+from limner.runtime.bundle.loading import Bundle, load_bundle
 from limner.runtime.diffusion.networks import DiffusionNetworks
-from limner.runtime.diffusion.samplers import default_sampler
+from limner.runtime.diffusion.samplers.by_name import default_sampler
 from limner.runtime.diffusion.sampling import SamplingParameters, generate
 from limner.runtime.editor import Editor
 from limner.runtime.errors import InputError
-from limner.runtime.images import to_u8
+from limner.runtime.graphs.sessions import Sessions
+from limner.runtime.pictures.images import to_u8
 from limner.runtime.recipe import PromptEdit, Recipe, Source
-from limner.runtime.sessions import Sessions
 
 PROMPT, NEGATIVE = "a person with a beard", "a hat"
 CONFIG = DiffusionExport(batches=(1,), weights_storage="fp32")

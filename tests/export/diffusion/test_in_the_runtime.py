@@ -11,9 +11,9 @@ from diffusers.pipelines.deprecated.semantic_stable_diffusion.pipeline_semantic_
 )
 
 from limner.runtime import Editor, PromptEdit, Recipe, Source
-from limner.runtime.bundle import Bundle
+from limner.runtime.bundle.loading import Bundle
 from limner.runtime.diffusion.sampling import Draws, SamplingParameters, generate
-from limner.runtime.sega import edited_latents, method
+from limner.runtime.methods.sega import edited_latents, method
 
 STEPS = 12
 TOLERANCE = 1e-3  # in latents, relative to the largest: ONNX Runtime sums in another order than torch

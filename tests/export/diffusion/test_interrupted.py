@@ -12,7 +12,7 @@ import pytest
 from tiny_diffusion import write_folder
 
 from limner.export.diffusion.writer import DiffusionExport, export_folder
-from limner.runtime.bundle import load_bundle
+from limner.runtime.bundle.loading import load_bundle
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -13,7 +13,7 @@ from tiny_diffusion import POOLED, TEXT_WIDTH, write_folder
 from limner.export.diffusion.folder import read_folder
 from limner.export.diffusion.writer import DiffusionExport, export_folder
 from limner.runtime import Editor, PromptEdit, Recipe, Source
-from limner.runtime.bundle import Bundle
+from limner.runtime.bundle.loading import Bundle
 from limner.runtime.diffusion.sampling import Draws, SamplingParameters, generate
 from limner.runtime.errors import InputError
 

@@ -13,9 +13,9 @@ from limner.export.diffusion.battery.methods import PROMPT_TO_PROMPT, SEGA, batt
 from limner.export.diffusion.battery.runs import has_room
 from limner.export.diffusion.battery.words import describe
 from limner.runtime import Editor
+from limner.runtime.bundle.shipped import checkpoints_folder, shipped_bundle
 from limner.runtime.diffusion.sampling import Draws, SamplingParameters, generate
-from limner.runtime.images import to_float
-from limner.runtime.shipped import checkpoints_folder, shipped_bundle
+from limner.runtime.pictures.images import to_float
 
 WORDS = {
     "hair": "short", "hair_color": "brown", "facial_hair": "none", "eyewear": "none", "expression": "neutral",

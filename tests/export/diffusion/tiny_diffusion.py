@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from limner.runtime.shipped import checkpoints_folder
+from limner.runtime.bundle.shipped import checkpoints_folder
 from limner.training.avatars.tokens import write_tokenizer
 from limner.training.models.diffusion import SCHEDULER, AutoencoderConfig, build_autoencoder, save_pipeline
 

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from limner.export.simplify import simplify
+from limner.export.onnx.simplify import simplify
 
 RANDOM = np.random.RandomState(0)
 MATRIX = RANDOM.randn(5, 4).astype(np.float32)

@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from limner.export.simplify import simplify
-from limner.export.weights import SMALLEST_BYTES, WEIGHTS, WeightFile, exact_in_fp16
-from limner.runtime.bundle import Bundle
+from limner.export.onnx.simplify import simplify
+from limner.export.onnx.weights import SMALLEST_BYTES, WEIGHTS, WeightFile, exact_in_fp16
+from limner.runtime.bundle.loading import Bundle
 
 HALVES = np.random.RandomState(0).randn(16, 16).astype(np.float16).astype(np.float32)
 SINGLES = HALVES + np.float32(1e-5)

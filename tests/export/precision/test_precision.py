@@ -13,16 +13,16 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from toy_bundle import ToyWeights, build_toy_bundle, reference_gradient
 
-from limner.export import precision as converting
-from limner.export.gradient_graph import INPUTS
-from limner.export.precision import PrecisionConfig, convert
-from limner.export.precision_gate import TOLERANCES, passes, tolerance
-from limner.export.precision_half import HalfConfig, half_graph, half_model, settled, write_half
-from limner.export.precision_ranges import measure_ranges
-from limner.export.precision_samples import Samples
-from limner.runtime.bundle import Bundle, load_bundle
+from limner.export.precision.convert import PrecisionConfig, convert
+from limner.export.precision.convert import convert as converting
+from limner.export.precision.gate import TOLERANCES, passes, tolerance
+from limner.export.precision.half import HalfConfig, half_graph, half_model, settled, write_half
+from limner.export.precision.ranges import measure_ranges
+from limner.export.precision.samples import Samples
+from limner.export.stylegan2.gradient_graph import INPUTS
+from limner.runtime.bundle.loading import Bundle, load_bundle
 from limner.runtime.errors import InputError, LimnerError
-from limner.runtime.sessions import Sessions
+from limner.runtime.graphs.sessions import Sessions
 
 Toy = tuple[Bundle, ToyWeights]
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from tiny import tiny_networks
 
-from limner.export.graphs import build_specs, export_graph
-from limner.export.precision_half import CLAMP, half_graph
-from limner.export.synthesis import FastSynthesis
+from limner.export.precision.half import CLAMP, half_graph
+from limner.export.stylegan2.graphs import build_specs, export_graph
+from limner.export.stylegan2.synthesis import FastSynthesis
 
 
 @pytest.fixture(scope="module")

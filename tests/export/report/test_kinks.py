@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from limner.export import parity
-from limner.export.graphs import GraphSpec, Tensors, export_graph
-from limner.export.kinks import near_zero, settle
-from limner.runtime.bundle_schema import TensorMeta
+from limner.export.report import parity
+from limner.export.report.kinks import near_zero, settle
+from limner.export.stylegan2.graphs import GraphSpec, Tensors, export_graph
+from limner.runtime.bundle.manifest import TensorMeta
 
 WIDTH = 40
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from tiny import EMBEDDING, SIZE
 
-from limner.export import bundle_writer
-from limner.export.bundle_writer import ExportConfig, export_checkpoints
-from limner.export.cards import read_licences
-from limner.export.graphs import build_specs
+from limner.export.report.cards import read_licences
+from limner.export.stylegan2 import writer as bundle_writer
+from limner.export.stylegan2.graphs import build_specs
+from limner.export.stylegan2.writer import ExportConfig, export_checkpoints
 from limner.runtime import load_bundle
-from limner.runtime.bundle import Bundle
+from limner.runtime.bundle.loading import Bundle
 from limner.runtime.errors import BundleError, InputError, LimnerError
-from limner.runtime.sessions import Sessions
+from limner.runtime.graphs.sessions import Sessions
 
 
 def test_runtime_runs_every_graph(tiny_bundle: Bundle) -> None:

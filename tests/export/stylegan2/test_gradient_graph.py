@@ -10,12 +10,12 @@ import torch
 from tiny import tiny_networks
 from torch import Tensor, fx
 
-from limner.export.gradient_graph import INPUTS, OUTPUTS, LatentLoss, trace
-from limner.export.graphs import GraphSpec, build_specs
-from limner.export.networks import Networks
-from limner.export.synthesis import FastSynthesis
-from limner.runtime.bundle import Bundle
-from limner.runtime.sessions import Sessions
+from limner.export.stylegan2.gradient_graph import INPUTS, OUTPUTS, LatentLoss, trace
+from limner.export.stylegan2.graphs import GraphSpec, build_specs
+from limner.export.stylegan2.networks import Networks
+from limner.export.stylegan2.synthesis import FastSynthesis
+from limner.runtime.bundle.loading import Bundle
+from limner.runtime.graphs.sessions import Sessions
 
 TOLERANCE = 1e-4  # relative; typically 1e-6, and 1e-5 where an activation lies within rounding of a kink
 WEIGHTS = {"all": (1.0, 0.008, 0.1, 0.5), "clip": (1, 0, 0, 0), "l2": (0, 1, 0, 0), "identity": (0, 0, 1, 0),

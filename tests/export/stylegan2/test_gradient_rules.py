@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from limner.export.gradient_graph import trace
-from limner.export.gradient_rules import RULES, axis_matrix
+from limner.export.stylegan2.gradient_graph import trace
+from limner.export.stylegan2.gradient_rules import RULES, axis_matrix
 from limner.runtime.errors import LimnerError
 
 torch.manual_seed(0)

@@ -9,15 +9,15 @@ import pytest
 import torch
 from tiny import tiny_networks, unsettle
 
-from limner.export import parity
-from limner.export.clip_tower import FastClipImage
-from limner.export.graphs import build_specs, check_interface, export_graph
-from limner.export.networks import Networks
-from limner.export.synthesis import FastSynthesis, doubling_matrix
-from limner.runtime.bundle import Bundle
+from limner.export.report import parity
+from limner.export.stylegan2.clip_tower import FastClipImage
+from limner.export.stylegan2.graphs import build_specs, check_interface, export_graph
+from limner.export.stylegan2.networks import Networks
+from limner.export.stylegan2.synthesis import FastSynthesis, doubling_matrix
+from limner.runtime.bundle.loading import Bundle
 from limner.runtime.errors import LimnerError
-from limner.runtime.models import Models
-from limner.runtime.tokenizer import Tokenizer
+from limner.runtime.stylegan2.networks import Models
+from limner.runtime.text.tokenizer import Tokenizer
 from limner.training.models.clip import ClipImageTower
 from limner.training.models.stylegan2 import Generator, StyleGAN2Config, upsample_rgb
 

@@ -11,15 +11,15 @@ import pytest
 import torch
 from tiny import GENERATOR
 
-from limner.export import bundle_writer
 from limner.export.battery import EDITS, Score, mapped, table
-from limner.export.bundle_writer import ExportConfig, export_checkpoints
-from limner.export.graphs import build_specs
-from limner.export.networks import load_networks
-from limner.runtime.bundle import Bundle
+from limner.export.stylegan2 import writer as bundle_writer
+from limner.export.stylegan2.graphs import build_specs
+from limner.export.stylegan2.networks import load_networks
+from limner.export.stylegan2.writer import ExportConfig, export_checkpoints
+from limner.runtime.bundle.loading import Bundle
 from limner.runtime.errors import InputError
-from limner.runtime.latent_mapper import mapper_steps, render_steps
-from limner.runtime.models import Models
+from limner.runtime.methods.latent_mapper import mapper_steps, render_steps
+from limner.runtime.stylegan2.networks import Models
 from limner.training.models.mapper import LatentMapper, MapperConfig, build_mapper, generator_digest
 from limner.training.models.store import load_model, save_model
 

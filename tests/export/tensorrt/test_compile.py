@@ -14,10 +14,10 @@ from toy_bundle import build_toy_bundle
 from limner.export.tensorrt import compile as compiling
 from limner.export.tensorrt.builders import RefusedError, find_builder
 from limner.export.tensorrt.compile import EngineConfig, compile_bundle, copy_bundle
-from limner.runtime.bundle import Bundle, load_bundle, parse_manifest, write_manifest
-from limner.runtime.engines.driver import Driver, Gpu
-from limner.runtime.engines.selection import Here, check_plan, select_engine, survey
+from limner.runtime.bundle.loading import Bundle, load_bundle, parse_manifest, write_manifest
 from limner.runtime.errors import InputError, ProviderError
+from limner.runtime.graphs.driver import Driver, Gpu
+from limner.runtime.graphs.selection import Here, check_plan, select_engine, survey
 
 pytest.importorskip("tensorrt_rtx", reason="the extra tensorrt-rtx has wheels for x86-64 alone")
 GRAPHS = ("mapping", "identity", "latent_gradient")

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from limner.export.tensorrt.profiles import check_asked, parse_shapes, profile, resolve
-from limner.runtime.bundle_schema import (
+from limner.runtime.bundle.engines import RangeMeta
+from limner.runtime.bundle.manifest import (
     BundleManifest,
     ClipMeta,
     DiffusionMeta,
@@ -13,8 +14,7 @@ from limner.runtime.bundle_schema import (
     LicenceMeta,
     TensorMeta,
 )
-from limner.runtime.engines.ranges import graph_ranges
-from limner.runtime.engines.schema import RangeMeta
+from limner.runtime.bundle.ranges import graph_ranges
 from limner.runtime.errors import InputError
 
 UNET = GraphMeta(

@@ -11,8 +11,8 @@ import pytest
 from limner.export.tensorrt.api import ServerBuilder
 from limner.export.tensorrt.builders import RefusedError, Request
 from limner.export.tensorrt.profiles import Profile
-from limner.runtime.engines.driver import Driver, Gpu
 from limner.runtime.errors import InputError
+from limner.runtime.graphs.driver import Driver, Gpu
 
 GPU = Driver("13.0", (Gpu("a GPU", "sm89", 1),))
 

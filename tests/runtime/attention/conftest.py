@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from limner.runtime.attention.words import Prompt, read_prompt
-from limner.runtime.tokenizer import Tokenizer
+from limner.runtime.text.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="session")

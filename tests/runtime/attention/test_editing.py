@@ -17,12 +17,12 @@ from limner.runtime.attention.editing import Edited, Guidance, edit_latents
 from limner.runtime.attention.plan import plan_edits
 from limner.runtime.attention.settings import ControlSettings
 from limner.runtime.attention.words import read_prompt
-from limner.runtime.bundle_schema import DiffusionMeta
+from limner.runtime.bundle.manifest import DiffusionMeta
 from limner.runtime.diffusion.networks import DiffusionNetworks
-from limner.runtime.diffusion.samplers import make_sampler
-from limner.runtime.diffusion.schedule import SchedulerConfig
+from limner.runtime.diffusion.samplers.by_name import make_sampler
+from limner.runtime.diffusion.samplers.schedule import SchedulerConfig
 from limner.runtime.errors import InputError
-from limner.runtime.tokenizer import Tokenizer
+from limner.runtime.text.tokenizer import Tokenizer
 
 STEPS, SCALE, TOLERANCE = 50, 7.5, 1e-4
 SCHEDULE: dict[str, Any] = {

@@ -11,7 +11,7 @@ from PIL import Image
 from toy_diffusion import build_toy_diffusion_bundle
 
 from limner.runtime import Editor, PromptEdit, Recipe, Source
-from limner.runtime.bundle import Bundle
+from limner.runtime.bundle.loading import Bundle
 
 Run = Callable[..., Any]
 SOURCE, TARGET = "a red cat", "a blue cat"

@@ -14,7 +14,7 @@ from limner.runtime.attention.editing import Guidance, edit_latents
 from limner.runtime.attention.plan import plan_edits
 from limner.runtime.attention.settings import ControlSettings
 from limner.runtime.attention.words import read_prompt
-from limner.runtime.diffusion.samplers import make_sampler
+from limner.runtime.diffusion.samplers.by_name import make_sampler
 
 STEPS, SCALE = 50, 7.5
 SOURCE, TARGET = "a red hat", "a blue hat"

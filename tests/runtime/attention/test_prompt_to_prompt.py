@@ -8,16 +8,16 @@ import pytest
 from attention_twin import Twin, text_table, tiny_unet
 
 from limner.runtime.attention.keep import feathered
-from limner.runtime.bundle_schema import DiffusionMeta
-from limner.runtime.diffusion.masks import enlarged
+from limner.runtime.bundle.manifest import DiffusionMeta
 from limner.runtime.diffusion.networks import DiffusionNetworks
-from limner.runtime.diffusion.schedule import SchedulerConfig
+from limner.runtime.diffusion.samplers.schedule import SchedulerConfig
 from limner.runtime.diffusion.sources import resolve_start
 from limner.runtime.errors import InputError
-from limner.runtime.methods import Outcome, find_method
+from limner.runtime.guidance.masks import enlarged
+from limner.runtime.methods.registry import Outcome, find_method
 from limner.runtime.recipe import PromptEdit, Recipe, Source
+from limner.runtime.text.tokenizer import Tokenizer
 from limner.runtime.timing import Timer
-from limner.runtime.tokenizer import Tokenizer
 
 STEPS = 6
 TEXT = "a person with red hair"

@@ -6,7 +6,7 @@ import pytest
 
 from limner.runtime.attention.words import Prompt, find_word, read_prompt
 from limner.runtime.errors import InputError
-from limner.runtime.tokenizer import Tokenizer
+from limner.runtime.text.tokenizer import Tokenizer
 
 Read = Callable[[str], Prompt]
 

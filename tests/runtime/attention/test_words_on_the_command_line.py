@@ -7,7 +7,7 @@ import pytest
 
 from limner.runtime.cli.words import word_options
 from limner.runtime.errors import InputError
-from limner.runtime.prompt_to_prompt import EditOptions
+from limner.runtime.methods.prompt_to_prompt import EditOptions
 from limner.runtime.schema import from_dict
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from limner.runtime.bundle import load_bundle, parse_manifest, write_manifest
+from limner.runtime.bundle.loading import load_bundle, parse_manifest, write_manifest
 from limner.runtime.errors import BundleError, InputError, MissingGraphError
 from limner.runtime.schema import to_dict
 

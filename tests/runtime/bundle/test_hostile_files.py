@@ -18,14 +18,14 @@ from onnx import TensorProto, helper
 from toy_bundle import NUM_WS, W_DIM, build_toy_bundle
 
 from limner.runtime.arrays import read_array
-from limner.runtime.bundle import load_bundle
+from limner.runtime.bundle.loading import load_bundle
 from limner.runtime.editor import Editor
 from limner.runtime.errors import BundleError, InputError
-from limner.runtime.files import read_plain, sha256_file
-from limner.runtime.onnx_files import check_external_data, external_files
+from limner.runtime.graphs.onnx_files import check_external_data, external_files
+from limner.runtime.graphs.sessions import Sessions
 from limner.runtime.recipe import PromptEdit, Recipe, Source
 from limner.runtime.schema import parse_json, read_json
-from limner.runtime.sessions import Sessions
+from limner.runtime.storage.files import read_plain, sha256_file
 
 # --- external data of ONNX files --------------------------------------------------------------------------
 
@@ -216,7 +216,7 @@ def test_weights_cut_short_while_they_are_mapped_end_with_a_sentence(tmp_path: P
 
 def test_telemetry_of_onnx_runtime_is_off(tmp_path: Path) -> None:
     code = ("import os; os.environ.pop('ORT_DISABLE_TELEMETRY', None)\n"
-            "from limner.runtime.providers import import_onnxruntime as load; load()\n"
+            "from limner.runtime.graphs.providers import import_onnxruntime as load; load()\n"
             "print(os.environ['ORT_DISABLE_TELEMETRY'])")  # fmt: skip
     home = os.environ | {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=home, check=True)

@@ -11,15 +11,15 @@ from PIL import Image
 from toy_diffusion import build_toy_diffusion_bundle
 
 from limner.runtime import Editor, InputError, PromptEdit, Recipe, Source
-from limner.runtime.bundle import Bundle
+from limner.runtime.bundle.loading import Bundle
+from limner.runtime.bundle.shipped import demo_file
 from limner.runtime.cli.concepts import parse_concept, parse_concepts
 from limner.runtime.cli.demo_list import read_demo
 from limner.runtime.errors import BundleError
-from limner.runtime.idle import idle_settings, refuse_idle
-from limner.runtime.images import write_png_atomically
-from limner.runtime.methods import method_names
+from limner.runtime.methods.idle import idle_settings, refuse_idle
+from limner.runtime.methods.registry import method_names
+from limner.runtime.pictures.images import write_png_atomically
 from limner.runtime.provenance import metadata, read_recipe, replay, write_edit
-from limner.runtime.shipped import demo_file
 
 Run = Callable[..., Any]
 PROMPTED = ("edit", "seed:7", "--source-prompt", "a cat")
@@ -204,7 +204,7 @@ def test_demo_draws_prompts_and_pictures(limner: Run, portrait: Path, tmp_path: 
 def test_the_shipped_demo_leaves_out_what_has_no_bundle(
     limner: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from limner.runtime import shipped
+    from limner.runtime.bundle.loading import shipped
 
     rows = [{"prompt": "a cat", "method": "sega", "edits": [{"text": "red", "options": {"warmup": 1}}]}]
     rows.append({"picture": "portrait.png", "method": "global-directions", "edits": [{"text": "a person with a hat"}]})

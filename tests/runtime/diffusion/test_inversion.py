@@ -11,16 +11,17 @@ from PIL import Image
 from test_sampling import difference
 from torch_twin import SD15, TinyModels
 
-from limner.runtime.diffusion import edit_friendly, masks
-from limner.runtime.diffusion.alpha_samplers import DDIM
+from limner.runtime.diffusion import edit_friendly
 from limner.runtime.diffusion.ddim_inversion import ddim_invert, invert_with_prompts
 from limner.runtime.diffusion.networks import DiffusionNetworks
+from limner.runtime.diffusion.samplers.alpha import DDIM
+from limner.runtime.diffusion.samplers.schedule import NoiseSchedule, SchedulerConfig
 from limner.runtime.diffusion.sampling import Draws, denoise, plain_estimate
-from limner.runtime.diffusion.schedule import NoiseSchedule, SchedulerConfig
 from limner.runtime.diffusion.sources import resolve_start
 from limner.runtime.errors import InputError
+from limner.runtime.guidance import masks
+from limner.runtime.methods.sega import method
 from limner.runtime.recipe import PromptEdit, Recipe, Source
-from limner.runtime.sega import method
 from limner.runtime.timing import Timer
 
 PICTURE = np.random.RandomState(4).randint(0, 256, (32, 32, 3), dtype=np.uint8)

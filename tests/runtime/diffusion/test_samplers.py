@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch_twin import CLASSES
 
-from limner.runtime.diffusion.samplers import SAMPLERS, default_sampler, make_sampler
-from limner.runtime.diffusion.schedule import NoiseSchedule, SchedulerConfig, read_scheduler_config
+from limner.runtime.diffusion.samplers.by_name import SAMPLERS, default_sampler, make_sampler
+from limner.runtime.diffusion.samplers.schedule import NoiseSchedule, SchedulerConfig, read_scheduler_config
 from limner.runtime.errors import BundleError, InputError
 
 SD15 = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}

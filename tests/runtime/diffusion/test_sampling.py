@@ -107,7 +107,7 @@ def test_nan_names_the_step(tiny: TinyModels, where: str, monkeypatch: pytest.Mo
             if len(calls) == 3:
                 found["noise_pred"][0, 0, 0, 0] = np.nan
                 if where == "graph":
-                    from limner.runtime.sessions import check_outputs
+                    from limner.runtime.graphs.sessions import check_outputs
 
                     check_outputs(graph, found, {name: inputs[name] for name in ("sample", "timestep")})
         return found

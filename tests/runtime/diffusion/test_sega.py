@@ -12,12 +12,12 @@ from diffusers.pipelines.deprecated.semantic_stable_diffusion.pipeline_semantic_
 from test_sampling import CLASSES, difference
 from torch_twin import SD15, TinyModels
 
-from limner.runtime.diffusion.concepts import Concept, SemanticGuidance, quantile
 from limner.runtime.diffusion.networks import DiffusionNetworks
 from limner.runtime.diffusion.sources import DiffusionStart, resolve_start
 from limner.runtime.errors import InputError
+from limner.runtime.guidance.concepts import Concept, SemanticGuidance, quantile
+from limner.runtime.methods.sega import edited_latents, method
 from limner.runtime.recipe import PromptEdit, Recipe, Source
-from limner.runtime.sega import edited_latents, method
 from limner.runtime.timing import Timer
 
 TOLERANCE = 1e-3  # in latents after 50 steps, relative to the largest; fp32 on both sides

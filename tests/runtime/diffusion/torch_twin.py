@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from limner.runtime.bundle_schema import DiffusionMeta
+from limner.runtime.bundle.manifest import DiffusionMeta
 from limner.runtime.diffusion.networks import DiffusionNetworks
-from limner.runtime.diffusion.schedule import SchedulerConfig
-from limner.runtime.tokenizer import Tokenizer
+from limner.runtime.diffusion.samplers.schedule import SchedulerConfig
+from limner.runtime.text.tokenizer import Tokenizer
 
 SD15 = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 SD15 |= {"skip_prk_steps": True, "set_alpha_to_one": False, "clip_sample": False, "_class_name": "DDIMScheduler"}

@@ -9,8 +9,8 @@ import onnx
 from onnx import TensorProto, helper
 from toy_bundle import Graph
 
-from limner.runtime.bundle import Bundle, write_manifest
-from limner.runtime.bundle_schema import (
+from limner.runtime.bundle.loading import Bundle, write_manifest
+from limner.runtime.bundle.manifest import (
     BundleManifest,
     ClipMeta,
     DiffusionMeta,

@@ -14,11 +14,11 @@ from PIL import Image
 from toy_diffusion import build_toy_diffusion_bundle
 
 from limner.runtime import Editor, Face, InputError, PromptEdit, Recipe, Source, read_recipe, replay, write_edit
+from limner.runtime.bundle.shipped import checkpoints_folder, shipped_bundle
 from limner.runtime.edit import Edit
 from limner.runtime.faces.alignment import align_face, face_quad, sampled_quad
 from limner.runtime.faces.face import Framing
 from limner.runtime.faces.whole import whole_picture
-from limner.runtime.shipped import checkpoints_folder, shipped_bundle
 
 Run = Callable[..., Any]
 WORDS = "a person with a beard"

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from twins import plan
 
-from limner.runtime import caches
-from limner.runtime.bundle import Bundle, load_bundle, manifest_text
-from limner.runtime.engines.schema import EngineMeta
-from limner.runtime.engines.selection import Here, graph_source
-from limner.runtime.files import sha256_bytes
+from limner.runtime.bundle.engines import EngineMeta
+from limner.runtime.bundle.loading import Bundle, load_bundle, manifest_text
+from limner.runtime.graphs.selection import Here, graph_source
 from limner.runtime.schema import to_dict
+from limner.runtime.storage import caches
+from limner.runtime.storage.files import sha256_bytes
 
 AddEngine = Callable[..., Bundle]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from limner.runtime.engines.cuda import Buffers, CudaDevice
-from limner.runtime.engines.driver import probe_driver
 from limner.runtime.errors import LimnerError, ProviderError
+from limner.runtime.graphs.cuda import Buffers, CudaDevice
+from limner.runtime.graphs.driver import probe_driver
 
 COMPILER = shutil.which("cc") or shutil.which("gcc")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler to build the stand-in with")
@@ -73,8 +73,8 @@ def test_memory_and_graphs(library: str) -> None:
 def test_tensorrt_is_not_imported_without_a_gpu(repository: Path) -> None:
     code = (
         "import sys\n"
-        "from limner.runtime.engines.backends import backends\n"
-        "from limner.runtime.providers import available_providers, check_provider\n"
+        "from limner.runtime.graphs.backends import backends\n"
+        "from limner.runtime.graphs.providers import available_providers, check_provider\n"
         "backends(); available_providers()\n"
         "try: check_provider('engine')\n"
         "except Exception: pass\n"

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from twins import FakeTrt, HostDevice, plan
 
-from limner.runtime.bundle import Bundle, load_bundle, write_manifest
-from limner.runtime.engines.backends import backends
-from limner.runtime.engines.driver import Driver, Gpu
-from limner.runtime.engines.selection import Here, check_sizes, select_engine, survey, why_stale
-from limner.runtime.engines.session import EngineSession, read_plan
+from limner.runtime.bundle.loading import Bundle, load_bundle, write_manifest
 from limner.runtime.errors import BundleError, InputError, ProviderError
+from limner.runtime.graphs.backends import backends
+from limner.runtime.graphs.driver import Driver, Gpu
+from limner.runtime.graphs.selection import Here, check_sizes, select_engine, survey, why_stale
+from limner.runtime.graphs.tensorrt import EngineSession, read_plan
 
 AddEngine = Callable[..., Bundle]
 NO_GPU = Driver(None, reason="there is no NVIDIA driver")

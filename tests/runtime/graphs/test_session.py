@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from twins import FakeTrt, HostDevice, plan
 
-from limner.runtime import providers, sessions
-from limner.runtime.bundle import Bundle
-from limner.runtime.caches import cache_folder
-from limner.runtime.engines import session as engine_session
-from limner.runtime.engines.driver import Driver, Gpu
-from limner.runtime.engines.provider_options import profile_texts, rtx_options, tensorrt_options
-from limner.runtime.engines.selection import Here
-from limner.runtime.engines.session import EngineSession
+from limner.runtime.bundle.loading import Bundle
 from limner.runtime.errors import GraphError, InputError
+from limner.runtime.graphs import providers, sessions
+from limner.runtime.graphs import tensorrt as engine_session
+from limner.runtime.graphs.driver import Driver, Gpu
+from limner.runtime.graphs.provider_options import profile_texts, rtx_options, tensorrt_options
+from limner.runtime.graphs.selection import Here
+from limner.runtime.graphs.tensorrt import EngineSession
+from limner.runtime.storage.caches import cache_folder
 
 AddEngine = Callable[..., Bundle]
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from onnx import helper
 
-import limner.runtime.providers as providers
-from limner.runtime.bundle import Bundle, load_bundle, parse_manifest, write_manifest
+import limner.runtime.graphs.providers as providers
+from limner.runtime.bundle.loading import Bundle, load_bundle, parse_manifest, write_manifest
 from limner.runtime.errors import BundleError, GraphError, InputError, MissingGraphError, ProviderError
-from limner.runtime.sessions import Sessions
+from limner.runtime.graphs.sessions import Sessions
 
 Z = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from toy_bundle import build_toy_bundle
 
-from limner.runtime.sessions import Sessions
-from limner.runtime.threads import quota_of, usable_cores
+from limner.runtime.graphs.sessions import Sessions
+from limner.runtime.graphs.threads import quota_of, usable_cores
 
 
 def tree(root: Path, files: dict[str, str]) -> Path:

@@ -8,14 +8,14 @@ import pytest
 from numpy.typing import NDArray
 from toy_bundle import EDITABLE, SIZE, ToyWeights, toy_fixture  # noqa: F401
 
-from limner.runtime.bundle import Bundle
+from limner.runtime.bundle.loading import Bundle
+from limner.runtime.bundle.presets import derive_neutral
 from limner.runtime.editor import Editor
 from limner.runtime.errors import BundleError, InputError
-from limner.runtime.global_directions import channel_direction, edit_styles, editable_channels, text_direction
-from limner.runtime.presets import derive_neutral
+from limner.runtime.methods.global_directions import channel_direction, edit_styles, editable_channels, text_direction
 from limner.runtime.recipe import PromptEdit, Recipe, Source
-from limner.runtime.templates import STYLECLIP_TEMPLATES
-from limner.runtime.tokenizer import Tokenizer
+from limner.runtime.text.templates import STYLECLIP_TEMPLATES
+from limner.runtime.text.tokenizer import Tokenizer
 
 Toy = tuple[Bundle, ToyWeights]
 TOLERANCE = 2e-6  # fp32 against float64 over sums of 12 and 35 terms

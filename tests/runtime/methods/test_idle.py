@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from toy_bundle import ToyWeights, toy_fixture  # noqa: F401
 
-from limner.runtime.bundle import Bundle
+from limner.runtime.bundle.loading import Bundle
 from limner.runtime.editor import Editor
 from limner.runtime.errors import InputError
-from limner.runtime.images import write_png_atomically
+from limner.runtime.pictures.images import write_png_atomically
 from limner.runtime.recipe import PromptEdit, Recipe, Source
 
 Toy = tuple[Bundle, ToyWeights]

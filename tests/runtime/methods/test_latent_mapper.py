@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from toy_bundle import NUM_WS, SIZE, STYLES, W_DIM, ToyWeights, build_toy_bundle, toy_fixture  # noqa: F401
 
-from limner.runtime.bundle import Bundle, load_bundle, write_manifest
-from limner.runtime.bundle_schema import GraphMeta, TensorMeta
+from limner.runtime.bundle.loading import Bundle, load_bundle, write_manifest
+from limner.runtime.bundle.manifest import GraphMeta, TensorMeta
+from limner.runtime.bundle.mappers import MapperMeta
 from limner.runtime.editor import Editor
 from limner.runtime.errors import BundleError, InputError
-from limner.runtime.mapper_schema import MapperMeta
-from limner.runtime.methods import find_method
+from limner.runtime.methods.registry import find_method
 from limner.runtime.provenance import read_recipe, replay, write_edit
 from limner.runtime.recipe import PromptEdit, Recipe, Source
 
@@ -205,7 +205,7 @@ def test_a_bundle_without_mappers_says_so(toy: tuple[Bundle, ToyWeights]) -> Non
 def test_manifests_that_do_not_fit_are_refused(
     mapped: tuple[Bundle, ToyWeights, Matrices], change: dict[str, Any], words: str
 ) -> None:
-    from limner.runtime.bundle_schema import check_manifest
+    from limner.runtime.bundle.manifest import check_manifest
 
     check_manifest(mapped[0].manifest)
     with pytest.raises(BundleError, match=words):

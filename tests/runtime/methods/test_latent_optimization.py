@@ -9,13 +9,13 @@ import pytest
 from numpy.typing import NDArray
 from toy_bundle import FLAT, NUM_WS, W_DIM, ToyWeights, reference_gradient, toy_fixture  # noqa: F401
 
-from limner.runtime.bundle import Bundle
-from limner.runtime.descent import LossWeights, Schedule, Stopping, Targets, descend
+from limner.runtime.bundle.loading import Bundle
 from limner.runtime.editor import Editor
 from limner.runtime.errors import GraphError, InputError
-from limner.runtime.latent_optimization import LatentOptimizationParameters, layer_mask, optimise
+from limner.runtime.methods.latent_optimization import LatentOptimizationParameters, layer_mask, optimise
 from limner.runtime.recipe import PromptEdit, Recipe, Source
-from limner.runtime.trajectory import Trajectory
+from limner.runtime.stylegan2.descent import LossWeights, Schedule, Stopping, Targets, descend
+from limner.runtime.stylegan2.trajectory import Trajectory
 
 Toy = tuple[Bundle, ToyWeights]
 Array = NDArray[np.float64]

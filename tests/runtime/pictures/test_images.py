@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-import limner.runtime.images as images
+import limner.runtime.pictures.images as images
 from limner.runtime.errors import InputError
-from limner.runtime.files import sha256_file, write_atomically
-from limner.runtime.images import (
+from limner.runtime.pictures.images import (
     png_bytes,
     read_picture,
     read_texts,
@@ -23,6 +22,7 @@ from limner.runtime.images import (
     to_u8,
     write_png_atomically,
 )
+from limner.runtime.storage.files import sha256_file, write_atomically
 
 SIZE = 32
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)

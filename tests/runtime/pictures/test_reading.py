@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, PngImagePlugin
 
 from limner.runtime.errors import InputError
-from limner.runtime.images import Photo, read_photo, read_texts
 from limner.runtime.pictures import containers, formats
+from limner.runtime.pictures.images import Photo, read_photo, read_texts
 
 SIZE = 48
 

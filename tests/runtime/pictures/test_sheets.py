@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from limner.runtime.errors import InputError
-from limner.runtime.sheets import Cell, SheetRow, _font, make_sheet, wrap_caption
+from limner.runtime.pictures.sheets import Cell, SheetRow, _font, make_sheet, wrap_caption
 
 RED, GREEN, BLUE = (200, 10, 10), (10, 200, 10), (10, 10, 200)
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from limner.runtime.errors import InputError
-from limner.runtime.images import read_photo, read_texts
 from limner.runtime.pictures.containers import Carried
+from limner.runtime.pictures.images import read_photo, read_texts
 from limner.runtime.pictures.naming import free_name
 from limner.runtime.pictures.writing import encode_picture, write_picture
 from limner.runtime.pictures.xmp import COMPOSITE, GENERATED, make_packet, read_fields, source_type

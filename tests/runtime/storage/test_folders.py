@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from limner.runtime.folders import clean_up, folder_beside, put_in_place
+from limner.runtime.storage.folders import clean_up, folder_beside, put_in_place
 
 WRITER = """
 import sys, time
 from pathlib import Path
-from limner.runtime.folders import folder_beside
+from limner.runtime.storage.folders import folder_beside
 with folder_beside(Path(sys.argv[1])) as beside:
     (beside / "half").write_text("x")
     print("writing", flush=True)

@@ -14,7 +14,7 @@ import pytest
 HEAD = """
 import gc, hashlib, os, sys, time
 from pathlib import Path
-from limner.runtime.stopping import Stopped, partial, stop_asked, stoppable, whole
+from limner.runtime.storage.stopping import Stopped, partial, stop_asked, stoppable, whole
 place = Path(sys.argv[1])
 def say(word): print(word, flush=True)
 """
@@ -27,7 +27,7 @@ with stoppable(), partial(place / "half") as half:
 """
 WITH_A_CHILD = """
 import subprocess
-from limner.runtime.stopping import end_children
+from limner.runtime.storage.stopping import end_children
 try:  # as the command line does
     with stoppable():
         child = subprocess.Popen(["sleep", "600"])

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from limner.runtime.adam import Adam, AdamConfig
 from limner.runtime.errors import InputError
+from limner.runtime.stylegan2.adam import Adam, AdamConfig
 
 torch.set_num_threads(1)
 

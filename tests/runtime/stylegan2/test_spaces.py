@@ -16,14 +16,14 @@ from toy_bundle import (  # noqa: F401
     toy_fixture,
 )
 
-from limner.runtime.adam import Adam, AdamConfig
-from limner.runtime.bundle import Bundle
-from limner.runtime.descent import LossWeights, Schedule, Targets, descend
+from limner.runtime.bundle.loading import Bundle
 from limner.runtime.editor import Editor
 from limner.runtime.errors import BundleError, InputError
-from limner.runtime.latent_optimization import LatentOptimizationParameters, goal_features, space_of
+from limner.runtime.methods.latent_optimization import LatentOptimizationParameters, goal_features, space_of
 from limner.runtime.recipe import PromptEdit, Recipe, Source
-from limner.runtime.spaces import Latents, Space, SpaceName, Styles, Whitened, unrelu
+from limner.runtime.stylegan2.adam import Adam, AdamConfig
+from limner.runtime.stylegan2.descent import LossWeights, Schedule, Targets, descend
+from limner.runtime.stylegan2.spaces import Latents, Space, SpaceName, Styles, Whitened, unrelu
 
 Toy = tuple[Bundle, ToyWeights]
 Array = NDArray[np.float64]
@@ -170,7 +170,7 @@ def test_a_bundle_without_what_a_space_needs(tmp_path_factory: pytest.TempPathFa
     bundle, weights = build_toy_bundle(root)
     save_file({"latent_avg": weights.latent_avg}, root / "constants.safetensors")
     graphs = {name: meta for name, meta in bundle.manifest.graphs.items() if name != "style_gradient"}
-    from limner.runtime.bundle import write_manifest
+    from limner.runtime.bundle.loading import write_manifest
 
     older = Editor(write_manifest(root, replace(bundle.manifest, graphs=graphs, files={})), threads=1)
     for space in ("s", "p_n"):

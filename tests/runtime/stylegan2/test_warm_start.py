@@ -8,14 +8,14 @@ import pytest
 from numpy.typing import NDArray
 from toy_bundle import CLIP_DIM, EDITABLE, STYLES, ToyWeights, reference_gradient, toy_fixture  # noqa: F401
 
-from limner.runtime.bundle import Bundle
+from limner.runtime.bundle.loading import Bundle
 from limner.runtime.editor import Editor
 from limner.runtime.errors import InputError
-from limner.runtime.latent_optimization import LatentOptimizationParameters, walk
+from limner.runtime.methods.latent_optimization import LatentOptimizationParameters, walk
 from limner.runtime.recipe import PromptEdit, Recipe, Source
-from limner.runtime.templates import STYLECLIP_TEMPLATES
+from limner.runtime.stylegan2.warm_start import warm_start
+from limner.runtime.text.templates import STYLECLIP_TEMPLATES
 from limner.runtime.timing import Timer
-from limner.runtime.warm_start import warm_start
 
 Toy = tuple[Bundle, ToyWeights]
 Array = NDArray[np.float64]

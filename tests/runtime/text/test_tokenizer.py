@@ -8,10 +8,10 @@ import pytest
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers, trainers
 
-from limner.runtime.bundle import load_bundle
+from limner.runtime.bundle.loading import load_bundle
 from limner.runtime.errors import BundleError, InputError
-from limner.runtime.templates import CLIP_TEMPLATES, STYLECLIP_TEMPLATES, fill_templates
-from limner.runtime.tokenizer import Tokenizer, clean
+from limner.runtime.text.templates import CLIP_TEMPLATES, STYLECLIP_TEMPLATES, fill_templates
+from limner.runtime.text.tokenizer import Tokenizer, clean
 
 CORPUS = [
     "a portrait of a person with red hair and round glasses",

@@ -19,8 +19,8 @@ from limner.training.avatars.attributes import (
 from limner.training.avatars.cache import CachePlace, find_place
 from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataModule, image_float
 from limner.training.avatars.render import render
-from limner.training.mapping_module import Coupling
-from limner.training.warmup_module import CodeEmbedding
+from limner.training.families.stylegan2.mapping import Coupling
+from limner.training.families.stylegan2.warmup import CodeEmbedding
 
 
 def test_avatar_is_a_function_of_seed_and_index() -> None:

@@ -15,7 +15,7 @@ from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataset
 from limner.training.avatars.identities import near_identity, same_identity
 from limner.training.avatars.render import dicebear_options, render
 from limner.training.avatars.style_spec import StyleSpec
-from limner.training.mapping_module import Coupling
+from limner.training.families.stylegan2.mapping import Coupling
 
 every_style = pytest.mark.parametrize("style", STYLES.values(), ids=list(STYLES))
 

@@ -10,7 +10,10 @@ import pytest
 import torch
 
 from limner.runtime.errors import InputError
-from limner.training.autoencoder_module import (
+from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataset
+from limner.training.cli import resolve, run_family
+from limner.training.families.autoencoder.figures import latent_deviation
+from limner.training.families.autoencoder.module import (
     AutoencoderModule,
     AutoencoderTraining,
     correlation,
@@ -18,10 +21,8 @@ from limner.training.autoencoder_module import (
     perceptual_distance,
     psnr,
 )
-from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataset
-from limner.training.cli import resolve, run_family
-from limner.training.evaluate.autoencoder import latent_deviation
-from limner.training.families import autoencoder
+from limner.training.families.autoencoder import run as autoencoder
+from limner.training.loop.runner import OptimizerConfig
 from limner.training.models.diffusion import (
     AutoencoderConfig,
     build_autoencoder,
@@ -31,7 +32,6 @@ from limner.training.models.diffusion import (
 from limner.training.models.irse import BodyConfig, IdentityConfig, IdentityNet
 from limner.training.models.patches import PatchDiscriminator
 from limner.training.models.store import save_model
-from limner.training.runner import OptimizerConfig
 
 MODEL = AutoencoderConfig(size=32, widths=(8, 8, 8, 16), groups=4)
 IDENTITY = IdentityConfig(

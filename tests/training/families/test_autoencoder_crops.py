@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_autoencoder import module  # type: ignore[import-not-found]
 
-from limner.training.autoencoder_module import AutoencoderTraining, random_crops
+from limner.training.families.autoencoder.module import AutoencoderTraining, random_crops
 
 
 def places(count: int, height: int, width: int) -> torch.Tensor:

@@ -15,7 +15,7 @@ from limner.training.avatars.attributes import AVATAAARS, sample_in_split
 from limner.training.avatars.captions import caption
 from limner.training.avatars.tokens import CaptionTokenizer, caption_words, learn_merges, write_tokenizer
 from limner.training.cli import resolve
-from limner.training.clip_module import Captioner, contrastive_loss, fits, zero_shot
+from limner.training.families.clip.module import Captioner, contrastive_loss, fits, zero_shot
 from limner.training.models.clip import MEAN, STD, ClipImageTower, ClipPixels, ClipTextTower, build_clip, clip_config
 
 FP32 = 2e-5  # fp32 sums in another order
@@ -151,9 +151,9 @@ def test_zero_shot_leaves_out_hidden_hair_colour() -> None:
 
 
 def test_fast_dev_run_and_checkpoint(tiny_cache: Path, tmp_path: Path) -> None:
-    from limner.training.families import clip as family
+    from limner.training.families.clip import run as family
+    from limner.training.loop.runner import fit
     from limner.training.models.store import load_model
-    from limner.training.runner import fit
 
     run = resolve("clip", overrides=TINY_CLIP)
     module, data = family.build(run, tiny_cache)

@@ -16,10 +16,17 @@ from limner.training.avatars.captions import BACKGROUND, HAIR_COLORS
 from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataset, image_float
 from limner.training.avatars.tokens import CaptionTokenizer, write_tokenizer
 from limner.training.cli import resolve, run_family
-from limner.training.denoiser_module import DenoiserModule, DenoiserTraining, Describer, snr_weights, spread_steps
-from limner.training.diffusion_sampling import Sampler, noise_levels
-from limner.training.evaluate.diffusion import held_out_captions
-from limner.training.latents import latents_of
+from limner.training.families.diffusion.drawing import Sampler, noise_levels
+from limner.training.families.diffusion.figures import held_out_captions
+from limner.training.families.diffusion.latents import latents_of
+from limner.training.families.diffusion.module import (
+    DenoiserModule,
+    DenoiserTraining,
+    Describer,
+    snr_weights,
+    spread_steps,
+)
+from limner.training.loop.runner import OptimizerConfig
 from limner.training.models.clip import build_clip, clip_config
 from limner.training.models.diffusion import (
     SCHEDULER,
@@ -31,7 +38,6 @@ from limner.training.models.diffusion import (
     text_encoder_of,
 )
 from limner.training.models.store import save_model
-from limner.training.runner import OptimizerConfig
 
 UNET = DenoiserConfig(widths=(16, 32), head_width=16, groups=8)
 STYLE = STYLES["avataaars"]

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from limner.runtime.errors import InputError
-from limner.training.augment import AugmentConfig, augment
 from limner.training.cli import resolve
+from limner.training.families.augment import AugmentConfig, augment
 from limner.training.models.judge import Judge, JudgeConfig, perceptual_distance
 
 CONFIG = JudgeConfig((("hair", ("bald", "long")), ("eyewear", ("none", "glasses", "sunglasses"))), 32, 2,
@@ -62,9 +62,9 @@ def tiny_run(**more: object) -> object:
 
 
 def test_fast_dev_run_and_checkpoint(tiny_cache: Path, tmp_path: Path) -> None:
-    from limner.training.families import judge as family
+    from limner.training.families.judge import run as family
+    from limner.training.loop.runner import fit
     from limner.training.models.store import load_model
-    from limner.training.runner import fit
 
     run = tiny_run()
     module, data = family.build(run, tiny_cache)  # type: ignore[arg-type]
@@ -77,7 +77,7 @@ def test_fast_dev_run_and_checkpoint(tiny_cache: Path, tmp_path: Path) -> None:
 
 
 def test_unknown_weight_is_refused(tiny_cache: Path) -> None:
-    from limner.training.families import judge as family
+    from limner.training.families.judge import run as family
 
     with pytest.raises(InputError, match="weights"):
         family.build(tiny_run(**{"weights.har": 2.0}), tiny_cache)  # type: ignore[arg-type]

@@ -17,8 +17,8 @@ from PIL import Image
 from tiny import SIZE
 
 from limner.runtime.errors import InputError
-from limner.runtime.images import read_picture
-from limner.training.mapper_latents import LatentPool, LatentsConfig, make_pool, read_latents, split_pool
+from limner.runtime.pictures.images import read_picture
+from limner.training.families.mapper.latents import LatentPool, LatentsConfig, make_pool, read_latents, split_pool
 from limner.training.models.store import load_model
 from limner.training.models.stylegan2 import Generator
 

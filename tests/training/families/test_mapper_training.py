@@ -22,13 +22,13 @@ from mapper_parts import NUM_WS, PROMPTS, W_DIM, mapper_checkpoints, settings, t
 from torch import Tensor
 
 from limner.runtime.errors import InputError
-from limner.training.families import mapper as family
-from limner.training.families.mapper import Run
-from limner.training.mapper_module import MapperModule
+from limner.training.families.mapper.module import MapperModule
+from limner.training.families.mapper.ranger import Ranger
+from limner.training.families.mapper.run import Run
+from limner.training.families.mapper import run as family
+from limner.training.loop.runner import fit, seed_all
 from limner.training.models.mapper import LatentMapper, generator_digest
 from limner.training.models.store import load_model, save_model
-from limner.training.ranger import Ranger
-from limner.training.runner import fit, seed_all
 
 
 class Interrupt(Exception):

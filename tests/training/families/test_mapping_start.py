@@ -7,10 +7,10 @@ import torch
 
 from limner.runtime.errors import InputError
 from limner.training.avatars.attributes import STYLES
-from limner.training.mapping_module import Coupling
-from limner.training.mapping_start import construct, shift_to_positive
+from limner.training.families.stylegan2.mapping import Coupling
+from limner.training.families.stylegan2.mapping_start import construct, shift_to_positive
+from limner.training.families.stylegan2.warmup import CodeEmbedding
 from limner.training.models.stylegan2 import Generator, StyleGAN2Config
-from limner.training.warmup_module import CodeEmbedding
 
 STYLE = STYLES["avataaars"]
 

@@ -3,8 +3,8 @@
 import torch
 
 from limner.training.avatars.attributes import POSE_NAMES, STYLES
-from limner.training.overdrive import Overdrive, OverdriveConfig
-from limner.training.warmup_module import CodeEmbedding
+from limner.training.families.stylegan2.overdrive import Overdrive, OverdriveConfig
+from limner.training.families.stylegan2.warmup import CodeEmbedding
 
 STYLE = STYLES["avataaars"]
 

@@ -8,10 +8,12 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from tests.training.test_stylegan2 import CONFIG as NARROW
+from tests.training.test_stylegan2 import random_generator
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from limner.training.channel_render import (
+from limner.training.families.relevance.channel_render import (
     ChannelRenderer,
     Convolution,
     Cost,
@@ -19,16 +21,14 @@ from limner.training.channel_render import (
     own_multiply_adds,
     relevance_cost,
 )
-from limner.training.models.stylegan2 import Generator, StyleGAN2Config
-from limner.training.relevance import (
+from limner.training.families.relevance.module import (
     RelevanceConfig,
     RelevanceModule,
     editable_channels,
     gather,
     style_statistics,
 )
-from tests.training.test_stylegan2 import CONFIG as NARROW
-from tests.training.test_stylegan2 import random_generator
+from limner.training.models.stylegan2 import Generator, StyleGAN2Config
 
 CONFIG = RelevanceConfig(stat_samples=500, pictures=5, chunk=3)
 WIDE = StyleGAN2Config(size=16, z_dim=16, w_dim=16, n_mlp=2, channels={4: 12, 8: 12, 16: 12})

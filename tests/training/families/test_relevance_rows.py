@@ -13,9 +13,9 @@ from tiny import write_tiny_checkpoints
 from torch import Tensor
 
 from limner.training.cli import resolve
-from limner.training.families import relevance as job
-from limner.training.relevance import RelevanceModule
-from limner.training.relevance_rows import RowKeeper, kept_rows
+from limner.training.families.relevance.module import RelevanceModule
+from limner.training.families.relevance.rows import RowKeeper, kept_rows
+from limner.training.families.relevance import run as job
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def cut_after(monkeypatch: pytest.MonkeyPatch, channels: int) -> list[int]:
 def test_goes_on_with_the_same_numbers(checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     job.predict(run(checkpoints), whole)
-    monkeypatch.setattr("limner.training.relevance_rows.EVERY_S", -1.0)  # after every channel
+    monkeypatch.setattr("limner.training.families.relevance.rows.EVERY_S", -1.0)  # after every channel
     with monkeypatch.context() as patch:
         first = cut_after(patch, 9)
         with pytest.raises(Cut):
@@ -71,7 +71,7 @@ def test_goes_on_with_the_same_numbers(checkpoints: Path, tmp_path: Path, monkey
 
 def test_nothing_left_to_do(checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut after the last channel and before the result was written."""
-    monkeypatch.setattr("limner.training.families.relevance.forget_rows", lambda folder: None)
+    monkeypatch.setattr("limner.training.families.relevance.run.forget_rows", lambda folder: None)
     job.predict(run(checkpoints), tmp_path)
     expected = load_file(tmp_path / "relevance.safetensors")["relevance"]
     computed = cut_after(monkeypatch, 10**6)
@@ -82,7 +82,7 @@ def test_nothing_left_to_do(checkpoints: Path, tmp_path: Path, monkeypatch: pyte
 def test_rows_of_other_settings_are_passed_over(
     checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("limner.training.families.relevance.forget_rows", lambda folder: None)
+    monkeypatch.setattr("limner.training.families.relevance.run.forget_rows", lambda folder: None)
     job.predict(run(checkpoints), tmp_path)
     computed = cut_after(monkeypatch, 10**6)
     job.predict(run(checkpoints, "relevance.sigma=3"), tmp_path)

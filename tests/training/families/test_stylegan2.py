@@ -10,9 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from limner.training.families.stylegan2.adversarial import (
+    StyleGAN2Module,
+    StyleGAN2TrainConfig,
+    path_lengths,
+    r1_penalty,
+)
 from limner.training.models.discriminator import Discriminator, minibatch_stddev
 from limner.training.models.stylegan2 import Generator, StyleGAN2Config, upsample_rgb
-from limner.training.stylegan2_module import StyleGAN2Module, StyleGAN2TrainConfig, path_lengths, r1_penalty
 
 CONFIG = StyleGAN2Config(size=32, z_dim=16, w_dim=16, n_mlp=3, channels={4: 12, 8: 10, 16: 8, 32: 6})
 FLOAT32 = 2e-5  # relative: about thirty float32 layers against float64

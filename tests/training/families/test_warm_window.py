@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from limner.training.avatars.attributes import POSE_NAMES, STYLES
+from limner.training.families.stylegan2.warmup import CodeEmbedding, WarmupConfig, WarmupModule, drawing_loss, focus_map
 from limner.training.models.stylegan2 import Generator, StyleGAN2Config
-from limner.training.warmup_module import CodeEmbedding, WarmupConfig, WarmupModule, drawing_loss, focus_map
 
 STYLE = STYLES["avataaars"]
 INSIDE = 1e-5  # of the drawing's standard deviation; sums of the same numbers, perhaps in another order

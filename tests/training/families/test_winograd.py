@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from limner.training.models import winograd
+from limner.training.families.relevance import winograd
 
 
 @pytest.mark.parametrize(("size", "n_in", "n_out"), [(4, 3, 5), (8, 1, 1), (16, 6, 4)])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from limner.training.muon import Muon, orthogonal
+from limner.training.loop.muon import Muon, orthogonal
 
 
 def reference(matrix: np.ndarray) -> np.ndarray:

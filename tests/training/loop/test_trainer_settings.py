@@ -12,8 +12,8 @@ import torch
 
 from limner.runtime.errors import InputError
 from limner.training.cli import resolve, run_family
-from limner.training.families import judge
-from limner.training.runner import fit, seed_all
+from limner.training.families.judge import run as judge
+from limner.training.loop.runner import fit, seed_all
 
 TINY = ["data={size: 32, train: 24, validation: 8, test: 8}", "model.channels=[16, 16, 16]", "model.blocks=[1]",
         "model.features=16", "trainer.batch_size=8", "trainer.precision=32-true", "trainer.validation_limit=8",
@@ -146,7 +146,7 @@ def test_settings_that_cannot_act_are_refused(
 
 def test_compiling_is_refused_where_nothing_would_be_compiled() -> None:
     made = resolve("mapper", overrides=["trainer.compile=true"])
-    from limner.training.runner import compile_parts
+    from limner.training.loop.runner import compile_parts
 
     with pytest.raises(InputError, match=r"trainer\.compile"):
         compile_parts(pl.LightningModule())

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from limner.training.avatars.attributes import AVATAAARS
 from limner.training.avatars.identities import IdentitiesConfig, avatars
 from limner.training.cli import resolve
-from limner.training.identity_module import arcface_logits, area_under_curve, pair_scores
+from limner.training.families.identity.module import arcface_logits, area_under_curve, pair_scores
 from limner.training.models.irse import IR_SE50, BodyConfig, IdentityConfig, IdentityNet
 
 SMALL = IdentityConfig(32, 16, "none", BodyConfig(8, (8, 16), (2, 2), 4), 12, 0.1)
@@ -118,8 +118,8 @@ def test_identities_vary_only_what_is_no_identity() -> None:
 
 
 def test_fast_dev_run_and_checkpoint(tmp_path: Path) -> None:
-    from limner.training.families import identity as family
-    from limner.training.runner import fit
+    from limner.training.families.identity import run as family
+    from limner.training.loop.runner import fit
 
     run = resolve("identity", overrides=[
         "data.size=32", "data.identities=4", "data.pictures=2", "held_out=3", "model.image_size=32",

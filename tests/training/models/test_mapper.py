@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from limner.runtime.errors import InputError
+from limner.training.families.mapper.ranger import Ranger, rectification
 from limner.training.models.mapper import LatentMapper, MapperConfig, build_mapper, fits, generator_digest
 from limner.training.models.stylegan2 import Generator, StyleGAN2Config
-from limner.training.ranger import Ranger, rectification
 
 DIM, ROWS = 16, 12
 STYLES = (8, 8, 8, 6, 6)  # conv, to-RGB, conv, conv, to-RGB

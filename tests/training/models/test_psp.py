@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limner.runtime.errors import InputError
-from limner.training.augment import AugmentConfig
-from limner.training.encoder_module import EncoderModule, EncoderTraining
+from limner.training.families.augment import AugmentConfig
+from limner.training.families.encoder.module import EncoderModule, EncoderTraining
+from limner.training.loop.batches import Batch, StepData
+from limner.training.loop.runner import OptimizerConfig, TrainerConfig, fit
 from limner.training.models.irse import BodyConfig, IdentityConfig, IdentityNet
 from limner.training.models.psp import E4E, Codebook, E4eEncoder, EncoderConfig
 from limner.training.models.stylegan2 import Generator, StyleGAN2Config
-from limner.training.runner import OptimizerConfig, TrainerConfig, fit
-from limner.training.sampling import Batch, StepData
 
 SMALL = EncoderConfig(32, 32, 8, 12, BodyConfig(8, (8, 12, 16), (1, 1, 1), 4), 10, 3, 5)
 UNITS = [(0, 2), (1, 2), (1, 2)]

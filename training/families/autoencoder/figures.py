@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from limner.training.autoencoder_module import psnr
 from limner.training.avatars.dataset import AvatarsDataset, batches, image_float
+from limner.training.families.autoencoder.module import psnr
 from limner.training.models.judge import Judge, perceptual_distance
 
 if TYPE_CHECKING:

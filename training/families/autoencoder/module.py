@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.training.avatars.dataset import image_float
+from limner.training.families.patch_terms import patch_terms
+from limner.training.families.stylegan2.warmup import focus_map
+from limner.training.loop.batches import Batch, step_generator
+from limner.training.loop.runner import OptimizerConfig, optimizer_of
 from limner.training.loop.steps import draw_number, uses_scaler
-from limner.training.patch_terms import patch_terms
-from limner.training.runner import OptimizerConfig, optimizer_of
-from limner.training.sampling import Batch, step_generator
-from limner.training.warmup_module import focus_map
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL

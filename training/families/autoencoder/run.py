@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from limner.runtime.errors import InputError
-from limner.training.autoencoder_module import AutoencoderModule, AutoencoderTraining
 from limner.training.avatars.attributes import STYLES
 from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataset, image_float
-from limner.training.evaluate.autoencoder import evaluate, latent_deviation, reconstruct
-from limner.training.evaluate.card import Card
-from limner.training.evaluate.stylegan2 import save_grid
+from limner.training.families.autoencoder.figures import evaluate, latent_deviation, reconstruct
+from limner.training.families.autoencoder.module import AutoencoderModule, AutoencoderTraining
+from limner.training.families.card import Card
+from limner.training.families.stylegan2.figures import save_grid
+from limner.training.loop.batches import StepData
+from limner.training.loop.runner import OptimizerConfig, TrainerConfig, pictures_seen
 from limner.training.models.diffusion import AutoencoderConfig, build_autoencoder, load_autoencoder, save_autoencoder
 from limner.training.models.irse import IdentityNet
 from limner.training.models.judge import Judge
 from limner.training.models.patches import PatchDiscriminator
 from limner.training.models.store import load_model
-from limner.training.runner import OptimizerConfig, TrainerConfig, pictures_seen
-from limner.training.sampling import StepData
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL

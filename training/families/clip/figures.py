@@ -12,7 +12,7 @@ from limner.training.avatars.attributes import STYLES
 from limner.training.avatars.captions import caption, prompt_for
 from limner.training.avatars.dataset import AvatarsDataset, batches, image_float
 from limner.training.avatars.tokens import CaptionTokenizer
-from limner.training.clip_module import Captioner, fits, zero_shot
+from limner.training.families.clip.module import Captioner, fits, zero_shot
 from limner.training.models.clip import ClipImageTower, ClipTextTower
 
 if TYPE_CHECKING:

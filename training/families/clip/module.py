@@ -17,15 +17,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from limner.training.augment import AugmentConfig, augment
 from limner.training.avatars.attributes import StyleSpec
 from limner.training.avatars.captions import Caption, caption, counterfactual, prompt_for
 from limner.training.avatars.dataset import image_float
 from limner.training.avatars.tokens import CaptionTokenizer
+from limner.training.families.augment import AugmentConfig, augment
+from limner.training.loop.batches import Batch, step_generator
+from limner.training.loop.runner import OptimizerConfig, optimizer_of
 from limner.training.loop.steps import draw_number, uses_scaler
 from limner.training.models.clip import ClipImageTower, ClipTextTower, unit
-from limner.training.runner import OptimizerConfig, optimizer_of
-from limner.training.sampling import Batch, step_generator
 
 if TYPE_CHECKING:
     from transformers import CLIPModel

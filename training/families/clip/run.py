@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from limner.runtime.vocabulary import FILE as WORDS
-from limner.runtime.vocabulary import vocabulary_text
-from limner.training.augment import AugmentConfig
+from limner.runtime.text.vocabulary import FILE as WORDS
+from limner.runtime.text.vocabulary import vocabulary_text
 from limner.training.avatars.attributes import STYLES
 from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataset
 from limner.training.avatars.tokens import (
@@ -19,13 +18,14 @@ from limner.training.avatars.tokens import (
     learn_merges,
     write_tokenizer,
 )
-from limner.training.clip_module import Captioner, ClipModule, ClipTraining, mark_positions
-from limner.training.evaluate.card import Card
-from limner.training.evaluate.clip import evaluate
+from limner.training.families.augment import AugmentConfig
+from limner.training.families.card import Card
+from limner.training.families.clip.figures import evaluate
+from limner.training.families.clip.module import Captioner, ClipModule, ClipTraining, mark_positions
+from limner.training.loop.batches import StepData
+from limner.training.loop.runner import OptimizerConfig, TrainerConfig
 from limner.training.models.clip import build_clip, clip_config
 from limner.training.models.store import load_model, save_model
-from limner.training.runner import OptimizerConfig, TrainerConfig
-from limner.training.sampling import StepData
 
 BYTE_TOKENS, SPECIAL_TOKENS = 512, 2
 

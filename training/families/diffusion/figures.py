@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from limner.training.avatars.attributes import STYLES, sample_in_split
 from limner.training.avatars.captions import ATTRIBUTES, Caption, caption
-from limner.training.diffusion_sampling import Sampler
+from limner.training.families.diffusion.drawing import Sampler
+from limner.training.loop.progress import track
 from limner.training.models.judge import Judge
-from limner.training.progress import track
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from limner.runtime.files import sha256_file, write_atomically
-from limner.runtime.folders import file_beside
+from limner.runtime.storage.files import sha256_file, write_atomically
+from limner.runtime.storage.folders import file_beside
 from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataset, image_float
 from limner.training.config import to_plain
+from limner.training.loop.batches import Batch
+from limner.training.loop.progress import track
 from limner.training.models.diffusion import WEIGHTS, load_autoencoder
-from limner.training.progress import track
-from limner.training.sampling import Batch
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL

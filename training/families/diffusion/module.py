@@ -19,11 +19,11 @@ from torch.nn import functional as F
 from limner.training.avatars.attributes import StyleSpec
 from limner.training.avatars.captions import ATTRIBUTES, PLAIN_COLORS, caption
 from limner.training.avatars.tokens import CONTEXT_LENGTH, CaptionTokenizer
-from limner.training.diffusion_sampling import Sampler, noise_levels
+from limner.training.families.diffusion.drawing import Sampler, noise_levels
+from limner.training.loop.batches import Batch, step_generator
+from limner.training.loop.runner import OptimizerConfig, optimizer_of
 from limner.training.loop.steps import draw_number, uses_scaler
 from limner.training.models.diffusion import SCHEDULER
-from limner.training.runner import OptimizerConfig, optimizer_of
-from limner.training.sampling import Batch, step_generator
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel

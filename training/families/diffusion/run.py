@@ -12,12 +12,14 @@ from limner.runtime.errors import InputError
 from limner.training.avatars.attributes import STYLES
 from limner.training.avatars.dataset import AvatarsConfig
 from limner.training.avatars.tokens import CaptionTokenizer
-from limner.training.denoiser_module import DenoiserModule, DenoiserTraining, Describer
-from limner.training.diffusion_sampling import Sampler
-from limner.training.evaluate.card import Card
-from limner.training.evaluate.diffusion import evaluate
-from limner.training.evaluate.stylegan2 import save_grid
-from limner.training.latents import latents_of
+from limner.training.families.card import Card
+from limner.training.families.diffusion.drawing import Sampler
+from limner.training.families.diffusion.figures import evaluate
+from limner.training.families.diffusion.latents import latents_of
+from limner.training.families.diffusion.module import DenoiserModule, DenoiserTraining, Describer
+from limner.training.families.stylegan2.figures import save_grid
+from limner.training.loop.batches import StepData
+from limner.training.loop.runner import OptimizerConfig, TrainerConfig, pictures_seen
 from limner.training.models.diffusion import (
     DenoiserConfig,
     build_denoiser,
@@ -28,8 +30,6 @@ from limner.training.models.diffusion import (
 )
 from limner.training.models.judge import Judge
 from limner.training.models.store import load_model
-from limner.training.runner import OptimizerConfig, TrainerConfig, pictures_seen
-from limner.training.sampling import StepData
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel

@@ -11,20 +11,20 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from limner.runtime.errors import InputError
-from limner.training.augment import AugmentConfig
 from limner.training.avatars.attributes import STYLES
 from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataset
-from limner.training.encoder_module import EncoderModule, EncoderTraining
-from limner.training.evaluate.card import Card
-from limner.training.evaluate.encoder import evaluate
+from limner.training.families.augment import AugmentConfig
+from limner.training.families.card import Card
+from limner.training.families.encoder.figures import evaluate
+from limner.training.families.encoder.module import EncoderModule, EncoderTraining
+from limner.training.families.stylegan2.warmup import CodeEmbedding
+from limner.training.loop.batches import Batch, StepData
+from limner.training.loop.runner import OptimizerConfig, TrainerConfig
 from limner.training.models.irse import BodyConfig, IdentityNet
 from limner.training.models.judge import Judge
 from limner.training.models.psp import E4eEncoder, EncoderConfig
 from limner.training.models.store import load_model, save_model
 from limner.training.models.stylegan2 import Generator
-from limner.training.runner import OptimizerConfig, TrainerConfig
-from limner.training.sampling import Batch, StepData
-from limner.training.warmup_module import CodeEmbedding
 
 EMBEDDING = "code_embedding.safetensors"  # beside a generator whose latents of known pictures are known
 SHARPNESS = 8.0  # of the softmax over a decoded code, whose right place is 1 and others 0

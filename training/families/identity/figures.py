@@ -11,7 +11,7 @@ from limner.training.avatars.attributes import STYLES
 from limner.training.avatars.dataset import image_float
 from limner.training.avatars.identities import IdentitiesDataset, near_identity
 from limner.training.avatars.render import render
-from limner.training.identity_module import area_under_curve, pair_scores
+from limner.training.families.identity.module import area_under_curve, pair_scores
 from limner.training.models.irse import IdentityNet
 
 

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from limner.training.augment import AugmentConfig, augment
 from limner.training.avatars.attributes import StyleSpec
 from limner.training.avatars.dataset import image_float
+from limner.training.families.augment import AugmentConfig, augment
+from limner.training.loop.batches import Batch, step_generator
+from limner.training.loop.runner import OptimizerConfig, optimizer_of
 from limner.training.loop.steps import draw_number, uses_scaler
 from limner.training.models.irse import IdentityNet
-from limner.training.runner import OptimizerConfig, optimizer_of
-from limner.training.sampling import Batch, step_generator
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from limner.training.augment import AugmentConfig
 from limner.training.avatars.attributes import STYLES
 from limner.training.avatars.identities import IdentitiesConfig, IdentitiesDataset
-from limner.training.evaluate.card import Card
-from limner.training.evaluate.identity import evaluate
-from limner.training.identity_module import ArcFaceConfig, IdentityModule
+from limner.training.families.augment import AugmentConfig
+from limner.training.families.card import Card
+from limner.training.families.identity.figures import evaluate
+from limner.training.families.identity.module import ArcFaceConfig, IdentityModule
+from limner.training.loop.batches import StepData
+from limner.training.loop.runner import OptimizerConfig, TrainerConfig
 from limner.training.models.irse import IdentityConfig, IdentityNet
 from limner.training.models.store import load_model, save_model
-from limner.training.runner import OptimizerConfig, TrainerConfig
-from limner.training.sampling import StepData
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from limner.runtime.errors import InputError
-from limner.training.augment import AugmentConfig, augment
 from limner.training.avatars.dataset import image_float
+from limner.training.families.augment import AugmentConfig, augment
+from limner.training.loop.batches import Batch, step_generator
+from limner.training.loop.runner import OptimizerConfig, optimizer_of
 from limner.training.loop.steps import draw_number, uses_scaler
 from limner.training.models.judge import Judge
-from limner.training.runner import OptimizerConfig, optimizer_of
-from limner.training.sampling import Batch, step_generator
 
 
 class JudgeModule(pl.LightningModule):

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from limner.runtime.errors import InputError
-from limner.training.augment import AugmentConfig
 from limner.training.avatars.attributes import STYLES
 from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataset
-from limner.training.evaluate.card import Card
-from limner.training.evaluate.judge import evaluate
-from limner.training.judge_module import JudgeModule
+from limner.training.families.augment import AugmentConfig
+from limner.training.families.card import Card
+from limner.training.families.judge.figures import evaluate
+from limner.training.families.judge.module import JudgeModule
+from limner.training.loop.batches import StepData
+from limner.training.loop.runner import OptimizerConfig, TrainerConfig
 from limner.training.models.judge import Judge, JudgeConfig
 from limner.training.models.store import load_model, save_model
-from limner.training.runner import OptimizerConfig, TrainerConfig
-from limner.training.sampling import StepData
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from limner.training.avatars.attributes import STYLES
-from limner.training.callbacks import tile
-from limner.training.evaluate.card import Card
-from limner.training.mapper_module import MapperModule
+from limner.training.families.card import Card
+from limner.training.families.mapper.module import MapperModule
+from limner.training.loop.callbacks import tile
 from limner.training.models.store import save_model
 
 PICTURES = 12  # of the card's sheet, each beside its edit

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from limner.runtime.errors import InputError
-from limner.runtime.images import read_picture
+from limner.runtime.pictures.images import read_picture
+from limner.training.loop.batches import Batch, step_generator
 from limner.training.models.psp import E4eEncoder
 from limner.training.models.store import load_model
 from limner.training.models.stylegan2 import Generator
-from limner.training.sampling import Batch, step_generator
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # what the runtime reads
 LATENT_FILES = (".npy", ".pt", ".pth")
@@ -171,7 +171,7 @@ def load_encoder(folder: str, generator: Generator) -> E4eEncoder:
 def encoded(encoder: E4eEncoder, pictures: Iterator[np.ndarray] | Sequence[np.ndarray], count: int) -> Tensor:
     """image_u8 [H,W,3] each -> w_plus [count,L,D]."""
     from limner.training.avatars.dataset import image_float
-    from limner.training.progress import track
+    from limner.training.loop.progress import track
 
     rows: list[Tensor] = []
     waiting: list[np.ndarray] = []

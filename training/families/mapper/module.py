@@ -23,13 +23,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from limner.training.families.mapper.ranger import Ranger
+from limner.training.loop.batches import Batch, step_generator
+from limner.training.loop.runner import OptimizerConfig, optimizer_of
 from limner.training.loop.steps import draw_number, uses_scaler
 from limner.training.models.judge import Judge
 from limner.training.models.mapper import LatentMapper
 from limner.training.models.stylegan2 import Generator
-from limner.training.ranger import Ranger
-from limner.training.runner import OptimizerConfig, optimizer_of
-from limner.training.sampling import Batch, step_generator
 
 SHOWN = 6  # held-out latents on a grid
 Features = Callable[[Tensor], Tensor]  # image [N,3,H,W] in [-1,1] -> unit features [N,C]

@@ -14,17 +14,17 @@ from torch import nn
 
 from limner.runtime.errors import InputError, nearest
 from limner.training.avatars.tokens import CaptionTokenizer
-from limner.training.evaluate.mapper import save_mapper
-from limner.training.mapper_latents import LatentPool, LatentsConfig, make_pool, split_pool
-from limner.training.mapper_module import MapperModule, MapperOptimizer, MapperTraining, Target
+from limner.training.families.mapper.figures import save_mapper
+from limner.training.families.mapper.latents import LatentPool, LatentsConfig, make_pool, split_pool
+from limner.training.families.mapper.module import MapperModule, MapperOptimizer, MapperTraining, Target
+from limner.training.loop.batches import StepData
+from limner.training.loop.runner import TrainerConfig
 from limner.training.models.clip import ClipImageTower, ClipTextTower
 from limner.training.models.irse import IdentityNet
 from limner.training.models.judge import Judge
 from limner.training.models.mapper import Kind, LatentMapper, MapperConfig, build_mapper, generator_digest
 from limner.training.models.store import load_model
 from limner.training.models.stylegan2 import Generator
-from limner.training.runner import TrainerConfig
-from limner.training.sampling import StepData
 
 NAME = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
 Level = Literal["coarse", "medium", "fine"]

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from limner.training.models import winograd
+from limner.training.families.relevance import winograd
 from limner.training.models.stylegan2 import SQRT2, Generator, LayerSpec, blur, fir_kernel
 
 Convolution = Literal["direct", "fewest"]

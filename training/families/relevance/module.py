@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from limner.training.channel_render import ChannelRenderer, Convolution, Trunk
+from limner.training.families.relevance.channel_render import ChannelRenderer, Convolution, Trunk
 from limner.training.models.stylegan2 import Generator
 
 

@@ -17,24 +17,24 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from limner.runtime.errors import InputError
-from limner.runtime.files import write_atomically
-from limner.runtime.stopping import partial
+from limner.runtime.storage.files import write_atomically
+from limner.runtime.storage.stopping import partial
 from limner.training.avatars.attributes import STYLES, option_code, sample_in_split
-from limner.training.channel_render import brute_multiply_adds, relevance_cost, tower_multiply_adds
-from limner.training.families.stylegan2 import EMBEDDING
-from limner.training.loop.steps import NonFiniteTraining
-from limner.training.models.clip import ClipImageTower
-from limner.training.models.store import load_model
-from limner.training.models.stylegan2 import Generator
-from limner.training.relevance import (
+from limner.training.families.relevance.channel_render import brute_multiply_adds, relevance_cost, tower_multiply_adds
+from limner.training.families.relevance.module import (
     RelevanceConfig,
     RelevanceModule,
     gather,
     picture_styles,
     style_statistics,
 )
-from limner.training.relevance_rows import RowKeeper, forget_rows, kept_rows, rows_key
-from limner.training.warmup_module import CodeEmbedding
+from limner.training.families.relevance.rows import RowKeeper, forget_rows, kept_rows, rows_key
+from limner.training.families.stylegan2.run import EMBEDDING
+from limner.training.families.stylegan2.warmup import CodeEmbedding
+from limner.training.loop.steps import NonFiniteTraining
+from limner.training.models.clip import ClipImageTower
+from limner.training.models.store import load_model
+from limner.training.models.stylegan2 import Generator
 
 log = logging.getLogger("limner")
 

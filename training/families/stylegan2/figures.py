@@ -17,9 +17,9 @@ from torch import Tensor
 
 from limner.training.avatars.attributes import STYLES
 from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataset, batches, image_float
+from limner.training.loop.progress import track
 from limner.training.models.store import load_model
 from limner.training.models.stylegan2 import Generator
-from limner.training.progress import track
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from limner.training.avatars.attributes import POSE_NAMES, StyleSpec
+from limner.training.families.stylegan2.warmup import CodeEmbedding
 from limner.training.models.stylegan2 import Generator
-from limner.training.warmup_module import CodeEmbedding
 
 
 @dataclass(frozen=True)

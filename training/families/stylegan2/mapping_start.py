@@ -25,9 +25,9 @@ from torch import Tensor
 
 from limner.runtime.errors import InputError
 from limner.training.avatars.attributes import POSE_NAMES, StyleSpec
-from limner.training.mapping_module import Coupling
+from limner.training.families.stylegan2.mapping import Coupling
+from limner.training.families.stylegan2.warmup import CodeEmbedding
 from limner.training.models.stylegan2 import EqualLinear, Generator
-from limner.training.warmup_module import CodeEmbedding
 
 SLOPE, GAIN = 0.2, math.sqrt(2.0)  # of the fused leaky ReLU
 HALF_WIDTH = 0.006  # of a ramp, in standard deviations of z: about 0.5 % of samples lie on a given one

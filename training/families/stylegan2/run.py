@@ -17,17 +17,17 @@ from safetensors.torch import load_file, save_file
 from limner.runtime.errors import InputError
 from limner.training.avatars.attributes import STYLES
 from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataset
-from limner.training.evaluate.card import Card
-from limner.training.evaluate.stylegan2 import evaluate
-from limner.training.mapping_module import Coupling, MappingConfig, MappingModule, Ticks
-from limner.training.mapping_start import construct, shift_to_positive
+from limner.training.families.card import Card
+from limner.training.families.stylegan2.adversarial import StyleGAN2Module, StyleGAN2TrainConfig
+from limner.training.families.stylegan2.figures import evaluate
+from limner.training.families.stylegan2.mapping import Coupling, MappingConfig, MappingModule, Ticks
+from limner.training.families.stylegan2.mapping_start import construct, shift_to_positive
+from limner.training.families.stylegan2.warmup import CodeEmbedding, WarmupConfig, WarmupModule
+from limner.training.loop.batches import StepData
+from limner.training.loop.runner import TrainerConfig
 from limner.training.models.discriminator import Discriminator
 from limner.training.models.store import load_model, save_model
 from limner.training.models.stylegan2 import Generator, StyleGAN2Config
-from limner.training.runner import TrainerConfig
-from limner.training.sampling import StepData
-from limner.training.stylegan2_module import StyleGAN2Module, StyleGAN2TrainConfig
-from limner.training.warmup_module import CodeEmbedding, WarmupConfig, WarmupModule
 
 EMBEDDING = "code_embedding.safetensors"
 
@@ -162,9 +162,9 @@ noise per layer; a little of other codes mixed in; codes over-driven towards one
 t as the target, in half of the cases with the to_rgb styles left alone); codes drawn towards the mean (truncation)
 with the picture unchanged; and a soft threshold on the response of style channels to each choice. The mapping
 network was then written by construction: its layers compute the choices that z stands for under a fixed coupling
-that gives options the data's frequencies (`training/mapping_start.py`), and the embedding. The adversarial stage
-(non-saturating loss, lazy R1, path length, style mixing) is in the code and tested; these weights have not been
-through it.
+that gives options the data's frequencies (`mapping_start.py` beside `training/families/stylegan2/run.py`), and the
+embedding. The adversarial stage (non-saturating loss, lazy R1, path length, style mixing) is in the code and tested;
+these weights have not been through it.
 
 Shipped weights: 14,000 steps of 8 pictures (6,500 of them at 64 px; the first 4,000 with four times the pose jitter),
 then without compile in fp32 on one core: 4,000 steps of 4 at 2e-3, 5,000 at 1.5e-3 falling to 1e-4 with the styles'

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from limner.training.avatars.attributes import POSE_NAMES, StyleSpec
 from limner.training.avatars.dataset import image_float
+from limner.training.families.patch_terms import patch_terms
+from limner.training.families.stylegan2.overdrive import Overdrive, OverdriveConfig
 from limner.training.models.patches import PatchDiscriminator
 from limner.training.models.stylegan2 import Generator, SynthesisState
-from limner.training.overdrive import Overdrive, OverdriveConfig
-from limner.training.patch_terms import patch_terms
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""ONNX files: fewer nodes (`simplify`, `rewrites`), and one file of weights for all graphs (`weights`)."""

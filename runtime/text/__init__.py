@@ -1,0 +1,1 @@
+"""Words: `tokenizer`, `templates`, `vocabulary` (which words a model knows), `grammar` (the small ones of options)."""

@@ -1,0 +1,1 @@
+"""Channel relevance. `run` says what a run is made of, `module` holds the losses."""
