@@ -46,7 +46,7 @@ def limner(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
 @pytest.fixture(scope="session")
 def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete bundle of toy networks; read-only by agreement, copy it before altering it."""
-    from toy_bundle import build_toy_bundle
+    from support.toy_bundle import build_toy_bundle
 
     bundle, _ = build_toy_bundle(tmp_path_factory.mktemp("toy-cli") / "bundle")
     return bundle.root

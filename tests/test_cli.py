@@ -124,7 +124,7 @@ def test_models_lists_graphs_and_licences(limner: Run) -> None:
 
 
 def test_models_lists_checkpoints(limner: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from limner.runtime.bundle.loading import shipped
+    from limner.runtime.bundle import shipped
 
     model = tmp_path / "checkpoints" / "avatars" / "judge"
     edits = tmp_path / "checkpoints" / "avatars" / "edits"

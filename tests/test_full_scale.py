@@ -21,7 +21,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 MAKER = ROOT / "tests/training/importers/published.py"
-TIMER = ROOT / "tests/full_scale.py"
+TIMER = ROOT / "tests/support/full_scale.py"
 TEXT = "a person with a beard"
 EDITS = {
     "global-directions": [TEXT, "--neutral", "a person", "--beta", "0.05"],

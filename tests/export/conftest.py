@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import tiny_bundle, tiny_checkpoints
+from support.tiny import tiny_bundle, tiny_checkpoints
 
 __all__ = ["tiny_bundle", "tiny_checkpoints"]
 

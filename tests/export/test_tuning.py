@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_networks
+from support.tiny import tiny_networks
 
 from limner.export.battery import EDITS, METHODS, Score
 from limner.export.stylegan2.writer import mapped_basis

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from toy_bundle import NUM_WS, SIZE, W_DIM, ToyWeights, toy_fixture  # noqa: F401
+from support.toy_bundle import NUM_WS, SIZE, W_DIM, ToyWeights, toy_fixture  # noqa: F401
 
 from limner.runtime import editor as editor_module
 from limner.runtime import provenance

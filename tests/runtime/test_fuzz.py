@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from toy_bundle import ToyWeights, toy_fixture  # noqa: F401
+from support.toy_bundle import ToyWeights, toy_fixture  # noqa: F401
 
 from limner.runtime.arrays import read_array
 from limner.runtime.attention.settings import pair_tokens

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from toy_bundle import SIZE, build_toy_bundle
+from support.toy_bundle import SIZE, build_toy_bundle
 
 from limner.runtime.bundle.loading import Bundle, load_bundle, write_manifest
 from limner.runtime.bundle.manifest import LimitsMeta

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from attention_twin import BLEND_LAYERS, attention_layers
 from diffusers import DDIMScheduler, UNet2DConditionModel
+
+from support.attention_twin import BLEND_LAYERS, attention_layers
 
 
 @dataclass

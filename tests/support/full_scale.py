@@ -1,6 +1,6 @@
 """Times of edits with a bundle, by stage, beside the same networks in torch eager: one JSON document on stdout.
 
-python tests/full_scale.py CHECKPOINTS BUNDLE MAPPER [REPEATS]
+python tests/support/full_scale.py CHECKPOINTS BUNDLE MAPPER [REPEATS]
 """
 
 from __future__ import annotations

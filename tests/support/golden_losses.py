@@ -30,10 +30,10 @@ def vendor() -> str:
 
 def losses(name: str, cache: Path) -> list[float]:
     import pytorch_lightning as pl
-    from shipped_runs import family_of, smaller
 
     from limner.training.families import family
     from limner.training.loop.runner import fit, seed_all
+    from support.shipped_runs import family_of, smaller
 
     found: list[float] = []
 
@@ -68,5 +68,5 @@ def main(names: list[str], cache: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(Path(__file__).parent)]
+    sys.path[:0] = [str(Path(__file__).parents[1])]
     main(sys.argv[2].split(","), Path(sys.argv[1]))

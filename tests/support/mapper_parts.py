@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import GENERATOR, SIZE, write_tiny_checkpoints
 
 from limner.training.cli import resolve
 from limner.training.config import to_plain
 from limner.training.families.mapper.run import Run, with_prompts
 from limner.training.models.judge import Judge, JudgeConfig
 from limner.training.models.store import save_model
+from support.tiny import GENERATOR, SIZE, write_tiny_checkpoints
 
 NUM_WS, W_DIM = GENERATOR.num_ws, GENERATOR.w_dim
 JUDGE = JudgeConfig((("facial_hair", ("none", "beard")), ("eyewear", ("none", "glasses"))), SIZE, 2, (16, 16), (1,), 8)

@@ -145,7 +145,9 @@ def _write_relevance(folder: Path, generator: Generator) -> None:
 def fingerprint() -> str:
     """A hash of everything that the exported bundle depends on: sources, this file and versions."""
     root = Path(__file__).resolve().parents[2]
-    sources = sorted([*root.glob("export/*.py"), *root.glob("training/models/*.py"), *root.glob("runtime/bundle*.py")])
+    sources = sorted(
+        [*root.glob("export/**/*.py"), *root.glob("training/models/*.py"), *root.glob("runtime/bundle/*.py")]
+    )
     digest = hashlib.sha256(f"{torch.__version__} {onnxruntime.__version__} {onnxscript.__version__}".encode())
     for path in [*sources, Path(__file__)]:
         digest.update(path.read_bytes())

@@ -234,3 +234,9 @@ def _tokenizer_files(folder: Path) -> tuple[Path, Path]:
     vocab.write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
     merges.write_text("#version: 0.2\n")
     return vocab, merges
+
+
+def difference(mine: np.ndarray, theirs: np.ndarray) -> float:
+    """The largest error, relative to the largest value where that is above 1."""
+    assert np.isfinite(mine).all()
+    return float(np.abs(mine - theirs).max() / max(1.0, np.abs(theirs).max()))

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
-from toy_bundle import Graph
 
 from limner.runtime.bundle.loading import Bundle, write_manifest
 from limner.runtime.bundle.manifest import (
@@ -18,6 +17,7 @@ from limner.runtime.bundle.manifest import (
     LicenceMeta,
     TensorMeta,
 )
+from support.toy_bundle import Graph
 
 WIDTH, TOKENS, SIZE = 6, 77, 32  # pixels; latents are 16 x 16, attention is 4 x 4
 LATENTS: tuple[int | str, ...] = ("batch", 4, "h", "w")

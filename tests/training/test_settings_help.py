@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
-from shipped_runs import leaves
+from support.shipped_runs import leaves
 
 from limner.training.cli import resolve
 from limner.training.families import FAMILIES

@@ -13,17 +13,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-import golden_losses
 import pytest
 import pytorch_lightning as pl
 import torch
-from shipped_runs import SIZES_AND_STEPS, SMALLER, arguments, family_of, leaves, shipped, smaller
+from support import golden_losses
+from support.shipped_runs import SIZES_AND_STEPS, SMALLER, arguments, family_of, leaves, shipped, smaller
 
 from limner.runtime.errors import InputError
 from limner.training.families import FAMILIES, family
 from limner.training.loop.runner import fit, seed_all
 
-GOLDEN = Path(__file__).parent / "golden_losses.json"
+GOLDEN = Path(golden_losses.__file__).with_suffix(".json")
 COMPILED = {"stylegan2-warmup"}  # minutes of compiling: `make test-all`
 
 
@@ -116,7 +116,7 @@ ELSEWHERE = {"autoencoder": 3e-4, "stylegan2-adversarial": 0.1}
 
 def test_ten_losses_are_the_golden_ones(tmp_path: Path, repository: Path) -> None:
     """To the bit with the golden's torch and maker of processors; elsewhere close (ELSEWHERE)."""
-    assert GOLDEN.is_file(), "python tests/training/golden_losses.py makes it"
+    assert GOLDEN.is_file(), "python tests/support/golden_losses.py makes it"
     golden = json.loads(GOLDEN.read_text())
     assert golden["losses"].keys() == SMALLER.keys()
     halves = [sorted(SMALLER)[::2], sorted(SMALLER)[1::2]]

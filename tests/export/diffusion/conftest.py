@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tiny_diffusion import write_folder
+from support.tiny_diffusion import write_folder
 
 from limner.export.diffusion.writer import DiffusionExport, export_folder
 from limner.runtime.bundle.loading import Bundle

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from tiny_diffusion import tiny_unet, write_folder
+from support.tiny_diffusion import tiny_unet, write_folder
 from transformers import CLIPTextModel
 
 from limner.export.diffusion.cli import patterns, run

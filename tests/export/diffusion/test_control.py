@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
-from tiny_diffusion import tiny_unet
+from support.tiny_diffusion import tiny_unet
 
 from limner.export.diffusion.control import CONTROL_INPUTS, Control, ControlAttention, ControlUNet
 from limner.export.diffusion.layers import choose_layers, layer_shrink

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
-from tiny_diffusion import write_folder
+from support.tiny_diffusion import write_folder
 
 from limner.export.diffusion.writer import DiffusionExport, export_folder
 from limner.export.precision.convert import PrecisionConfig, convert

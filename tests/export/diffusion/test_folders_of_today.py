@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_diffusion import write_folder
+from support.tiny_diffusion import write_folder
 
 from limner.export.diffusion.cli import run
 from limner.export.diffusion.folder import read_folder

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_diffusion import write_folder
+from support.tiny_diffusion import write_folder
 from torch import Tensor, nn
 
 from limner.export.diffusion.folder import DiffusionFolder, read_folder

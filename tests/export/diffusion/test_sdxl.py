@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
-from tiny_diffusion import POOLED, TEXT_WIDTH, write_folder
+from support.tiny_diffusion import POOLED, TEXT_WIDTH, write_folder
 
 from limner.export.diffusion.folder import read_folder
 from limner.export.diffusion.writer import DiffusionExport, export_folder

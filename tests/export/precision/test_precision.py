@@ -11,7 +11,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from toy_bundle import ToyWeights, build_toy_bundle, reference_gradient
+from support.toy_bundle import ToyWeights, build_toy_bundle, reference_gradient
 
 from limner.export.precision.convert import PrecisionConfig, convert
 from limner.export.precision.convert import convert as converting

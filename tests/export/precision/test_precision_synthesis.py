@@ -7,7 +7,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
-from tiny import tiny_networks
+from support.tiny import tiny_networks
 
 from limner.export.precision.half import CLAMP, half_graph
 from limner.export.stylegan2.graphs import build_specs, export_graph

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import EMBEDDING, SIZE
+from support.tiny import EMBEDDING, SIZE
 
 from limner.export.report.cards import read_licences
 from limner.export.stylegan2 import writer as bundle_writer

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_networks
+from support.tiny import tiny_networks
 from torch import Tensor, fx
 
 from limner.export.stylegan2.gradient_graph import INPUTS, OUTPUTS, LatentLoss, trace

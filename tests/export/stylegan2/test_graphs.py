@@ -7,7 +7,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from tiny import tiny_networks, unsettle
+from support.tiny import tiny_networks, unsettle
 
 from limner.export.report import parity
 from limner.export.stylegan2.clip_tower import FastClipImage

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import GENERATOR
+from support.tiny import GENERATOR
 
 from limner.export.battery import EDITS, Score, mapped, table
 from limner.export.stylegan2 import writer as bundle_writer

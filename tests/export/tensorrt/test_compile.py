@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from toy_bundle import build_toy_bundle
+from support.toy_bundle import build_toy_bundle
 
 from limner.export.tensorrt import compile as compiling
 from limner.export.tensorrt.builders import RefusedError, find_builder

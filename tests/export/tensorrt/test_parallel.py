@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from toy_bundle import build_toy_bundle
+from support.toy_bundle import build_toy_bundle
 
 from limner.export.tensorrt import compile as compiling
 from limner.export.tensorrt.compile import EngineConfig, compile_bundle

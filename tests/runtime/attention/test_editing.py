@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attention_surgery import Blend, Controller, surgery, time_words
-from attention_twin import Twin, text_table, tiny_unet, token_states
 from diffusers import DDIMScheduler
+from support.attention_surgery import Blend, Controller, surgery, time_words
+from support.attention_twin import Twin, text_table, tiny_unet, token_states
 
 from limner.runtime.attention.editing import Edited, Guidance, edit_latents
 from limner.runtime.attention.plan import plan_edits

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from toy_diffusion import build_toy_diffusion_bundle
+from support.toy_diffusion import build_toy_diffusion_bundle
 
 from limner.runtime import Editor, PromptEdit, Recipe, Source
 from limner.runtime.bundle.loading import Bundle

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from attention_surgery import Blend, Controller, surgery, time_words
 from diffusers import DDIMScheduler, UNet2DConditionModel
-from tiny_diffusion import write_folder
+from support.attention_surgery import Blend, Controller, surgery, time_words
+from support.tiny_diffusion import write_folder
 
 from limner.runtime import Editor
 from limner.runtime.attention.editing import Guidance, edit_latents

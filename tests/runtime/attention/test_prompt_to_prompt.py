@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from attention_twin import Twin, text_table, tiny_unet
+from support.attention_twin import Twin, text_table, tiny_unet
 
 from limner.runtime.attention.keep import feathered
 from limner.runtime.bundle.manifest import DiffusionMeta

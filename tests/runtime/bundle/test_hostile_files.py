@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from toy_bundle import NUM_WS, W_DIM, build_toy_bundle
+from support.toy_bundle import NUM_WS, W_DIM, build_toy_bundle
 
 from limner.runtime.arrays import read_array
 from limner.runtime.bundle.loading import load_bundle

@@ -1,5 +1,5 @@
 import pytest
-from torch_twin import TinyModels, tiny_models
+from support.torch_twin import TinyModels, tiny_models
 
 
 @pytest.fixture(scope="session")

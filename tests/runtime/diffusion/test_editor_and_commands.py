@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from toy_diffusion import build_toy_diffusion_bundle
+from support.toy_diffusion import build_toy_diffusion_bundle
 
 from limner.runtime import Editor, InputError, PromptEdit, Recipe, Source
 from limner.runtime.bundle.loading import Bundle
@@ -204,7 +204,7 @@ def test_demo_draws_prompts_and_pictures(limner: Run, portrait: Path, tmp_path: 
 def test_the_shipped_demo_leaves_out_what_has_no_bundle(
     limner: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from limner.runtime.bundle.loading import shipped
+    from limner.runtime.bundle import shipped
 
     rows = [{"prompt": "a cat", "method": "sega", "edits": [{"text": "red", "options": {"warmup": 1}}]}]
     rows.append({"picture": "portrait.png", "method": "global-directions", "edits": [{"text": "a person with a hat"}]})

@@ -8,8 +8,7 @@ import pytest
 import torch
 from diffusers import LEditsPPPipelineStableDiffusion
 from PIL import Image
-from test_sampling import difference
-from torch_twin import SD15, TinyModels
+from support.torch_twin import SD15, TinyModels, difference
 
 from limner.runtime.diffusion import edit_friendly
 from limner.runtime.diffusion.ddim_inversion import ddim_invert, invert_with_prompts

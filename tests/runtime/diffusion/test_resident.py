@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from toy_diffusion import build_toy_diffusion_bundle
+from support.toy_diffusion import build_toy_diffusion_bundle
 
 from limner.runtime.diffusion import resident
 from limner.runtime.diffusion.networks import DiffusionNetworks

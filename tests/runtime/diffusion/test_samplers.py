@@ -7,7 +7,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from torch_twin import CLASSES
+from support.torch_twin import CLASSES
 
 from limner.runtime.diffusion.samplers.by_name import SAMPLERS, default_sampler, make_sampler
 from limner.runtime.diffusion.samplers.schedule import NoiseSchedule, SchedulerConfig, read_scheduler_config

@@ -6,7 +6,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from torch_twin import CLASSES, SD15, TinyModels
+from support.torch_twin import CLASSES, SD15, TinyModels, difference
 
 from limner.runtime.diffusion.sampling import SamplingParameters, generate
 from limner.runtime.errors import InputError
@@ -136,9 +136,3 @@ def test_bad_values_are_named(tiny: TinyModels) -> None:
     assert error.value.field == "height"
     with pytest.raises(InputError, match="seeds"):
         generate(networks, ["a"], [0, 1], SamplingParameters())
-
-
-def difference(mine: np.ndarray, theirs: np.ndarray) -> float:
-    """The largest error, relative to the largest value where that is above 1."""
-    assert np.isfinite(mine).all()
-    return float(np.abs(mine - theirs).max() / max(1.0, np.abs(theirs).max()))

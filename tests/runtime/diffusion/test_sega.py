@@ -9,8 +9,7 @@ import torch
 from diffusers.pipelines.deprecated.semantic_stable_diffusion.pipeline_semantic_stable_diffusion import (
     SemanticStableDiffusionPipeline,
 )
-from test_sampling import CLASSES, difference
-from torch_twin import SD15, TinyModels
+from support.torch_twin import CLASSES, SD15, TinyModels, difference
 
 from limner.runtime.diffusion.networks import DiffusionNetworks
 from limner.runtime.diffusion.sources import DiffusionStart, resolve_start

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import scipy.ndimage
-from ffhq_twin import five_at, sixty_eight, some_picture, twin_align, twin_quad
+from support.ffhq_twin import five_at, sixty_eight, some_picture, twin_align, twin_quad
 
 from limner.runtime.errors import InputError
 from limner.runtime.faces.alignment import align_face, face_quad, sampled_quad

@@ -2,21 +2,18 @@
 
 import json
 import math
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from ffhq_twin import five_at, sixty_eight, some_picture
+from support.ffhq_twin import five_at, some_picture
+from support.landmark_finders import FIVE, SIXTY_EIGHT, installed  # noqa: F401 - a fixture
 
 from limner.runtime.errors import InputError, LimnerError
 from limner.runtime.faces import finders
 from limner.runtime.faces.face import Face, Framing
 from limner.runtime.faces.landmarks import check_landmarks, choose_face, key_points, read_landmarks
-
-FIVE = five_at((120, 85), 24).tolist()
-SIXTY_EIGHT = sixty_eight(five_at((40, 30), 12)).tolist()
 
 
 def changed(index: int, point: object) -> list[Any]:
@@ -121,30 +118,6 @@ def test_one_of_several_faces_is_named() -> None:
 
 
 # --- finders ----------------------------------------------------------------------------------------------
-
-
-def find_two(image_u8: np.ndarray) -> list[Any]:
-    assert image_u8.dtype == np.uint8 and image_u8.shape[2] == 3
-    return [np.array(FIVE, dtype=np.float32), SIXTY_EIGHT]
-
-
-def find_nonsense(image_u8: np.ndarray) -> list[Any]:
-    return [np.zeros((5, 2))]
-
-
-def fail(image_u8: np.ndarray) -> list[Any]:
-    raise RuntimeError("no model")
-
-
-number = 7
-
-
-@pytest.fixture
-def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Finders of this file, as a package would bring them."""
-    names = {"two": "find_two", "nonsense": "find_nonsense", "fails": "fail", "number": "number", "gone": "none"}
-    entries = {n: EntryPoint(n, f"{__name__}:{attribute}", finders.GROUP) for n, attribute in names.items()}
-    monkeypatch.setattr(finders, "_entries", lambda: entries)
 
 
 @pytest.mark.usefixtures("installed")

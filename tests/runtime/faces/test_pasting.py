@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from ffhq_twin import five_at, some_picture
+from support.ffhq_twin import five_at, some_picture
 
 from limner.runtime.errors import InputError
 from limner.runtime.faces.alignment import AlignedFace, align_face

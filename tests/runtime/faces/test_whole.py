@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import test_landmarks
-from ffhq_twin import five_at, some_picture
 from PIL import Image
-from toy_diffusion import build_toy_diffusion_bundle
+from support.ffhq_twin import five_at, some_picture
+from support.landmark_finders import FIVE, installed  # noqa: F401 - a fixture
+from support.toy_diffusion import build_toy_diffusion_bundle
 
 from limner.runtime import Editor, Face, InputError, PromptEdit, Recipe, Source, read_recipe, replay, write_edit
 from limner.runtime.bundle.shipped import checkpoints_folder, shipped_bundle
@@ -24,7 +24,6 @@ Run = Callable[..., Any]
 WORDS = "a person with a beard"
 POINTS = five_at((120, 85), 22, 15)
 FACE = Face(POINTS.tolist(), threshold=0.02)
-installed = test_landmarks.installed  # the fixture
 
 
 @pytest.fixture(autouse=True)
@@ -281,7 +280,7 @@ def test_a_finder_takes_the_place_of_a_file(limner: Run, photo: Path) -> None:
     ran = limner("edit", photo, WORDS, "--beta", "0.01", "--landmark-finder", "two", "--face", "0", "--json")
     assert ran.code == 0, ran.err
     carried = json.loads(ran.out)["recipe"]["source"]["face"]["landmarks"]
-    assert np.allclose(carried, test_landmarks.FIVE, atol=1e-4)
+    assert np.allclose(carried, FIVE, atol=1e-4)
     assert limner("replay", "photo-edited.png").code == 0  # with no finder
     ran = limner("edit", photo, WORDS, "--landmark-finder", "two")
     assert ran.code == 2 and "2 faces" in ran.err and "--face 0 to 1" in ran.err

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twins import plan
+from support.tensorrt_twin import plan
 
 from limner.runtime.bundle.engines import EngineMeta
 from limner.runtime.bundle.loading import Bundle, load_bundle, manifest_text

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from twins import FakeTrt, HostDevice, plan
+from support.tensorrt_twin import FakeTrt, HostDevice, plan
 
 from limner.runtime.bundle.loading import Bundle, load_bundle, write_manifest
 from limner.runtime.errors import BundleError, InputError, ProviderError

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from twins import FakeTrt, HostDevice, plan
+from support.tensorrt_twin import FakeTrt, HostDevice, plan
 
 from limner.runtime.bundle.loading import Bundle
 from limner.runtime.errors import GraphError, InputError

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from toy_bundle import build_toy_bundle
+from support.toy_bundle import build_toy_bundle
 
 from limner.runtime.graphs.sessions import Sessions
 from limner.runtime.graphs.threads import quota_of, usable_cores

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from toy_bundle import ToyWeights, toy_fixture  # noqa: F401
+from support.toy_bundle import ToyWeights, toy_fixture  # noqa: F401
 
 from limner.runtime.bundle.loading import Bundle
 from limner.runtime.editor import Editor

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from toy_bundle import NUM_WS, SIZE, STYLES, W_DIM, ToyWeights, build_toy_bundle, toy_fixture  # noqa: F401
+from support.toy_bundle import NUM_WS, SIZE, STYLES, W_DIM, ToyWeights, build_toy_bundle, toy_fixture  # noqa: F401
 
 from limner.runtime.bundle.loading import Bundle, load_bundle, write_manifest
 from limner.runtime.bundle.manifest import GraphMeta, TensorMeta

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from toy_bundle import FLAT, NUM_WS, W_DIM, ToyWeights, reference_gradient, toy_fixture  # noqa: F401
+from support.toy_bundle import FLAT, NUM_WS, W_DIM, ToyWeights, reference_gradient, toy_fixture  # noqa: F401
 
 from limner.runtime.bundle.loading import Bundle
 from limner.runtime.editor import Editor

@@ -5,7 +5,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from toy_bundle import (  # noqa: F401
+from support.toy_bundle import (  # noqa: F401
     EDITABLE,
     NUM_WS,
     STYLES,

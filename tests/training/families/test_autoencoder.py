@@ -8,45 +8,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.small_autoencoder import IDENTITY, MODEL, module
 
 from limner.runtime.errors import InputError
 from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataset
 from limner.training.cli import resolve, run_family
+from limner.training.families.autoencoder import run as autoencoder
 from limner.training.families.autoencoder.figures import latent_deviation
 from limner.training.families.autoencoder.module import (
-    AutoencoderModule,
-    AutoencoderTraining,
     correlation,
     kl_divergence,
     perceptual_distance,
     psnr,
 )
-from limner.training.families.autoencoder import run as autoencoder
-from limner.training.loop.runner import OptimizerConfig
 from limner.training.models.diffusion import (
     AutoencoderConfig,
     build_autoencoder,
     load_autoencoder,
     save_autoencoder,
 )
-from limner.training.models.irse import BodyConfig, IdentityConfig, IdentityNet
-from limner.training.models.patches import PatchDiscriminator
+from limner.training.models.irse import IdentityNet
 from limner.training.models.store import save_model
-
-MODEL = AutoencoderConfig(size=32, widths=(8, 8, 8, 16), groups=4)
-IDENTITY = IdentityConfig(
-    image_size=32, input_size=16, crop="none", body=BodyConfig(8, (8, 12), (1, 1), 4), embedding=10, dropout=0.0
-)
-
-
-def module(**training: Any) -> AutoencoderModule:
-    torch.manual_seed(0)
-    found = AutoencoderModule(
-        build_autoencoder(MODEL), PatchDiscriminator(8, 4), IdentityNet(IDENTITY),
-        AutoencoderTraining(**training), OptimizerConfig(), 10,
-    )  # fmt: skip
-    found.log_dict = lambda *_, **__: None  # type: ignore[method-assign]
-    return found
 
 
 def test_kl_against_numbers() -> None:

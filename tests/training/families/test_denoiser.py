@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_autoencoder import MODEL
+from support.small_autoencoder import MODEL
 
 from limner.runtime.errors import InputError
 from limner.training.avatars.attributes import STYLES, sample_in_split

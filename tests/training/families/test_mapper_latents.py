@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from mapper_parts import NUM_WS, W_DIM, mapper_checkpoints  # noqa: F401
 from PIL import Image
-from tiny import SIZE
+from support.mapper_parts import NUM_WS, W_DIM, mapper_checkpoints  # noqa: F401
+from support.tiny import SIZE
 
 from limner.runtime.errors import InputError
 from limner.runtime.pictures.images import read_picture
@@ -166,7 +166,7 @@ def test_encoders_of_other_generators_are_refused(mapper_checkpoints: Path, gene
         make_pool(config, generator)
     from dataclasses import replace
 
-    from tiny import GENERATOR
+    from support.tiny import GENERATOR
 
     other = Generator(replace(GENERATOR, w_dim=20))
     with pytest.raises(InputError, match="which gives latents"):

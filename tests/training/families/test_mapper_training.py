@@ -18,14 +18,14 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
-from mapper_parts import NUM_WS, PROMPTS, W_DIM, mapper_checkpoints, settings, tiny_run  # noqa: F401
+from support.mapper_parts import NUM_WS, PROMPTS, W_DIM, mapper_checkpoints, settings, tiny_run  # noqa: F401
 from torch import Tensor
 
 from limner.runtime.errors import InputError
+from limner.training.families.mapper import run as family
 from limner.training.families.mapper.module import MapperModule
 from limner.training.families.mapper.ranger import Ranger
 from limner.training.families.mapper.run import Run
-from limner.training.families.mapper import run as family
 from limner.training.loop.runner import fit, seed_all
 from limner.training.models.mapper import LatentMapper, generator_digest
 from limner.training.models.store import load_model, save_model

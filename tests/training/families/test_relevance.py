@@ -8,8 +8,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from tests.training.test_stylegan2 import CONFIG as NARROW
-from tests.training.test_stylegan2 import random_generator
+from support.random_generator import CONFIG as NARROW
+from support.random_generator import random_generator
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -8,6 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from support.random_generator import CONFIG, random_generator
 from torch import Tensor
 
 from limner.training.families.stylegan2.adversarial import (
@@ -19,17 +20,7 @@ from limner.training.families.stylegan2.adversarial import (
 from limner.training.models.discriminator import Discriminator, minibatch_stddev
 from limner.training.models.stylegan2 import Generator, StyleGAN2Config, upsample_rgb
 
-CONFIG = StyleGAN2Config(size=32, z_dim=16, w_dim=16, n_mlp=3, channels={4: 12, 8: 10, 16: 8, 32: 6})
 FLOAT32 = 2e-5  # relative: about thirty float32 layers against float64
-
-
-def random_generator(config: StyleGAN2Config = CONFIG) -> Generator:
-    torch.manual_seed(1)
-    generator = Generator(config)
-    for name, parameter in generator.named_parameters():
-        if name.endswith(("noise.weight", "bias")):
-            torch.nn.init.normal_(parameter, 0.5 if "modulation" in name else 0.0, 0.3)
-    return generator.eval()
 
 
 def upfirdn(x: Tensor, kernel: Tensor, up: int, pad: tuple[int, int]) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from importing import Import
+from support.importing import Import
 
 from limner.training.importers.registry import Report, import_file
 from limner.training.importers.states import Options

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import published
 import pytest
 import torch
-from importing import Import
+from support import published
+from support.importing import Import
 
 from limner.runtime.errors import InputError
 

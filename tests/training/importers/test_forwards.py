@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import published
 import pytest
-import references
 import torch
-from importing import Import
+from support import published, references
+from support.importing import Import
 from torch import Tensor
 
 from limner.training.models.clip import ClipImageTower, ClipTextTower

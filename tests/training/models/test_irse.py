@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.irse_twin import norm
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,11 +18,6 @@ from limner.training.families.identity.module import arcface_logits, area_under_
 from limner.training.models.irse import IR_SE50, BodyConfig, IdentityConfig, IdentityNet
 
 SMALL = IdentityConfig(32, 16, "none", BodyConfig(8, (8, 16), (2, 2), 4), 12, 0.1)
-
-
-def norm(x: Tensor, state: dict[str, Tensor], key: str) -> Tensor:
-    return F.batch_norm(x, state[f"{key}.running_mean"], state[f"{key}.running_var"], state[f"{key}.weight"],
-                        state[f"{key}.bias"])  # fmt: skip
 
 
 def reference(state: dict[str, Tensor], x: Tensor, units: list[tuple[int, int]]) -> Tensor:

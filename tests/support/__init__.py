@@ -1,0 +1,1 @@
+"""What several tests use: twins and references, toy bundles and tiny checkpoints."""
