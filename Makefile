@@ -86,15 +86,15 @@ export-diffusion: $(FULL) ## Make a bundle of checkpoints/avatars/diffusion, in 
 
 .PHONY: sd15-scale
 sd15-scale: $(FULL) ## Export and edit with a random pipeline of Stable Diffusion 1.5's size (minutes to an hour, 16 GB)
-	$(BIN)/python -m limner.export.diffusion.scale run $(ARGS)
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.scale_diffusion run $(ARGS)
 
 .PHONY: engines
-engines: $(FULL) ## Compile every graph for three GPU generations, without a GPU; the tables go to ENGINES.md
-	$(BIN)/python -m limner.export.tensorrt.report $(ARGS)
+engines: $(FULL) ## Compile every graph for three GPU generations, without a GPU; tables in docs/figures/engines.md
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.engines $(ARGS)
 
 .PHONY: engines-scale
 engines-scale: $(FULL) ## The same for a generator at 1024 pixels and a UNet of Stable Diffusion's size (hours, 16 GB)
-	$(BIN)/python -m limner.export.tensorrt.scale $(ARGS)
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.scale_engines $(ARGS)
 
 .PHONY: battery-diffusion
 battery-diffusion: $(FULL) ## Judge edits of the diffusion bundle on generated and held-out pictures
@@ -112,11 +112,11 @@ precision: $(FULL) ## Convert the bundle to fp16 and int8 behind the gate, batte
 
 .PHONY: bench
 bench: $(FULL) ## Time the runtime on this machine, beside torch eager
-	$(BIN)/python -m limner.export.bench $(ARGS)
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.stylegan2 $(ARGS)
 
 .PHONY: bench-diffusion
 bench-diffusion: $(FULL) ## Time edits of the diffusion bundle, beside diffusers eager
-	$(BIN)/python -m limner.export.diffusion.bench $(ARGS)
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.diffusion $(ARGS)
 
 .PHONY: battery
 battery: $(FULL) ## Measure the methods on the battery of edits of held-out pictures

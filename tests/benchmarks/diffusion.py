@@ -7,7 +7,7 @@
   those of a large matrix product; and against the same UNet exported without control (`bench_control`).
 
 Both sides take turns with equal threads and the same steps; text encoder and VAE are left out; medians are compared.
-Writes BENCHMARKS-diffusion.md and .json into --out.
+Writes benchmarks-diffusion.md and .json into --out.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ import torch
 import typer
 from torch import Tensor
 
-from limner.export.bench import NO_GPU, machine
-from limner.export.diffusion.bench_control import CONTROL_TARGET, ControlRow, control_cost
+from benchmarks.attention_control import CONTROL_TARGET, ControlRow, control_cost
+from benchmarks.stylegan2 import NO_GPU, machine
 from limner.runtime.bundle.loading import load_bundle
 from limner.runtime.bundle.shipped import checkpoints_folder, shipped_bundle
 from limner.runtime.editor import Editor
@@ -215,7 +215,7 @@ def unet_figures(pipe: StableDiffusionPipeline, editor: Editor, repeats: int, ro
 
 
 def as_markdown(report: Report) -> str:
-    """BENCHMARKS-diffusion.md."""
+    """benchmarks-diffusion.md."""
     about = ", ".join(f"{name} {value}" for name, value in report.machine.items())
     lines = ["# Benchmarks of diffusion", "", f"`make bench-diffusion` on this machine: {about}.", "", NO_GPU, ""]
     lines += [f"Model: {report.model}. {report.steps} steps; both sides take turns with equal threads; medians.", ""]
@@ -235,12 +235,12 @@ def as_markdown(report: Report) -> str:
 def main(
     model: Annotated[Path | None, typer.Option(help="Diffusers folder.")] = None,
     bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle made from it.")] = None,
-    out: Annotated[Path, typer.Option(help="Where the figures go.")] = Path(),
+    out: Annotated[Path, typer.Option(help="Where the figures go.")] = Path("docs/figures"),
     threads: Annotated[list[int] | None, typer.Option(help="CPU threads; 1 if not given.")] = None,
     steps: Annotated[int, typer.Option(min=2, help="Sampling steps.")] = 50,
     repeats: Annotated[int, typer.Option(min=1, help="Repeats of each edit.")] = 3,
 ) -> None:
-    """Measure, print, and write BENCHMARKS-diffusion.md and BENCHMARKS-diffusion.json."""
+    """Measure, print, and write benchmarks-diffusion.md and benchmarks-diffusion.json."""
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     folder = model or checkpoints_folder() / "avatars" / "diffusion"
@@ -262,8 +262,8 @@ def main(
         unet = unet or unet_figures(pipe, editor, repeats)
     report = Report(machine(), folder.name, steps, rows, unet, control_cost(pipe.unet, loaded))
     text = as_markdown(report)
-    (out / "BENCHMARKS-diffusion.md").write_text(text, encoding="utf-8")
-    (out / "BENCHMARKS-diffusion.json").write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
+    (out / "benchmarks-diffusion.md").write_text(text, encoding="utf-8")
+    (out / "benchmarks-diffusion.json").write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
     print(text)
     slow = [f"{row.ratio:.2f} for {row.what}" for row in rows if row.ratio < TARGET]
     costly = [f"{row.ratio:.3f} at {row.rows} rows" for row in report.control if row.ratio > CONTROL_TARGET]

@@ -1,9 +1,9 @@
 """`make engines`: compile every graph of a bundle, and say which back ends ran what on this machine.
 
-Writes ENGINES.md and ENGINES.json: sizes, build seconds and refused nodes, then back ends by graphs. A cell says "ran"
+Writes engines.md and engines.json: sizes, build seconds and refused nodes, then back ends by graphs. A cell says "ran"
 only if the graph ran here a moment ago.
 
-    python -m limner.export.tensorrt.report --bundle checkpoints/avatars/bundle --target sm86,sm89,sm120
+    PYTHONPATH=tests python -m benchmarks.engines --bundle checkpoints/avatars/bundle --target sm86,sm89,sm120
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def survey_backends(bundle: Bundle, compiled: Sequence[Built]) -> tuple[dict[str
 
 
 def as_markdown(report: Report) -> str:
-    """ENGINES.md."""
+    """engines.md."""
     lines = ["# Engines", ""]
     lines += [f"`make engines` with {report.builder} for {', '.join(report.targets)}. {report.machine}", ""]
     for title, rows in report.built.items():
@@ -164,7 +164,7 @@ def main(
     work: Annotated[Path, typer.Option(help="Where copies of the bundles with their engines go.")] = Path(
         "out/engines"
     ),
-    out: Annotated[Path, typer.Option(help="Where ENGINES.md and ENGINES.json go.")] = Path(),
+    out: Annotated[Path, typer.Option(help="Where engines.md and engines.json go.")] = Path("docs/figures"),
 ) -> None:
     """Compile, survey, write the tables. Exit code 1 if a graph was refused."""
     folders = bundle or [shipped_bundle(family) for family in BUNDLES if is_shipped(family)]
@@ -192,8 +192,8 @@ def main(
     about = f"{chosen.name} {chosen.version}"
     report = Report(about_machine(), about, chosen.resolve_targets(targets), built, matrix, reasons)
     text = as_markdown(report)
-    (out / "ENGINES.md").write_text(text, encoding="utf-8")
-    (out / "ENGINES.json").write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
+    (out / "engines.md").write_text(text, encoding="utf-8")
+    (out / "engines.json").write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
     print(text)
     if report.refused:
         raise typer.Exit(1)

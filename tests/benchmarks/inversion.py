@@ -1,6 +1,6 @@
 """How well held-out pictures come back from W+: attributes kept, identity, and a perceptual distance.
 
-    python -m limner.export.inversion_report --count 200 --out DIR
+    PYTHONPATH=tests python -m benchmarks.inversion --count 200 --out DIR
 
 The judge reads the reconstruction and is compared with the renderer's own record of the picture. The perceptual
 distance is taken on the judge's maps (after LPIPS, without learnt weights); the distance of two random held-out

@@ -3,7 +3,7 @@
 Weights do not change what export and runtime must carry, so none are downloaded. Every stage is a process of its
 own, whose peak memory is measured by the system.
 
-    python -m limner.export.diffusion.scale run --steps 2
+    PYTHONPATH=tests python -m benchmarks.scale_diffusion run --steps 2
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import typer
 from limner.runtime.bundle.shipped import checkpoints_folder
 from limner.runtime.errors import LimnerError
 
+HERE = {"PYTHONPATH": str(Path(__file__).parents[1])}  # where a process of its own finds this package
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 UNET: dict[str, Any] = {"sample_size": 64, "block_out_channels": (320, 640, 1280, 1280), "layers_per_block": 2,
         "cross_attention_dim": 768, "attention_head_dim": 8}  # fmt: skip
@@ -56,7 +57,7 @@ def measured(*command: str) -> dict[str, Any]:
     """Run a command that prints JSON; what it printed, with its seconds and its peak memory in GiB."""
     start = time.monotonic()
     with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen([sys.executable, "-m", *command], stdout=output)
+        process = subprocess.Popen([sys.executable, "-m", *command], stdout=output, env=os.environ | HERE)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
@@ -74,7 +75,7 @@ def run_scale(folder: Path, steps: int = 2) -> dict[str, dict[str, Any]]:
             "--method", "prompt-to-prompt", "--set", f"steps={steps}", "--bundle", str(bundle), "-o", str(picture),
             "--json"]  # fmt: skip
     return {
-        "write": measured("limner.export.diffusion.scale", "write", str(model)),
+        "write": measured("benchmarks.scale_diffusion", "write", str(model)),
         "export": measured(
             "limner.runtime",
             "export",

@@ -3,7 +3,7 @@
 Weights do not change what a compiler takes, so none are downloaded. Precision fp16 is decided by operators and
 constants alone: running 860 million parameters on samples would measure noise.
 
-    python -m limner.export.tensorrt.scale --model generator-1024 --target sm89
+    PYTHONPATH=tests python -m benchmarks.scale_engines --model generator-1024 --target sm89
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def compile_model(name: str, precision: str, targets: tuple[str, ...], builder_n
 
 
 def as_markdown(rows: list[Compiled]) -> str:
-    """ENGINES-SCALE.md."""
+    """engines-scale.md."""
     lines = [
         "# Engines of full size",
         "",
@@ -209,14 +209,14 @@ def main(
     target: Annotated[list[str] | None, typer.Option(help="GPU architectures; sm89 if not given.")] = None,
     precision: Annotated[str, typer.Option(help="fp16 or fp32.")] = "fp16",
     builder: Annotated[str | None, typer.Option(help="tensorrt or tensorrt-rtx.")] = None,
-    out: Annotated[Path, typer.Option(help="Where ENGINES-SCALE.md and .json go.")] = Path(),
+    out: Annotated[Path, typer.Option(help="Where engines-scale.md and .json go.")] = Path("docs/figures"),
 ) -> None:
     """Compile, print, and write the table; models that were compiled before stay in it."""
     for name in model or ():
         if name not in MODELS:
             raise InputError("model", repr(name), ", ".join(MODELS), nearest(name, MODELS))
     targets = tuple(name for names in target or ("sm89",) for name in names.split(","))
-    table = out / "ENGINES-SCALE.json"
+    table = out / "engines-scale.json"
     rows = [Compiled(**row) for row in json.loads(table.read_text())] if table.is_file() else []
     for name in model or MODELS:
         row = compile_model(name, precision, targets, builder)
@@ -224,7 +224,7 @@ def main(
         rows = [old for old in rows if (old.model, old.precision) != (name, precision)] + [row]
         out.mkdir(parents=True, exist_ok=True)
         table.write_text(json.dumps([asdict(one) for one in rows], indent=1) + "\n", encoding="utf-8")
-        (out / "ENGINES-SCALE.md").write_text(as_markdown(rows), encoding="utf-8")
+        (out / "engines-scale.md").write_text(as_markdown(rows), encoding="utf-8")
     print(as_markdown(rows))
 
 

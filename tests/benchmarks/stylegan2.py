@@ -5,7 +5,7 @@
 - An edit with global directions on a picture that is inverted each time, warm, split by stage.
 - Cold start of `limner --help`, a process each time.
 
-Writes BENCHMARKS.md and BENCHMARKS.json into --out.
+Writes benchmarks.md and benchmarks.json into --out.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def machine() -> dict[str, Any]:
 
 
 def as_markdown(report: Report) -> str:
-    """BENCHMARKS.md."""
+    """benchmarks.md."""
     about = ", ".join(f"{name} {value}" for name, value in report.machine.items())
     lines = ["# Benchmarks", "", f"`make bench` on this machine: {about}.", "", NO_GPU, ""]
     if report.steps:
@@ -190,12 +190,12 @@ def as_markdown(report: Report) -> str:
 def main(
     checkpoints: Annotated[Path | None, typer.Option(help="Folder of the torch checkpoints.")] = None,
     bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle made from them.")] = None,
-    out: Annotated[Path, typer.Option(help="Where BENCHMARKS.md and BENCHMARKS.json go.")] = Path(),
+    out: Annotated[Path, typer.Option(help="Where benchmarks.md and benchmarks.json go.")] = Path("docs/figures"),
     threads: Annotated[list[int] | None, typer.Option(help="CPU threads; 1 and all cores if not given.")] = None,
     batches: Annotated[list[int] | None, typer.Option(help="Batch sizes; 1 and 4 if not given.")] = None,
     repeats: Annotated[int, typer.Option(min=3, help="Repeats of each measurement.")] = 15,
 ) -> None:
-    """Measure, print, and write BENCHMARKS.md and BENCHMARKS.json."""
+    """Measure, print, and write benchmarks.md and benchmarks.json."""
     folder = checkpoints or checkpoints_folder() / "avatars"
     loaded = load_bundle(bundle or folder / "bundle")
     networks = load_networks(folder, loaded.manifest.clip.preprocess)
@@ -213,8 +213,8 @@ def main(
         machine(), steps, edit_ms=edits[0], edit_new_words_ms=edits[1], help_s=time_help(5), load_ms=load_ms
     )
     text = as_markdown(report)
-    (out / "BENCHMARKS.md").write_text(text, encoding="utf-8")
-    (out / "BENCHMARKS.json").write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
+    (out / "benchmarks.md").write_text(text, encoding="utf-8")
+    (out / "benchmarks.json").write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
     print(text)
     slow = [f"{s.ratio:.2f} with {s.threads} threads, batch {s.batch}" for s in steps if s.ratio < TARGET]
     if slow:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from limner.export.bench import (
+from benchmarks.stylegan2 import (
     Report,
     StepTiming,
     as_markdown,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from limner.export.diffusion.scale import run_scale
+from benchmarks.scale_diffusion import run_scale
 
 
 @pytest.mark.slow

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
+from benchmarks.engines import titles, with_graphs
 from support.toy_bundle import build_toy_bundle
 
 from limner.export.tensorrt import compile as compiling
 from limner.export.tensorrt.compile import EngineConfig, compile_bundle
 from limner.export.tensorrt.parallel import Task, fill_cache
-from limner.export.tensorrt.report import titles, with_graphs
 from limner.runtime.errors import InputError
 
 pytest.importorskip("tensorrt_rtx", reason="the extra tensorrt-rtx has wheels for x86-64 alone")

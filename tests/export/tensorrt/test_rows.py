@@ -108,10 +108,11 @@ def test_another_use_of_found_rows_is_refused(tmp_path: Path) -> None:
 def test_a_control_unet_compiles(tmp_path: Path, precision: str) -> None:
     """Exported from diffusers' UNet; the rewritten graph agrees with the exported one, and the compiler takes it."""
     pytest.importorskip("tensorrt_rtx")
+    from benchmarks.scale_engines import tiny_unet, unet_feed, unet_graph_file, unet_shapes
+
     from limner.export.precision.half import half_graph
     from limner.export.tensorrt.builders import Request, find_builder
     from limner.export.tensorrt.profiles import Profile
-    from limner.export.tensorrt.scale import tiny_unet, unet_feed, unet_graph_file, unet_shapes
 
     path = unet_graph_file(tiny_unet(), tmp_path / "unet.onnx")
     plain = prepare(path, tmp_path)
