@@ -36,8 +36,8 @@ if TYPE_CHECKING:
         ProviderError,
     )
     from limner.runtime.faces.face import Face
-    from limner.runtime.faces.whole import whole_picture
     from limner.runtime.graphs.sessions import Sessions
+    from limner.runtime.photograph import whole_picture
     from limner.runtime.pictures.images import Picture, read_picture, write_png_atomically
     from limner.runtime.pictures.sheets import make_sheet
     from limner.runtime.provenance import read_recipe, replay, write_edit

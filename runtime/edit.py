@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from limner.runtime.checks import require_number
 from limner.runtime.pictures.containers import NOTHING, Carried
 from limner.runtime.recipe import Recipe
-from limner.runtime.stylegan2.trajectory import Trajectory
+from limner.runtime.trajectory import Trajectory
 
 __all__ = ["Edit"]
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from limner.runtime.bundle.loading import Bundle, load_bundle
 from limner.runtime.checks import require_int, require_number
+from limner.runtime.completing import idle_settings, refuse_idle, without_idle
 from limner.runtime.edit import Edit
 from limner.runtime.errors import GraphError, InputError, LimnerError
-from limner.runtime.methods.idle import idle_settings, refuse_idle, without_idle
 from limner.runtime.methods.registry import (
     Method,
     Outcome,

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limner.runtime.bundle.loading import Bundle
+from limner.runtime.bundle.vocabulary import unseen_words
 from limner.runtime.recipe import Recipe
 from limner.runtime.text.tokenizer import Tokenizer
-from limner.runtime.text.vocabulary import unseen_words
 
 __all__ = ["change_notices", "source_notices", "text_notices", "word_notices"]
 

@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from limner.runtime.completing import idle_settings, without_idle
 from limner.runtime.edit import Edit
 from limner.runtime.editor import Editor
 from limner.runtime.errors import InputError
-from limner.runtime.faces.whole import whole_picture
-from limner.runtime.methods.idle import idle_settings, without_idle
 from limner.runtime.methods.registry import Progress
+from limner.runtime.photograph import whole_picture
 from limner.runtime.pictures.images import read_texts
 from limner.runtime.pictures.writing import write_picture
 from limner.runtime.pictures.xmp import COMPOSITE, GENERATED

@@ -19,9 +19,9 @@ from typing import Any, Literal
 from limner.runtime.checks import require_int, require_number, require_sha256
 from limner.runtime.errors import InputError
 from limner.runtime.faces.face import Face
+from limner.runtime.grammar import refuse_markup
 from limner.runtime.methods.registry import Family, Method, find_method, methods_of, methods_with
 from limner.runtime.schema import from_dict, parse_json, read_json, to_dict
-from limner.runtime.text.grammar import refuse_markup
 
 __all__ = ["PromptEdit", "Recipe", "Source", "plain_text"]
 

@@ -37,11 +37,11 @@ from limner.runtime.bundle.manifest import (
     TokenizerMeta,
 )
 from limner.runtime.bundle.mappers import MapperMeta
+from limner.runtime.bundle.vocabulary import FILE as WORDS
 from limner.runtime.errors import InputError, LimnerError
 from limner.runtime.schema import from_dict, read_json
 from limner.runtime.storage.folders import folder_beside, open_to_readers, put_in_place
 from limner.runtime.stylegan2.spaces import SLOPE
-from limner.runtime.text.vocabulary import FILE as WORDS
 from limner.training.models.mapper import generator_digest
 from limner.training.models.stylegan2 import Generator
 

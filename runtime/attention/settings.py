@@ -12,7 +12,7 @@ from limner.runtime.attention.windows import read_window
 from limner.runtime.attention.words import Prompt, find_word, word_tokens
 from limner.runtime.checks import require_number
 from limner.runtime.errors import InputError
-from limner.runtime.text.grammar import not_understood, split_colon
+from limner.runtime.grammar import not_understood, split_colon
 
 __all__ = ["MAX_WEIGHT", "ControlSettings", "pair_tokens"]
 

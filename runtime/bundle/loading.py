@@ -12,7 +12,7 @@ The format, schema version 1:
   `files`.
 - Loading compares the size and the sha256 of every listed file. The runtime opens no other file by name.
 - A graph's weights lie in the files that its `data` names and nowhere else; the runtime reads the paths in the ONNX
-  file itself and refuses others, whatever ONNX Runtime would do (`limner.runtime.graphs.onnx_files`).
+  file itself and refuses others, whatever ONNX Runtime would do (`limner.runtime.bundle.onnx_files`).
 - What was verified is what runs: a graph is read and verified again when it is loaded, and its weights if the file
   system says that they changed. Weights that are written over in place while they are in use are refused.
 - `graphs` maps a name to an ONNX file and its inputs and outputs (name, dtype, shape). A string in a shape is
@@ -28,7 +28,7 @@ The format, schema version 1:
 - `mappers` names the latent mappers: NAME is the graph "mapper_NAME", from `w_plus` or `style_channels` to a `step` of
   the same shape. One that was trained on a generator other than `generator.weights` is refused.
 - A graph's `parity` records its error against the torch module; one above its own tolerance is refused.
-- `tokenizer.words`, if there, names words.txt (`limner.runtime.text.vocabulary`); `limits` says from where on an edit
+- `tokenizer.words`, if there, names words.txt (`limner.runtime.bundle.vocabulary`); `limits` says from where on an edit
   warns.
 - `ranges` says which sizes a dimension may take; one that it does not name may take any.
 - `engines` lists graphs compiled for certain GPUs, each with the hash of the graph that it was built from. An
@@ -57,12 +57,12 @@ from limner.runtime.bundle.manifest import (
     GraphMeta,
     check_manifest,
 )
+from limner.runtime.bundle.onnx_files import check_external_data
+from limner.runtime.bundle.vocabulary import read_vocabulary
 from limner.runtime.errors import BundleError, MissingGraphError, nearest
-from limner.runtime.graphs.onnx_files import check_external_data
 from limner.runtime.schema import from_dict, parse_json, to_dict
 from limner.runtime.storage.files import read_plain, sha256_bytes, sha256_file, user_path, write_atomically
 from limner.runtime.storage.held_files import Stamp, stamp_of
-from limner.runtime.text.vocabulary import read_vocabulary
 
 MAX_MANIFEST_BYTES = 16 << 20
 MAX_GRAPH_BYTES = (2 << 30) - 1  # what protobuf holds

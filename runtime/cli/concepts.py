@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 
 from limner.runtime.errors import InputError
+from limner.runtime.grammar import not_understood, read_number, read_settings, split_colon
 from limner.runtime.recipe import PromptEdit
-from limner.runtime.text.grammar import not_understood, read_number, read_settings, split_colon
 
 __all__ = ["parse_concept", "parse_concepts"]
 

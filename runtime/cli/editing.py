@@ -325,7 +325,7 @@ def _deliver(
 ) -> None:
     """Write the files of an edit, all drawn before the first is written, and print where they are."""
     from limner.runtime.cli.sheets import edit_rows, write_pictures
-    from limner.runtime.faces.whole import whole_picture
+    from limner.runtime.photograph import whole_picture
     from limner.runtime.provenance import save_edit
 
     whole = whole_picture(result)
@@ -351,7 +351,7 @@ def _deliver(
 def _delivered(result: "Edit", output: Path) -> tuple[dict[str, Any], list["SheetRow"]]:
     """Write one edit of several; return what --json says of it, and its rows of a sheet."""
     from limner.runtime.cli.sheets import edit_rows
-    from limner.runtime.faces.whole import whole_picture
+    from limner.runtime.photograph import whole_picture
     from limner.runtime.provenance import save_edit
 
     whole = whole_picture(result)

@@ -8,7 +8,7 @@ import typer
 from limner.runtime.cli.console import print_result, warn
 from limner.runtime.cli.options import BundleOption, JsonOption, check_output, open_bundle
 from limner.runtime.errors import InputError, nearest
-from limner.runtime.text.grammar import not_understood, read_number, read_settings, split_colon
+from limner.runtime.grammar import not_understood, read_number, read_settings, split_colon
 
 if TYPE_CHECKING:
     from limner.runtime.faces.face import Face

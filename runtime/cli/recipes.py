@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from limner.runtime.bundle.loading import Bundle
 from limner.runtime.cli.concepts import parse_concepts
+from limner.runtime.completing import idle_settings, refuse_idle
 from limner.runtime.errors import InputError
 from limner.runtime.faces.face import Face
-from limner.runtime.methods.idle import idle_settings, refuse_idle
 from limner.runtime.methods.registry import (
     Use,
     find_method,
@@ -189,8 +189,8 @@ def with_face(recipe: Recipe, face: Face | None) -> Recipe:
 
 def plan(recipe: Recipe, bundle: Bundle, provider: str) -> dict[str, Any]:
     """Return what would run, after checking everything that can be checked without running a graph."""
-    from limner.runtime.faces.whole import read_source
     from limner.runtime.graphs.providers import check_provider
+    from limner.runtime.photograph import read_source
 
     check_provider(provider)
     method = find_method(recipe.method)

@@ -11,9 +11,9 @@ from dataclasses import fields, replace
 from typing import Any
 
 from limner.runtime.errors import InputError
+from limner.runtime.grammar import not_understood, read_number, read_settings, split_colon
 from limner.runtime.methods.registry import find_method
 from limner.runtime.recipe import Recipe
-from limner.runtime.text.grammar import not_understood, read_number, read_settings, split_colon
 
 __all__ = ["with_words", "word_options"]
 

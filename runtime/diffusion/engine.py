@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from limner.runtime.bundle.loading import Bundle
 from limner.runtime.bundle.presets import resolve_parameters
+from limner.runtime.completing import completed
 from limner.runtime.diffusion.networks import DiffusionNetworks
 from limner.runtime.diffusion.sampling import SamplingParameters, generate
 from limner.runtime.diffusion.sources import DiffusionStart, resolve_start
 from limner.runtime.errors import LimnerError
 from limner.runtime.graphs.sessions import Sessions
-from limner.runtime.methods.idle import completed
 from limner.runtime.methods.registry import DiffusionRunner, Method, Outcome, Progress
 from limner.runtime.pictures.containers import NOTHING, Carried
 from limner.runtime.pictures.images import to_float

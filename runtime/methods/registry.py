@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from limner.runtime.diffusion.sources import DiffusionStart
     from limner.runtime.recipe import Recipe
     from limner.runtime.stylegan2.networks import Models
-    from limner.runtime.stylegan2.trajectory import Trajectory
     from limner.runtime.timing import Timer
+    from limner.runtime.trajectory import Trajectory
 
 __all__ = [
     "DiffusionRunner",

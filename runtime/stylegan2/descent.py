@@ -17,7 +17,7 @@ from limner.runtime.methods.registry import Progress
 from limner.runtime.pictures.images import to_u8
 from limner.runtime.stylegan2.adam import Adam, AdamConfig, Moments
 from limner.runtime.stylegan2.spaces import Latents, Space
-from limner.runtime.stylegan2.trajectory import Trajectory
+from limner.runtime.trajectory import Trajectory
 
 __all__ = ["LOSSES", "Descent", "GradientGraph", "LossWeights", "Schedule", "Stopping", "Targets", "descend"]
 

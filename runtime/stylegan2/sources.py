@@ -14,8 +14,8 @@ from limner.runtime.arrays import read_array
 from limner.runtime.bundle.presets import resolve_parameters
 from limner.runtime.errors import InputError
 from limner.runtime.faces.face import Face
-from limner.runtime.faces.whole import cut_array, read_source
 from limner.runtime.methods.registry import Progress
+from limner.runtime.photograph import cut_array, read_source
 from limner.runtime.pictures.containers import NOTHING, Carried
 from limner.runtime.pictures.images import to_float, to_u8
 from limner.runtime.recipe import Recipe, Source

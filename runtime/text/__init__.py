@@ -1,1 +1,1 @@
-"""Words: `tokenizer`, `templates`, `vocabulary` (which words a model knows), `grammar` (the small ones of options)."""
+"""Words: `tokenizer` (CLIP's byte-pair encoding) and `templates` (the 79 of StyleCLIP)."""

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from limner.runtime.bundle.loading import Bundle
 from limner.runtime.errors import BundleError, InputError
+from limner.runtime.grammar import refuse_markup
 from limner.runtime.schema import read_json
-from limner.runtime.text.grammar import refuse_markup
 
 if TYPE_CHECKING:
     import tokenizers

@@ -23,6 +23,8 @@ from limner.runtime.arrays import read_array
 from limner.runtime.attention.settings import pair_tokens
 from limner.runtime.attention.words import find_word, read_prompt
 from limner.runtime.bundle.loading import Bundle, parse_manifest
+from limner.runtime.bundle.onnx_files import external_files
+from limner.runtime.bundle.vocabulary import spelled_words
 from limner.runtime.cli.concepts import parse_concept
 from limner.runtime.cli.demo_list import read_demo
 from limner.runtime.cli.faces import chosen_face
@@ -31,7 +33,6 @@ from limner.runtime.cli.words import word_options
 from limner.runtime.diffusion.samplers.schedule import NoiseSchedule, read_scheduler_config
 from limner.runtime.errors import InputError
 from limner.runtime.faces.landmarks import read_landmarks
-from limner.runtime.graphs.onnx_files import external_files
 from limner.runtime.pictures.images import read_photo, read_texts
 from limner.runtime.pictures.xmp import make_packet, read_fields
 from limner.runtime.provenance import read_recipe
@@ -39,7 +40,6 @@ from limner.runtime.recipe import PromptEdit, Recipe, Source
 from limner.runtime.schema import parse_json
 from limner.runtime.text.templates import fill_templates
 from limner.runtime.text.tokenizer import Tokenizer
-from limner.runtime.text.vocabulary import spelled_words
 
 TIMES = int(os.environ.get("LIMNER_FUZZ", "1"))
 EACH = 1500 * TIMES

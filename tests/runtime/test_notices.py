@@ -13,12 +13,12 @@ from support.toy_bundle import SIZE, build_toy_bundle
 
 from limner.runtime.bundle.loading import Bundle, load_bundle, write_manifest
 from limner.runtime.bundle.manifest import LimitsMeta
+from limner.runtime.bundle.vocabulary import spelled_words, unseen_words
 from limner.runtime.editor import Editor
 from limner.runtime.errors import BundleError
 from limner.runtime.notices import change_notices
 from limner.runtime.pictures.images import write_png_atomically
 from limner.runtime.recipe import PromptEdit, Recipe, Source
-from limner.runtime.text.vocabulary import spelled_words, unseen_words
 
 KNOWN = "a\nbeard\nhat\nperson\nwith\n"
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from limner.runtime.text.vocabulary import spelled_words
+from limner.runtime.bundle.vocabulary import spelled_words
 from limner.training.avatars.attributes import STYLES, sample_in_split
 from limner.training.avatars.captions import caption
 
@@ -77,7 +77,7 @@ def caption_words(style: str, captions: int, seed: int = 0) -> Counter[str]:
 
 
 def caption_vocabulary(style: str, captions: int, seed: int = 0) -> set[str]:
-    """The words of captions of the train split, as `limner.runtime.text.vocabulary` spells them."""
+    """The words of captions of the train split, as `limner.runtime.bundle.vocabulary` spells them."""
     rng, spec = np.random.default_rng([seed, 7]), STYLES[style]
     texts = (caption(sample_in_split(spec, "train", i, seed).attributes(spec), rng).text for i in range(captions))
     return {word for text in texts for word in spelled_words(text)}

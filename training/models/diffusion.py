@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 
+from limner.runtime.bundle.vocabulary import FILE as WORDS
 from limner.runtime.errors import InputError
-from limner.runtime.text.vocabulary import FILE as WORDS
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel

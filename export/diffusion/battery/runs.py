@@ -20,9 +20,9 @@ from limner.export.battery import KEPT_SHARE, BatteryEdit, Judging, others_kept
 from limner.export.diffusion.battery.methods import LOCAL, Settings, battery_recipe
 from limner.export.diffusion.battery.rows import Row, Rows
 from limner.export.diffusion.battery.words import DESCRIBED, describe
+from limner.runtime.completing import idle_settings, without_idle
 from limner.runtime.edit import Edit
 from limner.runtime.editor import Editor
-from limner.runtime.methods.idle import idle_settings, without_idle
 from limner.runtime.pictures.images import to_float, write_png_atomically
 from limner.runtime.pictures.sheets import Cell, SheetRow, make_sheet
 from limner.training.avatars.attributes import AVATAAARS, sample_in_split

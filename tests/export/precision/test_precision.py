@@ -13,8 +13,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from support.toy_bundle import ToyWeights, build_toy_bundle, reference_gradient
 
-from limner.export.precision.convert import PrecisionConfig, convert
 from limner.export.precision import convert as converting
+from limner.export.precision.convert import PrecisionConfig, convert
 from limner.export.precision.gate import TOLERANCES, passes, tolerance
 from limner.export.precision.half import HalfConfig, half_graph, half_model, settled, write_half
 from limner.export.precision.ranges import measure_ranges

@@ -19,9 +19,9 @@ from support.toy_bundle import NUM_WS, W_DIM, build_toy_bundle
 
 from limner.runtime.arrays import read_array
 from limner.runtime.bundle.loading import load_bundle
+from limner.runtime.bundle.onnx_files import check_external_data, external_files
 from limner.runtime.editor import Editor
 from limner.runtime.errors import BundleError, InputError
-from limner.runtime.graphs.onnx_files import check_external_data, external_files
 from limner.runtime.graphs.sessions import Sessions
 from limner.runtime.recipe import PromptEdit, Recipe, Source
 from limner.runtime.schema import parse_json, read_json

@@ -15,8 +15,8 @@ from limner.runtime.bundle.loading import Bundle
 from limner.runtime.bundle.shipped import demo_file
 from limner.runtime.cli.concepts import parse_concept, parse_concepts
 from limner.runtime.cli.demo_list import read_demo
+from limner.runtime.completing import idle_settings, refuse_idle
 from limner.runtime.errors import BundleError
-from limner.runtime.methods.idle import idle_settings, refuse_idle
 from limner.runtime.methods.registry import method_names
 from limner.runtime.pictures.images import write_png_atomically
 from limner.runtime.provenance import metadata, read_recipe, replay, write_edit

@@ -18,7 +18,7 @@ from limner.runtime.bundle.shipped import checkpoints_folder, shipped_bundle
 from limner.runtime.edit import Edit
 from limner.runtime.faces.alignment import align_face, face_quad, sampled_quad
 from limner.runtime.faces.face import Framing
-from limner.runtime.faces.whole import whole_picture
+from limner.runtime.photograph import whole_picture
 
 Run = Callable[..., Any]
 WORDS = "a person with a beard"

@@ -15,7 +15,7 @@ from limner.runtime.errors import GraphError, InputError
 from limner.runtime.methods.latent_optimization import LatentOptimizationParameters, layer_mask, optimise
 from limner.runtime.recipe import PromptEdit, Recipe, Source
 from limner.runtime.stylegan2.descent import LossWeights, Schedule, Stopping, Targets, descend
-from limner.runtime.stylegan2.trajectory import Trajectory
+from limner.runtime.trajectory import Trajectory
 
 Toy = tuple[Bundle, ToyWeights]
 Array = NDArray[np.float64]

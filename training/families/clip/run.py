@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from limner.runtime.text.vocabulary import FILE as WORDS
-from limner.runtime.text.vocabulary import vocabulary_text
+from limner.runtime.bundle.vocabulary import FILE as WORDS
+from limner.runtime.bundle.vocabulary import vocabulary_text
 from limner.training.avatars.attributes import STYLES
 from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataset
 from limner.training.avatars.tokens import (
