@@ -28,22 +28,25 @@ import torch
 from numpy.typing import NDArray
 
 from limner.runtime.bundle.loading import load_bundle
-from limner.runtime.bundle.presets import resolve_parameters
+from limner.runtime.bundle.presets import presets, resolved
 from limner.runtime.errors import InputError
-from limner.runtime.methods.global_directions import (
-    GlobalDirectionsParameters,
+from limner.runtime.methods.global_directions import GlobalDirectionsParameters
+from limner.runtime.methods.latent_mapper import LatentMapperParameters
+from limner.runtime.methods.latent_optimization import LatentOptimizationParameters, OptimizationOptions
+from limner.runtime.pictures.images import to_float, to_u8
+from limner.runtime.recipe import PromptEdit
+from limner.runtime.settings import InversionParameters, typed
+from limner.runtime.stylegan2.global_directions import (
     channel_direction,
     edit_styles,
     editable_channels,
     templated_features,
     text_direction,
 )
-from limner.runtime.methods.latent_mapper import LatentMapperParameters, mapper_steps, render_steps
-from limner.runtime.methods.latent_optimization import LatentOptimizationParameters, walk
-from limner.runtime.methods.latent_optimization import render as render_latents
-from limner.runtime.pictures.images import to_float, to_u8
-from limner.runtime.recipe import PromptEdit
-from limner.runtime.stylegan2.inversion import InversionParameters, invert
+from limner.runtime.stylegan2.inversion import invert
+from limner.runtime.stylegan2.latent_mapper import mapper_steps, render_steps
+from limner.runtime.stylegan2.latent_optimization import render as render_latents
+from limner.runtime.stylegan2.latent_optimization import walk
 from limner.runtime.stylegan2.networks import Models
 from limner.runtime.text.templates import STYLECLIP_TEMPLATES
 from limner.runtime.timing import Timer
@@ -196,10 +199,10 @@ def latent_optimization(models: Models, parameters: LatentOptimizationParameters
         own = {name: value for name in OWN if (value := getattr(edit, name)) is not None}
         chosen = replace(parameters, **own)
         neutral = edit.neutral if parameters.objective == "direction" else None
+        prompt = PromptEdit(edit.text, options=OptimizationOptions(neutral))
         images = []
         for rows in np.array_split(w_plus, max(1, math.ceil(len(w_plus) / batch))):
-            prompts = [PromptEdit(edit.text, neutral)] * len(rows)
-            found = walk(models, rows, prompts, chosen, Timer())
+            found = walk(models, rows, [prompt] * len(rows), chosen, Timer())
             images.append(render_latents(models, np.stack([one.w_plus for one in found]), chosen))
         return np.concatenate(images)
 
@@ -319,14 +322,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     models = Models(load_bundle(given.bundle), threads=given.threads)
     judge = Judging(given.judge)
     settings = {k: json.loads(v) for k, v in (item.split("=", 1) for item in given.set)}
-    inversion = resolve_parameters(models.bundle, "inversion", InversionParameters, {})
+    inversion = presets(models.bundle, InversionParameters, "inversion")
     pictures = Pictures(models, given.split, inversion)
     edits = [e for e in EDITS if not given.edit or e.name in given.edit]
     edits = mapped(models, edits) if given.mapped else edits
     results: dict[str, list[Score]] = {}
     for name in given.method or METHODS:
         parameters_class, make = METHODS[name]
-        parameters = resolve_parameters(models.bundle, name, parameters_class, settings)
+        parameters = resolved(models.bundle, typed(parameters_class, settings, "parameters"), name)
         log.info("%s on %s pictures: %s", name, given.split, parameters)
         chosen = mapped(models, edits) if name == "latent-mapper" else edits
         if chosen:

@@ -17,10 +17,10 @@ from typing import Any
 
 from limner.export.battery import EDITS, METHODS, BatteryEdit, Judging, Pictures, Score, run_battery
 from limner.runtime.bundle.loading import load_bundle
-from limner.runtime.bundle.presets import resolve_parameters
+from limner.runtime.bundle.presets import presets, resolved
 from limner.runtime.errors import InputError, nearest
+from limner.runtime.settings import InversionParameters, typed
 from limner.runtime.storage.files import write_atomically
-from limner.runtime.stylegan2.inversion import InversionParameters
 from limner.runtime.stylegan2.networks import Models
 
 log = logging.getLogger("limner")
@@ -83,9 +83,9 @@ def tune(method: str, rows: Sequence[Mapping[str, Any]], pictures: Pictures, jud
     """Each row's summary, the most successful first; all settings are checked before the first one runs."""
     models = pictures.models
     parameters_class, make = METHODS[method]
-    resolved = [resolve_parameters(models.bundle, method, parameters_class, row) for row in rows]
+    settings = [resolved(models.bundle, typed(parameters_class, row, "parameters"), method) for row in rows]
     found = []
-    for row, parameters in zip(rows, resolved, strict=True):
+    for row, parameters in zip(rows, settings, strict=True):
         log.info("%s %s", method, dict(row))
         found.append({"settings": dict(row), **summary(run_battery(make(models, parameters), pictures, judge, count,
                                                                    edits))})  # fmt: skip
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = [parse_row(text) for text in given.rows or ()] or GRID[given.method]
     edits = choose_edits(given.edit)
     models = Models(load_bundle(given.bundle), threads=given.threads)
-    inversion = resolve_parameters(models.bundle, "inversion", InversionParameters, {})
+    inversion = presets(models.bundle, InversionParameters, "inversion")
     pictures = Pictures(models, "validation", inversion)
     found = tune(given.method, rows, pictures, Judging(given.judge), given.count, edits)
     lines = "".join(json.dumps(one) + "\n" for one in found)

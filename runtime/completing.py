@@ -1,4 +1,4 @@
-"""Settings that cannot act: refused where they were given, and left out of the recipe that comes back.
+"""A recipe as it runs: what it leaves open filled in, what cannot act refused, and left out of what comes back.
 
 A method says which of its settings have no say beside the others (`Method.idle`), as {field: what decides instead};
 a field is "parameters.NAME" or "inversion.NAME".
@@ -6,16 +6,16 @@ a field is "parameters.NAME" or "inversion.NAME".
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import Any
 
 from limner.runtime.bundle.loading import Bundle
-from limner.runtime.bundle.presets import picture_section, resolve_parameters
+from limner.runtime.bundle.presets import picture_section, resolved
 from limner.runtime.errors import InputError
-from limner.runtime.methods.registry import find_method
+from limner.runtime.methods.registry import Method, find_method, loaded, methods_of
 from limner.runtime.recipe import Recipe
-from limner.runtime.schema import to_dict
+from limner.runtime.schema import said
+from limner.runtime.settings import SamplingParameters, without
 
-__all__ = ["completed", "idle_settings", "refuse_idle", "without_idle"]
+__all__ = ["completed", "idle_settings", "needed_graphs", "refuse_idle", "require_family", "without_idle"]
 
 
 def completed(bundle: Bundle, recipe: Recipe) -> Recipe:
@@ -25,16 +25,13 @@ def completed(bundle: Bundle, recipe: Recipe) -> Recipe:
     """
     method = find_method(recipe.method)
     more = picture_section(method.name, recipe.source.kind) if method.family == "diffusion" else ""
-    parameters = resolve_parameters(bundle, method.name, method.parameters, recipe.parameters, more)
-    found = to_dict(parameters)
-    if found.get("sampler", "") is None:
-        found["sampler"] = _usual_sampler(bundle)
-    recipe = replace(recipe, parameters=found)
+    parameters = resolved(bundle, recipe.parameters, method.name, more)
+    if isinstance(parameters, SamplingParameters) and parameters.sampler is None:
+        parameters = replace(parameters, sampler=_usual_sampler(bundle))
     if recipe.source.kind != "image":
-        return recipe
+        return replace(recipe, parameters=parameters)
     section = "inversion" if method.family == "stylegan2" else f"{method.name}.inversion"
-    inversion = resolve_parameters(bundle, section, method.inversion_parameters, recipe.inversion)
-    return replace(recipe, inversion=to_dict(inversion))
+    return replace(recipe, parameters=parameters, inversion=resolved(bundle, recipe.inversion, section))
 
 
 def _usual_sampler(bundle: Bundle) -> str:
@@ -44,13 +41,12 @@ def _usual_sampler(bundle: Bundle) -> str:
     return default_sampler(bundle_scheduler(bundle))
 
 
-def idle_settings(bundle: Bundle, recipe: Recipe) -> dict[str, str]:
-    """Return the settings of a recipe that cannot act on this bundle, each with what decides instead."""
-    method = find_method(recipe.method)
-    whole = completed(bundle, recipe)
+def idle_settings(whole: Recipe) -> dict[str, str]:
+    """Return the settings of a completed recipe that cannot act, each with what decides instead."""
+    method = find_method(whole.method)
     found = {} if method.idle is None else dict(method.idle(whole))
-    if method.family == "stylegan2" and whole.inversion.get("refine_steps") == 0:
-        names = [one.name for one in fields(method.inversion_parameters) if one.name != "refine_steps"]
+    if method.family == "stylegan2" and whole.source.kind == "image" and whole.inversion.refine_steps == 0:
+        names = [one.name for one in fields(method.inversion) if one.name != "refine_steps"]
         found |= {f"inversion.{name}": "refine_steps, which is 0" for name in names}
     return found
 
@@ -59,15 +55,36 @@ def refuse_idle(recipe: Recipe, idle: Mapping[str, str]) -> None:
     """Raise InputError for the first setting that was given and cannot act."""
     for where, reason in idle.items():
         section, _, name = where.partition(".")
-        given: dict[str, Any] = getattr(recipe, section)
-        if name in given:
-            raise InputError(where, repr(given[name]), f"nothing beside {reason}", "it would change nothing")
+        settings = getattr(recipe, section)
+        if name in said(settings):
+            raise InputError(
+                where, repr(getattr(settings, name)), f"nothing beside {reason}", "it would change nothing"
+            )
 
 
 def without_idle(recipe: Recipe, idle: Mapping[str, str]) -> Recipe:
     """Return the recipe without what cannot act."""
-    parts = {
-        section: {name: value for name, value in getattr(recipe, section).items() if f"{section}.{name}" not in idle}
-        for section in ("parameters", "inversion")
-    }
-    return replace(recipe, **parts)  # type: ignore[arg-type]
+    return replace(
+        recipe,
+        parameters=without(recipe.parameters, _of(idle, "parameters")),
+        inversion=without(recipe.inversion, _of(idle, "inversion")),
+    )
+
+
+def _of(idle: Mapping[str, str], section: str) -> list[str]:
+    return [where.partition(".")[2] for where in idle if where.partition(".")[0] == section]
+
+
+def needed_graphs(method: Method, bundle: Bundle, recipe: Recipe) -> tuple[str, ...]:
+    """Return the graphs that a completed recipe runs on a bundle; InputError for what the bundle does not have."""
+    return (*method.graphs, *(loaded(method.graphs_of)(bundle, recipe) if method.graphs_of is not None else ()))
+
+
+def require_family(method: Method, bundle: Bundle) -> None:
+    """InputError naming the methods that fit, unless `method` runs on bundles of this bundle's family."""
+    family = bundle.manifest.family
+    if method.family != family:
+        fitting = ", ".join(methods_of(family))
+        given = f"{method.name!r}, a method for bundles of the family {method.family!r}"
+        allowed = f"{fitting} on the bundle {bundle.manifest.name!r}"
+        raise InputError("method", given, allowed, "or name another bundle")

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.checks import require_number
 from limner.runtime.pictures.containers import NOTHING, Carried
 from limner.runtime.recipe import Recipe
+from limner.runtime.schema import require_number
 from limner.runtime.trajectory import Trajectory
 
 __all__ = ["Edit"]

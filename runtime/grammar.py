@@ -10,7 +10,7 @@ from typing import Any
 
 from limner.runtime.errors import InputError, nearest
 
-__all__ = ["not_understood", "read_number", "read_settings", "refuse_markup", "split_colon"]
+__all__ = ["not_understood", "plain_text", "read_number", "read_settings", "refuse_markup", "split_colon"]
 
 SHOWN = 40
 # Weights in a text: (red:1.3) and [red:blue:0.4] of AUTOMATIC1111's web interface, <lora:name:0.8> of the same.
@@ -21,6 +21,11 @@ MARKUP = re.compile(
 )
 Reader = Callable[[str, str, int], Any]
 """reader(field, given, place) -> value, of what `given` holds from `place` to the next comma."""
+
+
+def plain_text(text: str) -> str:
+    """Return `text` in lower case with single spaces: two texts that CLIP reads as one compare equal."""
+    return " ".join(text.casefold().split())
 
 
 def not_understood(field: str, given: str, place: int, allowed: str, hint: str = "") -> InputError:

@@ -29,7 +29,8 @@ SHOWN = 8
 def text_notices(bundle: Bundle, tokenizer: Tokenizer, recipe: Recipe, texts: Sequence[str] = ()) -> list[str]:
     """Return what is to be said of the texts of a recipe that ran; `texts` stand for those of its prompts, if given."""
     said = list(texts) or [prompt.text for prompt in recipe.prompts]
-    more = [recipe.source.prompt, recipe.parameters.get("negative_prompt"), *(one.neutral for one in recipe.prompts)]
+    more = [recipe.source.prompt, getattr(recipe.parameters, "negative_prompt", None)]
+    more += [getattr(one.options, "neutral", None) for one in recipe.prompts]
     return word_notices(bundle, tokenizer, [*said, *(text for text in more if text)])
 
 

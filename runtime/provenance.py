@@ -23,17 +23,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.completing import idle_settings, without_idle
+from limner.runtime.completing import completed, idle_settings, without_idle
 from limner.runtime.edit import Edit
 from limner.runtime.editor import Editor
 from limner.runtime.errors import InputError
-from limner.runtime.methods.registry import Progress
 from limner.runtime.photograph import whole_picture
 from limner.runtime.pictures.images import read_texts
 from limner.runtime.pictures.writing import write_picture
 from limner.runtime.pictures.xmp import COMPOSITE, GENERATED
 from limner.runtime.recipe import Recipe
 from limner.runtime.storage.files import sha256_bytes
+from limner.runtime.timing import Progress
 
 __all__ = ["Replay", "metadata", "read_recipe", "replay", "save_edit", "write_edit"]
 
@@ -108,7 +108,8 @@ def replay(
         if recipe.source.kind in ("seed", "prompt"):
             raise InputError("source", repr(str(source)), "nothing, since the picture was made from a seed")
         recipe = replace(recipe, source=replace(recipe.source, path=str(source)))
-    recipe = without_idle(recipe, idle_settings(editor.bundle, recipe))  # older ones hold what never acted
+    idle = idle_settings(completed(editor.bundle, recipe))
+    recipe = without_idle(recipe, idle)  # older ones hold what never acted
     edit = editor.edit(recipe, progress, given=given)
     expected = texts.get(PIXELS_KEY)
     if expected is None:

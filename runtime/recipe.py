@@ -12,20 +12,30 @@ that it replays without looking anything up.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from limner.runtime.checks import require_int, require_number, require_sha256
 from limner.runtime.errors import InputError
 from limner.runtime.faces.face import Face
 from limner.runtime.grammar import refuse_markup
 from limner.runtime.methods.registry import Family, Method, find_method, methods_of, methods_with
-from limner.runtime.schema import from_dict, parse_json, read_json, to_dict
+from limner.runtime.schema import (
+    from_dict,
+    parse_json,
+    read_json,
+    require_int,
+    require_number,
+    require_sha256,
+    said,
+    to_dict,
+)
+from limner.runtime.settings import Settings, options_of, typed
 
-__all__ = ["PromptEdit", "Recipe", "Source", "plain_text"]
+__all__ = ["PromptEdit", "Recipe", "Source", "check_text"]
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 MAX_WORDS = 120  # a CLIP text holds 77 tokens; the tokenizer counts them and names what falls off
 MAX_CHARACTERS = 600
 SOURCE_KINDS = ("image", "seed", "w_plus", "prompt")
@@ -36,11 +46,6 @@ FAMILY_SOURCES: dict[Family, tuple[str, ...]] = {
 TRUNCATION = 0.7
 MAX_SEED = 2**32 - 1  # what numpy's RandomState takes
 STRENGTH_LIMIT = 100.0  # the widest range of any method; each method narrows it
-
-
-def plain_text(text: str) -> str:
-    """Return `text` in lower case with single spaces: two texts that CLIP reads as one compare equal."""
-    return " ".join(text.casefold().split())
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class Source:
         if self.prompt is not None and self.kind not in ("prompt", "image"):
             raise InputError("source.prompt", repr(self.prompt), f"no prompt for a source of kind {self.kind!r}")
         if self.kind == "prompt" or self.prompt:
-            _check_text("source.prompt", "" if self.prompt is None else self.prompt)
+            check_text("source.prompt", "" if self.prompt is None else self.prompt)
         if self.kind in ("seed", "prompt"):
             require_int("source.seed", self.seed, 0, MAX_SEED)
             if self.path is not None:
@@ -115,38 +120,39 @@ class PromptEdit:
     """One text to move towards, and how far.
 
     `strength` is alpha for global directions (in standard deviations of a channel) and the part of the way, 1
-    for all of it, for latent optimization. `neutral` and `beta` belong to global directions. None takes the
-    default.
+    for all of it, for latent optimization; None takes the default. `options` are those that the method declares
+    (`limner methods show METHOD`), as a mapping or as its own dataclass, which a Recipe makes of it.
     """
 
     text: str
-    neutral: str | None = None
     strength: float | None = None
-    beta: float | None = None
-    options: dict[str, Any] = field(default_factory=dict)
+    options: Any = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_text("prompts.text", self.text)
-        object.__setattr__(self, "options", to_dict(self.options))
-        if self.neutral is not None:
-            _check_text("prompts.neutral", self.neutral)
-            if plain_text(self.neutral) == plain_text(self.text):
-                raise InputError("prompts.neutral", repr(self.neutral), "a text other than the target text")
+        check_text("prompts.text", self.text)
+        if not isinstance(self.options, (Mapping, Settings)):
+            raise InputError("prompts.options", repr(self.options), "an object")
         if self.strength is not None:
             require_number("prompts.strength", self.strength, -STRENGTH_LIMIT, STRENGTH_LIMIT)
-        if self.beta is not None:
-            require_number("prompts.beta", self.beta, 0.0, 1.0)
+
+    def with_options(self, **changed: Any) -> "PromptEdit":
+        """This text with some options changed."""
+        return replace(self, options=replace(self.options, **changed))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Recipe:
-    """One edit; see the module's text. `parameters` and `inversion` may leave out what has a default."""
+    """One edit; see the module's text.
+
+    `parameters` and `inversion` are given as mappings or as the dataclasses that the method declares, and held as
+    these; what they leave out has its default, and takes the bundle's preset at the run.
+    """
 
     method: str
     source: Source
     prompts: tuple[PromptEdit, ...]
-    parameters: dict[str, Any] = field(default_factory=dict)  # names of the method's own dataclass
-    inversion: dict[str, Any] = field(default_factory=dict)  # names of (Diffusion)InversionParameters
+    parameters: Any = field(default_factory=dict)  # the method's own dataclass
+    inversion: Any = field(default_factory=dict)  # (Diffusion)InversionParameters; says nothing unless for an image
     seed: int = 0  # of the draws at the inversion of a picture, for methods that draw any (SEGA)
     bundle: str | None = None  # Bundle.digest, filled in by the Editor and compared where it was given
     version: int = RECIPE_VERSION
@@ -155,26 +161,35 @@ class Recipe:
         if not isinstance(self.version, int) or self.version != RECIPE_VERSION:
             raise InputError("version", repr(self.version), str(RECIPE_VERSION), "update limner")
         method = find_method(self.method)
-        object.__setattr__(self, "prompts", tuple(self.prompts))
-        object.__setattr__(self, "parameters", to_dict(self.parameters))  # lists, as in JSON
-        object.__setattr__(self, "inversion", to_dict(self.inversion))
         if not 1 <= len(self.prompts) <= method.max_prompts:
             raise InputError("prompts", f"{len(self.prompts)} texts", f"1 to {method.max_prompts} texts")
         require_int("seed", self.seed, 0, MAX_SEED)
         if self.bundle is not None:
             require_sha256("bundle", self.bundle)
-        from_dict(method.parameters, self.parameters, "parameters")
-        _check_family(method, self.source, self.prompts)
-        _check_uses(method, self)
-        _check_inversion(method, self.source, self.inversion)
+        object.__setattr__(self, "parameters", typed(method.parameters, self.parameters, "parameters"))
+        check_family(method, self.source)
+        object.__setattr__(self, "prompts", tuple(_typed_prompt(method, prompt) for prompt in self.prompts))
+        _check_seed(method, self)
+        if said(_inversion(method, self)) and self.source.kind != "image":
+            given = f"settings for a source of kind {self.source.kind!r}"
+            raise InputError("inversion", given, "settings for an image only")
         method.check(self)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recipe) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash(self.to_json())
 
     @classmethod
     def from_dict(cls, data: object) -> "Recipe":
         """Build a recipe from JSON data; InputError names what is unknown, mistyped or out of range."""
-        if isinstance(data, dict) and "method" in data:
-            find_method(data["method"])
-        return from_dict(cls, data, "")
+        if not isinstance(data, dict) or "method" not in data:
+            return from_dict(cls, data, "")
+        method = find_method(data["method"])
+        types: dict[tuple[type, str], type] = {(cls, "parameters"): method.parameters}
+        types |= {(cls, "inversion"): method.inversion, (PromptEdit, "options"): method.options}
+        return from_dict(cls, as_today(data, method), "", types=types)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Recipe":
@@ -201,7 +216,7 @@ class Recipe:
         return replace(self, prompts=tuple(prompts))
 
 
-def _check_text(where: str, text: object) -> None:
+def check_text(where: str, text: object) -> None:
     if not isinstance(text, str):
         raise InputError(where, repr(text), "a text")
     _check_characters(where, text)
@@ -224,8 +239,45 @@ def _check_characters(where: str, text: str) -> None:
         raise InputError(where, given, "characters that UTF-8 can write") from reason
 
 
-def _check_family(method: Method, source: Source, prompts: tuple[PromptEdit, ...]) -> None:
-    """The source is one that the method's models can start from, and the texts' options are the method's."""
+def as_today(data: dict[str, Any], method: Method) -> dict[str, Any]:
+    """Data of an earlier version of the format as it is written now: 1 had `neutral` and `beta` beside a text."""
+    if type(data.get("version", 1)) is not int or data.get("version", 1) != 1:
+        return data
+    prompts = data.get("prompts")
+    if not isinstance(prompts, list):
+        return data | {"version": RECIPE_VERSION}
+    return data | {"version": RECIPE_VERSION, "prompts": [_prompt_as_today(prompt, method) for prompt in prompts]}
+
+
+def _prompt_as_today(prompt: Any, method: Method) -> Any:
+    if not isinstance(prompt, dict):
+        return prompt
+    moved = {name: prompt[name] for name in ("neutral", "beta") if prompt.get(name) is not None}
+    rest = {name: value for name, value in prompt.items() if name not in ("neutral", "beta")}
+    return rest | {"options": {**prompt.get("options", {}), **moved}} if moved else rest
+
+
+def _typed_prompt(method: Method, prompt: PromptEdit) -> PromptEdit:
+    """The text with its options as the method declares them; InputError names the methods that have one."""
+    if isinstance(prompt.options, method.options):
+        return prompt
+    known = options_of(method.options)
+    for name, value in prompt.options.items() if isinstance(prompt.options, Mapping) else ():
+        if name not in known and (others := methods_with(name)):
+            hint = f"{', '.join(others)} {'has' if len(others) == 1 else 'have'} it"
+            allowed = f"nothing for the method {method.name!r}"
+            raise InputError(f"prompts.options.{name}", repr(value), allowed, hint)
+    return replace(prompt, options=typed(method.options, prompt.options, "prompts.options"))
+
+
+def _inversion(method: Method, recipe: Recipe) -> Settings:
+    found = typed(method.inversion, recipe.inversion, "inversion")
+    object.__setattr__(recipe, "inversion", found)
+    return found
+
+
+def check_family(method: Method, source: Source) -> None:
+    """InputError unless the source is one that the method's models can start from."""
     kinds = FAMILY_SOURCES[method.family]
     if source.kind not in kinds:
         allowed = f"{' or '.join(map(repr, kinds))} for the method {method.name!r}"
@@ -238,30 +290,10 @@ def _check_family(method: Method, source: Source, prompts: tuple[PromptEdit, ...
         allowed = f"no prompt for the method {method.name!r}"
         hint = f"{', '.join(methods_of('diffusion'))} take one"
         raise InputError("source.prompt", repr(source.prompt), allowed, hint)
-    for prompt in prompts:
-        if method.prompt_options is not None:
-            from_dict(method.prompt_options, prompt.options, "prompts.options")
-        elif prompt.options:
-            given = ", ".join(map(repr, prompt.options))
-            allowed = f"no options for the method {method.name!r}"
-            raise InputError("prompts.options", given, allowed, f"words are for {', '.join(methods_with('words'))}")
 
 
-def _check_uses(method: Method, recipe: Recipe) -> None:
-    """Nothing is given that the method has no use for; the methods that have are named."""
-    for prompt in recipe.prompts:
-        for use in ("neutral", "beta"):
-            value = getattr(prompt, use)
-            if value is not None and use not in method.takes:
-                hint = f"{', '.join(methods_with(use))} {'has' if len(methods_with(use)) == 1 else 'have'} it"
-                raise InputError(f"prompts.{use}", repr(value), f"nothing for the method {method.name!r}", hint)
-    if recipe.seed and not ("seed" in method.takes and recipe.source.kind == "image"):
+def _check_seed(method: Method, recipe: Recipe) -> None:
+    if recipe.seed and not (method.has("seed") and recipe.source.kind == "image"):
         allowed = f"0 for the method {method.name!r} from a source of kind {recipe.source.kind!r}, which draws nothing"
         hint = f"it is for {', '.join(methods_with('seed'))} with a picture file"
         raise InputError("seed", str(recipe.seed), allowed, hint)
-
-
-def _check_inversion(method: Method, source: Source, inversion: dict[str, Any]) -> None:
-    if inversion and source.kind != "image":
-        raise InputError("inversion", f"settings for a source of kind {source.kind!r}", "settings for an image only")
-    from_dict(method.inversion_parameters, inversion, "inversion")

@@ -1,10 +1,13 @@
-"""How long each stage of an edit took, in milliseconds of wall time."""
+"""How long each stage of an edit took, in milliseconds of wall time, and how far a method is."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["Timer"]
+__all__ = ["Progress", "Timer"]
+
+Progress = Callable[[int, int, dict[str, float]], None]
+"""progress(step, steps, losses): called after each step of a method that has steps."""
 
 
 class Timer:

@@ -21,10 +21,11 @@ from limner.export.diffusion.folder import DiffusionFolder
 from limner.runtime.bundle.loading import Bundle
 from limner.runtime.diffusion.networks import DiffusionNetworks
 from limner.runtime.diffusion.samplers.by_name import default_sampler, make_sampler
-from limner.runtime.diffusion.sampling import SamplingParameters, generate
+from limner.runtime.diffusion.sampling import generate
 from limner.runtime.errors import InputError
 from limner.runtime.graphs.sessions import Sessions
 from limner.runtime.pictures.images import to_u8
+from limner.runtime.settings import SamplingParameters
 
 PROMPT, NEGATIVE = "a portrait of a person with red hair", "a hat"
 STEPS, GUIDANCE = 4, 5.0

@@ -24,11 +24,10 @@ from limner.export.stylegan2.writer import PRESETS, Say, check_target, read_pres
 from limner.runtime.bundle.loading import Bundle, load_bundle, write_manifest
 from limner.runtime.bundle.manifest import BundleManifest, ClipMeta, DiffusionMeta, GraphMeta, ParityMeta, TokenizerMeta
 from limner.runtime.bundle.vocabulary import FILE as WORDS
-from limner.runtime.diffusion.parameters import DiffusionInversionParameters
-from limner.runtime.diffusion.sampling import SamplingParameters
 from limner.runtime.errors import InputError, nearest
 from limner.runtime.methods.registry import find_method, method_names
 from limner.runtime.schema import from_dict
+from limner.runtime.settings import DiffusionInversionParameters, SamplingParameters
 from limner.runtime.storage.folders import folder_beside, open_to_readers, put_in_place
 
 SCHEDULER = "scheduler/scheduler_config.json"

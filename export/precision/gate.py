@@ -100,14 +100,14 @@ def battery(bundle: Bundle, judge: Path, count: int, method: str = "global-direc
     if bundle.manifest.family == "diffusion":
         return battery_diffusion(bundle, judge, count)
     from limner.export.battery import METHODS, Judging, Pictures, run_battery
-    from limner.runtime.bundle.presets import resolve_parameters
-    from limner.runtime.stylegan2.inversion import InversionParameters
+    from limner.runtime.bundle.presets import presets
+    from limner.runtime.settings import InversionParameters
     from limner.runtime.stylegan2.networks import Models
 
     models = Models(bundle, threads=1)
     parameters_class, make = METHODS[method]
-    pictures = Pictures(models, "test", resolve_parameters(bundle, "inversion", InversionParameters, {}))
-    run: Any = make(models, resolve_parameters(bundle, method, parameters_class, {}))
+    pictures = Pictures(models, "test", presets(bundle, InversionParameters, "inversion"))
+    run: Any = make(models, presets(bundle, parameters_class, method))
     scores = run_battery(run, pictures, Judging(judge), count)
     return {score.name: 100 * score.success / score.count for score in scores}
 

@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 
 from limner.runtime.attention.words import Prompt, Word
 from limner.runtime.errors import InputError
+from limner.runtime.methods.prompt_to_prompt import Compat
 
-__all__ = ["Alignment", "Compat", "Kind", "align", "infer_kind"]
+__all__ = ["Alignment", "Kind", "align", "infer_kind"]
 
 Kind = Literal["replace", "refine", "reweight"]
-Compat = Literal["correct", "published"]
 FloatArray = NDArray[np.float32]
 TOKENS = 77
 GAP, MATCH, MISMATCH = 0, 1, -1  # ScoreParams(0, 1, -1) of the published aligner

@@ -18,7 +18,7 @@ from limner.runtime.diffusion.networks import DiffusionNetworks
 from limner.runtime.diffusion.samplers.by_name import Sampler
 from limner.runtime.diffusion.sampling import denoise, guided
 from limner.runtime.errors import InputError
-from limner.runtime.methods.registry import Progress
+from limner.runtime.timing import Progress
 
 __all__ = ["Edited", "Guidance", "edit_latents"]
 

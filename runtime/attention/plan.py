@@ -9,14 +9,27 @@ from numpy.typing import NDArray
 from limner.runtime.attention.aligners import Kind, align, infer_kind
 from limner.runtime.attention.control import EditControl
 from limner.runtime.attention.local_blend import BlendSettings
-from limner.runtime.attention.settings import ControlSettings, pair_tokens
-from limner.runtime.attention.windows import cross_schedule, read_window, self_steps
-from limner.runtime.attention.words import Prompt, find_word
+from limner.runtime.attention.windows import cross_schedule, self_steps
+from limner.runtime.attention.words import Prompt, find_word, pair_tokens
 from limner.runtime.errors import InputError
+from limner.runtime.methods.prompt_to_prompt import ControlParameters, EditOptions, Window, read_window
 
-__all__ = ["EditPlan", "Plan", "plan_edits"]
+__all__ = ["Control", "EditPlan", "Plan", "plan_edits"]
 
 FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Control:
+    """What is asked of one edit: what holds for all of a run, and what is its own."""
+
+    parameters: ControlParameters
+    options: EditOptions
+
+    def window(self, name: str) -> Window:
+        """The window `cross_replace` or `self_replace`: the edit's own, else that of all."""
+        own = getattr(self.options, name)
+        return read_window(f"parameters.{name}", getattr(self.parameters, name) if own is None else own)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +58,7 @@ class Plan:
 
 def plan_edits(
     source: Prompt,
-    targets: Sequence[tuple[Prompt, ControlSettings]],  # the edits
+    targets: Sequence[tuple[Prompt, Control]],  # the edits
     steps: int,
     tokens: int = 77,
 ) -> Plan:
@@ -56,10 +69,10 @@ def plan_edits(
     """
     columns: list[tuple[int, list[int], list[int]]] = []  # (edit, tokens in the source, tokens in the edit) of a map
     edits = []
-    for member, (target, settings) in enumerate(targets, start=1):
-        blend = _blend(source, target, settings, steps, member, columns)
-        kind, control = _control(source, target, settings, steps, tokens)
-        edits.append(EditPlan(target, kind, control, blend))
+    for member, (target, control) in enumerate(targets, start=1):
+        blend = _blend(source, target, control, steps, member, columns)
+        kind, found = _control(source, target, control, steps, tokens)
+        edits.append(EditPlan(target, kind, found, blend))
     words = np.zeros((len(edits) + 1, len(columns), tokens), dtype=np.float32)
     for index, (member, left, right) in enumerate(columns):
         words[0, index, left] = 1
@@ -67,27 +80,25 @@ def plan_edits(
     return Plan(source, tuple(edits), words)
 
 
-def _control(
-    source: Prompt, target: Prompt, settings: ControlSettings, steps: int, tokens: int
-) -> tuple[Kind, EditControl]:
-    kind = infer_kind(source, target) if settings.kind == "auto" else settings.kind
-    if source.ids == target.ids and not settings.weights:
+def _control(source: Prompt, target: Prompt, control: Control, steps: int, tokens: int) -> tuple[Kind, EditControl]:
+    options = control.options
+    kind = infer_kind(source, target) if options.kind == "auto" else options.kind
+    if source.ids == target.ids and not options.weights:
         allowed = "a text other than the source's, or weights for some of its words"
         raise InputError("prompts.text", f"{target.text!r}, the source's own text, and no weights", allowed)
     weights = np.ones(tokens, dtype=np.float32)
-    for word, places in _apart(target, settings.weights, "prompts.options.weights").items():
-        weights[list(places)] = settings.weights[word]
-    _apart(target, settings.word_windows, "prompts.options.word_windows")
+    for word, places in _apart(target, options.weights, "prompts.options.weights").items():
+        weights[list(places)] = options.weights[word]
+    _apart(target, options.word_windows, "prompts.options.word_windows")
     alpha = cross_schedule(
         target,
         steps,
-        read_window("parameters.cross_replace", settings.cross_replace),
-        {word: read_window("prompts.options.word_windows", window) for word, window in settings.word_windows.items()},
+        control.window("cross_replace"),
+        {word: read_window("prompts.options.word_windows", window) for word, window in options.word_windows.items()},
         tokens,
     )
-    alignment = align(kind, source, target, settings.compat, tokens=tokens)
-    window = read_window("parameters.self_replace", settings.self_replace)
-    return kind, EditControl(alignment, weights, alpha, self_steps(steps, window))
+    alignment = align(kind, source, target, control.parameters.compat, tokens=tokens)
+    return kind, EditControl(alignment, weights, alpha, self_steps(steps, control.window("self_replace")))
 
 
 def _apart(target: Prompt, words: Iterable[str], field: str) -> dict[str, tuple[int, ...]]:
@@ -107,18 +118,19 @@ def _apart(target: Prompt, words: Iterable[str], field: str) -> dict[str, tuple[
 def _blend(
     source: Prompt,
     target: Prompt,
-    settings: ControlSettings,
+    control: Control,
     steps: int,
     member: int,
     columns: list[tuple[int, list[int], list[int]]],
 ) -> BlendSettings | None:
     """Add the maps of the edit's blend words to `columns`."""
-    if not settings.blend:
+    options, parameters = control.options, control.parameters
+    if not options.blend:
         return None
     words, subtract = len(columns), None
-    columns.append((member, *pair_tokens(source, target, settings.blend, "blend")))
-    if settings.subtract:
+    columns.append((member, *pair_tokens(source, target, options.blend, "blend")))
+    if options.subtract:
         subtract = len(columns)
-        columns.append((member, *pair_tokens(source, target, settings.subtract, "subtract")))
-    start = int(settings.blend_start * steps)
-    return BlendSettings(words, subtract, start, settings.blend_threshold, settings.subtract_threshold)
+        columns.append((member, *pair_tokens(source, target, options.subtract, "subtract")))
+    start = int(parameters.blend_start * steps)
+    return BlendSettings(words, subtract, start, parameters.blend_threshold, parameters.subtract_threshold)

@@ -7,30 +7,17 @@ A window is (first, last), 0 <= first <= last <= 1, or one number, which means (
     self attention    int(first steps)       <= step < int(last steps)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from limner.runtime.attention.words import Prompt, word_tokens
-from limner.runtime.errors import InputError
+from limner.runtime.methods.prompt_to_prompt import Window
 
-__all__ = ["Window", "cross_schedule", "read_window", "self_steps"]
+__all__ = ["cross_schedule", "self_steps"]
 
 FloatArray = NDArray[np.float32]
-Window = tuple[float, float]
-ALLOWED = "a number from 0 to 1, or two of them in ascending order"
-
-
-def read_window(field: str, value: object) -> Window:
-    """Return (first, last); InputError naming `field` for anything outside 0 to 1 or in the wrong order."""
-    numbers = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [0.0, value]
-    plain = [float(n) for n in numbers if isinstance(n, (int, float)) and not isinstance(n, bool)]
-    if len(numbers) == 1 and len(plain) == 1:
-        plain.insert(0, 0.0)
-    if len(plain) != 2 or len(numbers) > 2 or not 0.0 <= plain[0] <= plain[1] <= 1.0:
-        raise InputError(field, repr(value), ALLOWED)
-    return plain[0], plain[1]
 
 
 def cross_schedule(

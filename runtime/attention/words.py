@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from limner.runtime.errors import InputError, nearest
+from limner.runtime.grammar import not_understood, split_colon
 from limner.runtime.text.tokenizer import Tokenizer, clean
 
 __all__ = ["Prompt", "Word", "find_word", "read_prompt", "word_tokens"]
@@ -157,3 +158,36 @@ def _split(part: str, start: int) -> Sequence[tuple[int, int, bool]]:
     after = len(part) - marks[::-1].index(False)
     cuts = [(0, before, False), (before, after, True), (after, len(part), False)]
     return [(start + first, start + last, spelled) for first, last, spelled in cuts if first < last]
+
+
+BLEND_FORM = "WORD of both prompts, or SOURCE:TARGET with one of them left out or none"
+
+
+def pair_tokens(source: Prompt, target: Prompt, words: tuple[str, ...], name: str) -> tuple[list[int], list[int]]:
+    """Return the tokens that the words are in the source and in the edit; InputError for a word in neither."""
+    found: tuple[list[int], list[int]] = ([], [])
+    where = f"prompts.options.{name}"
+    for entry in words:
+        left, place = split_colon(entry)
+        right = "" if place is None else _one_word(where, entry, place + 1)
+        if place is not None:
+            if not left.strip() and not right.strip():
+                raise not_understood(where, entry, place, BLEND_FORM)
+            for side, prompt, word in zip(found, (source, target), (left, right), strict=True):
+                if word.strip():
+                    side.extend(find_word(prompt, word, where))
+            continue
+        places = [word_tokens(prompt, left, where) for prompt in (source, target)]
+        if places == [None, None]:
+            find_word(target, left, where)  # raises, naming the words that there are
+        for side, tokens in zip(found, places, strict=True):
+            side.extend(tokens or ())
+    return found
+
+
+def _one_word(field: str, entry: str, start: int) -> str:
+    """What stands from `start` on, which holds no further colon."""
+    word, place = split_colon(entry, start)
+    if place is not None:
+        raise not_understood(field, entry, place, BLEND_FORM)
+    return word

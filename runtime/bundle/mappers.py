@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from limner.runtime.errors import BundleError
+from limner.runtime.methods.latent_mapper import MAX_STRENGTH
 
 if TYPE_CHECKING:
     from limner.runtime.bundle.manifest import GeneratorMeta, GraphMeta
 
-__all__ = ["MAX_STRENGTH", "MapperMeta", "check_mappers", "graph_name"]
+__all__ = ["MapperMeta", "check_mappers", "graph_name"]
 
 NAME = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
-MAX_STRENGTH = 2.0
 
 
 @dataclass(frozen=True)

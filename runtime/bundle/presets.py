@@ -13,40 +13,54 @@ A recipe's own values win over the bundle's, and these over the published defaul
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from limner.runtime.bundle.loading import Bundle
 from limner.runtime.errors import BundleError, InputError
-from limner.runtime.recipe import plain_text
-from limner.runtime.schema import from_dict, to_dict
+from limner.runtime.grammar import plain_text
+from limner.runtime.schema import from_dict
+from limner.runtime.settings import Settings, laid_over
 
-__all__ = ["DEFAULT_NEUTRAL", "derive_neutral", "neutral_texts", "picture_section", "resolve_parameters"]
+__all__ = ["DEFAULT_NEUTRAL", "derive_neutral", "neutral_texts", "picture_section", "presets", "resolved"]
 
-P = TypeVar("P")
+P = TypeVar("P", bound=Settings)
 DEFAULT_NEUTRAL = "a person"
 ANY = "*"
 
 
-def resolve_parameters(bundle: Bundle, section: str, cls: type[P], given: Mapping[str, Any], more: str = "") -> P:
+def presets(bundle: Bundle, cls: type[P], section: str, more: str = "") -> P:
     """Return `cls` from its own defaults, then the bundle's for `section` (a method, or its inversion) and for the
-    section `more`, then `given`.
-
-    Raises BundleError naming defaults.<section>.<key> for a bad preset, InputError for a bad value in
-    `given`.
+    section `more`; read once a bundle. Raises BundleError naming defaults.<section>.<key> for a bad preset.
     """
-    defaults = getattr(bundle.manifest, "defaults", {})
-    presets: dict[str, Any] = {}
+    key = (cls, section, more)
+    if key not in bundle.presets:
+        bundle.presets[key] = _read(bundle.manifest.defaults, cls, section, more)
+    found: P = bundle.presets[key]
+    return found
+
+
+def _read(defaults: Mapping[str, Mapping[str, Any]], cls: type[P], section: str, more: str) -> P:
+    found: dict[str, Any] = {}
+    checked = cls()
     for name in (section, more) if more in defaults else (section,):
-        presets |= defaults.get(name, {})
+        found |= defaults.get(name, {})
         where = f"defaults.{name}"
         try:
-            checked = from_dict(cls, presets, where, BundleError)
+            checked = from_dict(cls, found, where, BundleError)
         except BundleError:
             raise
         except InputError as reason:
             raise BundleError(f"{where} ({reason.field})", reason.given, reason.allowed) from reason
-    field = "inversion" if section.rpartition(".")[2] == "inversion" else "parameters"
-    return from_dict(cls, to_dict(checked) | dict(given), field)
+    return replace(checked)
+
+
+def resolved(bundle: Bundle, settings: P, section: str, more: str = "") -> P:
+    """Return the settings with what they leave open from the bundle's presets, then from the published defaults.
+
+    Raises InputError for values that do not go together, BundleError for a bad preset.
+    """
+    return laid_over(presets(bundle, type(settings), section, more), settings)
 
 
 def picture_section(method: str, source: str) -> str:
@@ -56,7 +70,7 @@ def picture_section(method: str, source: str) -> str:
 
 def neutral_texts(bundle: Bundle) -> dict[str, str]:
     """Return the bundle's table of words to take out of a text (or to replace), which may be empty."""
-    return dict(getattr(bundle.manifest, "neutrals", {}))
+    return dict(bundle.manifest.neutrals)
 
 
 def derive_neutral(text: str, table: Mapping[str, str]) -> str:
@@ -80,5 +94,5 @@ def derive_neutral(text: str, table: Mapping[str, str]) -> str:
     neutral = reduced if usable else fallback
     if plain_text(neutral) == plain:
         given = f"nothing, and {text!r} is itself what other texts are compared with"
-        raise InputError("prompts.neutral", given, f"a text to compare with, other than {text!r}")
+        raise InputError("prompts.options.neutral", given, f"a text to compare with, other than {text!r}")
     return neutral

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from limner.runtime.methods.registry import Progress
+    from limner.runtime.timing import Progress
 
 __all__ = ["format_numbers", "note", "print_json", "print_result", "report", "steps", "warn"]
 

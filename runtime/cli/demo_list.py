@@ -38,7 +38,9 @@ class DemoEdit:
     @property
     def prompts(self) -> tuple[PromptEdit, ...]:
         """All texts of the edit."""
-        return (PromptEdit(self.text, self.neutral, self.strength, self.beta, self.options), *self.more)
+        own = {"neutral": self.neutral, "beta": self.beta}
+        options = self.options | {name: value for name, value in own.items() if value is not None}
+        return (PromptEdit(self.text, self.strength, options), *self.more)
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,7 @@ def edit(
         require_use(method, "maps", "maps")
     for option, given in (("word", word), ("blend", blend), ("subtract", subtract), ("kind", kind)):
         if given:
-            require_use(method, "words", option)
+            require_use(method, {"word": "weights"}.get(option, option), option)
     words = [*texts, *(mapper or ()), *(concept or ()), *(prompt or ())]
 
     def recipe_of(name: str) -> "Recipe":
@@ -237,17 +237,20 @@ def invert(
 
     They are written as float32 [layers, width] in a .npy file, which `limner edit` takes as its source.
     """
+    from limner.runtime.bundle.presets import resolved
     from limner.runtime.cli.sheets import array_bytes, inversion_sheet
     from limner.runtime.notices import source_notices
     from limner.runtime.pictures.writing import write_picture
     from limner.runtime.pictures.xmp import COMPOSITE
+    from limner.runtime.settings import InversionParameters, typed
     from limner.runtime.storage.files import write_atomically
 
     target = output if output is not None else free_name(Path(f"{picture.stem}.npy"))
     check_output(target, "output", suffix=".npy")
     check_output(sheet, "sheet", source=str(picture))
     editor = open_editor(bundle, provider, threads)
-    parameters = editor.sources.inversion_parameters({} if refine is None else {"refine_steps": refine})
+    settings = typed(InversionParameters, {} if refine is None else {"refine_steps": refine}, "inversion")
+    parameters = resolved(editor.bundle, settings, "inversion")
     with steps("refine") as progress:
         found = editor.invert(picture, parameters, progress)
     warnings = source_notices(editor.bundle, found.notes, found.likeness)

@@ -8,17 +8,10 @@ from typing import Any, TypeVar
 
 from limner.runtime.bundle.loading import Bundle
 from limner.runtime.cli.concepts import parse_concepts
-from limner.runtime.completing import idle_settings, refuse_idle
+from limner.runtime.completing import completed, idle_settings, needed_graphs, refuse_idle, require_family
 from limner.runtime.errors import InputError
 from limner.runtime.faces.face import Face
-from limner.runtime.methods.registry import (
-    Use,
-    find_method,
-    methods_of,
-    methods_with,
-    needed_graphs,
-    require_family,
-)
+from limner.runtime.methods.registry import find_method, methods_of, methods_with
 from limner.runtime.recipe import TRUNCATION, PromptEdit, Recipe, Source
 from limner.runtime.schema import parse_json
 
@@ -107,8 +100,8 @@ def make_recipe(
     if method == CONCEPT_METHOD:
         prompts = parse_concepts(texts, strengths)
     else:
-        columns = (texts, _each("neutral", neutral, count), strengths, _each("beta", beta, count))
-        prompts = tuple(PromptEdit(*column) for column in zip(*columns, strict=True))
+        columns = (texts, strengths, _each("neutral", neutral, count), _each("beta", beta, count))
+        prompts = tuple(_prompt(*column) for column in zip(*columns, strict=True))
     settings = parse_settings(inversion or (), "inversion")
     if refine is not None:
         if find_method(method).family != "stylegan2" or source.kind != "image":
@@ -118,9 +111,14 @@ def make_recipe(
     return Recipe(method, source, prompts, parse_settings(parameters or ()), settings, seed)
 
 
-def require_use(method: str, use: Use, option: str) -> None:
+def _prompt(text: str, strength: float | None, neutral: str | None, beta: float | None) -> PromptEdit:
+    options = {"neutral": neutral, "beta": beta}
+    return PromptEdit(text, strength, {name: value for name, value in options.items() if value is not None})
+
+
+def require_use(method: str, use: str, option: str) -> None:
     """Raise InputError naming the methods that have use for an option, unless this one has."""
-    if use not in find_method(method).takes:
+    if not find_method(method).has(use):
         raise InputError(
             option, f"--{option} with the method {method!r}", f"--{option} with {', '.join(methods_with(use))}"
         )
@@ -189,14 +187,15 @@ def with_face(recipe: Recipe, face: Face | None) -> Recipe:
 
 def plan(recipe: Recipe, bundle: Bundle, provider: str) -> dict[str, Any]:
     """Return what would run, after checking everything that can be checked without running a graph."""
+    from limner.runtime.faces.reading import read_source
     from limner.runtime.graphs.providers import check_provider
-    from limner.runtime.photograph import read_source
 
     check_provider(provider)
     method = find_method(recipe.method)
     require_family(method, bundle)
-    refuse_idle(recipe, idle_settings(bundle, recipe))
-    graphs = needed_graphs(method, bundle, recipe)
+    whole = completed(bundle, recipe)
+    refuse_idle(recipe, idle_settings(whole))
+    graphs = needed_graphs(method, bundle, whole)
     for graph in graphs:
         bundle.graph(graph)
     source = recipe.source

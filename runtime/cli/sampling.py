@@ -18,7 +18,8 @@ from limner.runtime.cli.options import (
 from limner.runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from limner.runtime.editor import PromptSample, Sample
+    from limner.runtime.diffusion.engine import PromptSample
+    from limner.runtime.stylegan2.engine import Sample
 
 __all__ = ["sample"]
 
@@ -49,7 +50,6 @@ def sample(
     as_json: JsonOption = False,
 ) -> None:
     """Make pictures from seeds, and from words with --prompt."""
-    from limner.runtime.checks import require_int
     from limner.runtime.cli.recipes import parse_settings
     from limner.runtime.cli.sheets import grid
     from limner.runtime.notices import word_notices
@@ -57,6 +57,7 @@ def sample(
     from limner.runtime.pictures.writing import write_picture
     from limner.runtime.pictures.xmp import GENERATED
     from limner.runtime.recipe import TRUNCATION
+    from limner.runtime.schema import require_int
 
     output = free_name(Path("sample.png")) if output is None else output
     check_output(output, "output")
@@ -75,7 +76,7 @@ def sample(
             drawn = editor.generate(texts, seeds, settings, negative=negative, progress=progress)
         made, timing = drawn, drawn[0].timing
         said = [*prompt, *([negative] if negative else [])]
-        warnings = word_notices(editor.bundle, editor.models.tokenizer, said)
+        warnings = word_notices(editor.bundle, editor.engine.critics.tokenizer, said)
         more: dict[str, Any] = {"prompts": prompt, "parameters": drawn[0].parameters}
     else:
         if settings or negative:

@@ -7,13 +7,15 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from limner.runtime.errors import InputError
 from limner.runtime.grammar import not_understood, read_number, read_settings, split_colon
 from limner.runtime.methods.registry import find_method
 from limner.runtime.recipe import Recipe
+from limner.runtime.schema import to_dict
+from limner.runtime.settings import options_of
 
 __all__ = ["with_words", "word_options"]
 
@@ -40,12 +42,12 @@ def word_options(
 
 def with_words(recipe: Recipe, options: dict[str, Any], draws_maps: bool) -> Recipe:
     """Return the recipe with the options on its text, and with attention maps drawn if the method has any."""
-    parameters = {f.name for f in fields(find_method(recipe.method).parameters)}
-    if draws_maps and "maps" in parameters:
-        recipe = replace(recipe, parameters={"maps": True} | recipe.parameters)
+    if draws_maps and "maps" in options_of(find_method(recipe.method).parameters):
+        recipe = replace(recipe, parameters={"maps": True} | to_dict(recipe.parameters))
     if not options:
         return recipe
-    return replace(recipe, prompts=tuple(replace(prompt, options=options) for prompt in recipe.prompts))
+    prompts = (replace(prompt, options=to_dict(prompt.options) | options) for prompt in recipe.prompts)
+    return replace(recipe, prompts=tuple(prompts))
 
 
 def _word(given: str) -> list[tuple[str, str, Any]]:

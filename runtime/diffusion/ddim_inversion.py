@@ -17,7 +17,7 @@ from limner.runtime.diffusion.networks import DiffusionNetworks
 from limner.runtime.diffusion.samplers.alpha import DDIM, ddim_inverse_step
 from limner.runtime.diffusion.samplers.schedule import NoiseSchedule
 from limner.runtime.diffusion.sampling import Estimate, checked_output, plain_estimate
-from limner.runtime.methods.registry import Progress
+from limner.runtime.timing import Progress
 
 __all__ = ["InvertedPath", "ddim_invert", "invert_with_prompts"]
 

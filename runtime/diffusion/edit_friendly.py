@@ -16,13 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.checks import require_number
 from limner.runtime.diffusion.networks import DiffusionNetworks
 from limner.runtime.diffusion.samplers.alpha import DDIM
 from limner.runtime.diffusion.samplers.schedule import NoiseSchedule
 from limner.runtime.diffusion.sampling import Estimate, checked_output
 from limner.runtime.errors import InputError
-from limner.runtime.methods.registry import Progress
+from limner.runtime.schema import require_number
+from limner.runtime.timing import Progress
 
 __all__ = ["NoiseMaps", "edit_friendly_invert", "edit_friendly_sampler"]
 

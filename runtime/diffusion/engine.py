@@ -2,96 +2,117 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from limner.runtime.bundle.loading import Bundle
-from limner.runtime.bundle.presets import resolve_parameters
-from limner.runtime.completing import completed
+from limner.runtime.bundle.presets import resolved
+from limner.runtime.critics import Critics
 from limner.runtime.diffusion.networks import DiffusionNetworks
-from limner.runtime.diffusion.sampling import SamplingParameters, generate
+from limner.runtime.diffusion.sampling import generate
 from limner.runtime.diffusion.sources import DiffusionStart, resolve_start
-from limner.runtime.errors import LimnerError
 from limner.runtime.graphs.sessions import Sessions
-from limner.runtime.methods.registry import DiffusionRunner, Method, Outcome, Progress
-from limner.runtime.pictures.containers import NOTHING, Carried
-from limner.runtime.pictures.images import to_float
-from limner.runtime.recipe import Recipe
-from limner.runtime.schema import from_dict
-from limner.runtime.timing import Timer
+from limner.runtime.methods.registry import Method, loaded
+from limner.runtime.outcome import Outcome, Result
+from limner.runtime.pictures.images import checked_u8, to_float
+from limner.runtime.recipe import MAX_SEED, Recipe
+from limner.runtime.schema import require_int, to_dict
+from limner.runtime.settings import SamplingParameters, typed
+from limner.runtime.timing import Progress, Timer
 
-__all__ = ["DiffusionEngine", "DiffusionResult"]
+__all__ = ["DiffusionEngine", "PromptSample"]
 
 FloatArray = NDArray[np.float32]
+ImageU8 = NDArray[np.uint8]
 REMEMBERED = 16  # plain pictures
 SECTION = "sampling"  # of the bundle's defaults, for plain generation
 
 
 @dataclass(frozen=True, eq=False)
-class DiffusionResult:
-    """One edited picture, its source, and the source as the model makes it."""
+class PromptSample:
+    """A picture that a diffusion model made from a text and a seed."""
 
-    outcome: Outcome
-    image: FloatArray  # [1,3,H,W]
-    source: FloatArray  # [1,3,H,W]
-    reconstruction: FloatArray  # [1,3,H,W]
-    notes: tuple[str, ...] = ()  # what was done to a picture file
-    carried: Carried = NOTHING  # what the file holds beside its pixels
-    likeness: float | None = None  # of a picture: PSNR in dB of what the autoencoder makes of it
+    image: ImageU8  # [H,W,3]
+    prompt: str
+    seed: int
+    parameters: dict[str, Any]  # of the sampling, all filled in
+    timing: dict[str, float]  # stage -> ms, of the whole batch
 
 
 class DiffusionEngine:
     """One diffusion bundle; remembers the last plain pictures, so that a second edit of one is quicker."""
 
+    every_source = ("text_encoder", "vae_encoder", "unet", "vae_decoder")
+
     def __init__(self, bundle: Bundle, sessions: Sessions) -> None:
         self.bundle = bundle
+        self.critics = Critics(bundle, sessions)
         self.networks = DiffusionNetworks.from_bundle(bundle, sessions)
         self._plain: OrderedDict[str, FloatArray] = OrderedDict()
+
+    def graphs(self, recipe: Recipe) -> tuple[str, ...]:
+        """What the recipe's source needs of the bundle."""
+        return ("vae_encoder",) if recipe.source.kind == "image" else ()
 
     def edit(
         self,
         method: Method,
-        recipes: Sequence[Recipe],  # of equal parameters and kind of source
-        arrays: Sequence[NDArray[Any] | None],  # of images without a path
+        recipes: Sequence[Recipe],
+        arrays: Sequence[NDArray[Any] | None],
         timer: Timer,
         progress: Progress | None,
-    ) -> list[DiffusionResult]:
-        """Run recipes of one method; InputError for what the bundle or the method does not allow."""
-        recipes = [self.completed(method, recipe) for recipe in recipes]
-        common = _common(recipes[0])
+    ) -> list[Result]:
+        """Run complete recipes of equal parameters, as `outcome.Engine` says."""
         with timer.stage("source"):
             starts = [self.start(recipe, array) for recipe, array in zip(recipes, arrays, strict=True)]
-        run: DiffusionRunner = method.run  # type: ignore[assignment]
-        outcomes = run(self.networks, starts, [start.recipe for start in starts], timer, progress)
-        if len(outcomes) != len(recipes):
-            raise LimnerError(f"the method {method.name!r} gave {len(outcomes)} results for {len(recipes)} recipes")
-        plain = self._reconstructions(starts, outcomes, common, timer, progress)
-        results = []
-        for start, outcome, reconstruction in zip(starts, outcomes, plain, strict=True):
-            source = reconstruction if start.picture is None else to_float(start.picture)
-            image = outcome.render(outcome.recipe)
-            alike = self._likeness(start)
-            results.append(DiffusionResult(outcome, image, source, reconstruction, start.notes, start.carried, alike))
-        return results
-
-    def completed(self, method: Method, recipe: Recipe) -> Recipe:
-        """Return the recipe with the bundle's presets, the sampler's name and the bundle's hash filled in."""
-        recipe = replace(completed(self.bundle, recipe), bundle=self.bundle.digest)
-        method.check(recipe)
-        return recipe
+        run = loaded(method.run)
+        outcomes: list[Outcome] = run(self.networks, starts, [start.recipe for start in starts], timer, progress)
+        plain = self._reconstructions(starts, outcomes, timer, progress)
+        return [
+            Result(
+                outcome=outcome,
+                image=outcome.render(outcome.recipe),
+                source=checked_u8(reconstruction) if start.picture is None else start.picture,
+                reconstruction=reconstruction,
+                notes=start.notes,
+                carried=start.carried,
+                likeness=self._likeness(start),
+            )
+            for start, outcome, reconstruction in zip(starts, outcomes, plain, strict=True)
+        ]
 
     def start(self, recipe: Recipe, given: NDArray[Any] | None) -> DiffusionStart:
         """Resolve the source of a completed recipe; `given` is an image without a path."""
-        common = _common(recipe)
-        return resolve_start(self.networks, recipe, given, (common.height, common.width))
+        parameters: SamplingParameters = recipe.parameters
+        return resolve_start(self.networks, recipe, given, (parameters.height, parameters.width))
 
-    def sampling_parameters(self, given: dict[str, Any]) -> SamplingParameters:
+    def sampling_parameters(self, given: SamplingParameters | Mapping[str, Any]) -> SamplingParameters:
         """What `given` leaves open comes from the bundle, then from the published defaults."""
-        return resolve_parameters(self.bundle, SECTION, SamplingParameters, given)
+        return resolved(self.bundle, typed(SamplingParameters, given, "parameters"), SECTION)
+
+    def samples(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        given: Mapping[str, Any],
+        *,
+        negative: str = "",
+        progress: Progress | None = None,
+    ) -> list[PromptSample]:
+        """Make pictures from texts, all in one batch."""
+        for seed in seeds:
+            require_int("seed", seed, 0, MAX_SEED)
+        settings = self.sampling_parameters(given)
+        timer = Timer()
+        with timer.stage("generation"):
+            images = self.generate(prompts, seeds, settings, negative=negative, progress=progress)
+        filled = to_dict(settings) | {"negative_prompt": negative}
+        rows = zip(prompts, seeds, images, strict=True)
+        return [PromptSample(checked_u8(image[None]), p, s, filled, timer.stages) for p, s, image in rows]
 
     def generate(
         self,
@@ -117,14 +138,14 @@ class DiffusionEngine:
         self,
         starts: Sequence[DiffusionStart],
         outcomes: Sequence[Outcome],
-        common: SamplingParameters,
         timer: Timer,
         progress: Progress | None,
     ) -> list[FloatArray]:
         """What the methods gave, else the plain pictures of the prompts, made once and remembered."""
         found: dict[int, FloatArray] = {}
         missing: dict[str, list[int]] = {}
-        negative = str(starts[0].recipe.parameters.get("negative_prompt", ""))
+        common = _common(starts[0].recipe.parameters)
+        negative = str(getattr(starts[0].recipe.parameters, "negative_prompt", ""))
         for row, (start, outcome) in enumerate(zip(starts, outcomes, strict=True)):
             key = f"{start.prompt!r} {negative!r} {start.seed} {common}"
             if outcome.reconstruction is not None:
@@ -152,7 +173,7 @@ class DiffusionEngine:
             self._plain.popitem(last=False)
 
 
-def _common(recipe: Recipe) -> SamplingParameters:
+def _common(parameters: SamplingParameters) -> SamplingParameters:
     """The part of a method's parameters that every diffusion method has."""
-    names = SamplingParameters.__dataclass_fields__
-    return from_dict(SamplingParameters, {k: v for k, v in recipe.parameters.items() if k in names}, "parameters")
+    names = [one.name for one in fields(SamplingParameters)]
+    return SamplingParameters(**{name: getattr(parameters, name) for name in names})

@@ -24,7 +24,7 @@ from limner.runtime.diffusion.samplers.few_step import DDPM
 from limner.runtime.errors import InputError
 from limner.runtime.graphs.binding import BoundGraph, Linear, to_device
 from limner.runtime.graphs.sessions import Sessions
-from limner.runtime.methods.registry import Progress
+from limner.runtime.timing import Progress
 
 __all__ = ["LinearStep", "can_stay", "denoise_resident", "linear_steps"]
 

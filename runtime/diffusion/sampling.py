@@ -7,26 +7,22 @@ any batch up to the rounding of the graphs.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.checks import require_int, require_number
 from limner.runtime.diffusion import resident
 from limner.runtime.diffusion.networks import DiffusionNetworks
-from limner.runtime.diffusion.samplers.by_name import TAKES_ETA, Sampler, default_sampler, make_sampler, require_sampler
+from limner.runtime.diffusion.samplers.by_name import Sampler, default_sampler, make_sampler
 from limner.runtime.errors import GraphError, InputError, NonFiniteError
-from limner.runtime.methods.registry import Progress
-from limner.runtime.recipe import Recipe
+from limner.runtime.settings import SamplingParameters
+from limner.runtime.timing import Progress
 
 __all__ = [
     "Draws",
-    "SamplingParameters",
     "denoise",
     "generate",
     "guided",
-    "idle_sampling",
     "new_sampler",
     "plain_estimate",
 ]
@@ -36,39 +32,6 @@ Estimate = Callable[[FloatArray, float, int], FloatArray]
 """estimate(sample, timestep, index) -> guided output: `sample` is scaled for the network."""
 AfterStep = Callable[[int, FloatArray], FloatArray]
 """after(index, latents) -> latents: what a method changes after a step."""
-MAX_STEPS = 1000
-MAX_SIDE = 4096
-MAX_GUIDANCE = 100.0
-
-
-@dataclass(frozen=True)
-class SamplingParameters:
-    """How pictures are made; methods extend it."""
-
-    steps: int = 50
-    guidance_scale: float = 7.5  # w; 1 and less is no guidance
-    sampler: str | None = None  # None takes the one that the bundle's scheduler_config.json names
-    eta: float = 0.0  # noise of DDIM, 0 to 1
-    height: int | None = None  # pixels; None is the size that the model was trained at
-    width: int | None = None
-
-    def __post_init__(self) -> None:
-        require_int("parameters.steps", self.steps, 1, MAX_STEPS)
-        require_number("parameters.guidance_scale", self.guidance_scale, 0.0, MAX_GUIDANCE)
-        require_number("parameters.eta", self.eta, 0.0, 1.0)
-        if self.sampler is not None:
-            require_sampler("parameters.sampler", self.sampler)
-        for name in ("height", "width"):
-            if getattr(self, name) is not None:
-                require_int(f"parameters.{name}", getattr(self, name), 8, MAX_SIDE)
-
-
-def idle_sampling(recipe: Recipe) -> dict[str, str]:
-    """Return the parameters of a completed recipe that its sampler has no use for, with the reason."""
-    sampler = recipe.parameters.get("sampler")
-    if sampler in (None, *TAKES_ETA):
-        return {}
-    return {"parameters.eta": f"sampler, which is {sampler!r}"}
 
 
 class Draws:

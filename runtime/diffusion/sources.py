@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from limner.runtime.diffusion.networks import DiffusionNetworks
 from limner.runtime.diffusion.sampling import Draws
 from limner.runtime.errors import InputError
-from limner.runtime.photograph import cut_array, read_source
+from limner.runtime.faces.reading import cut_array, read_source
 from limner.runtime.pictures.containers import NOTHING, Carried
 from limner.runtime.pictures.images import to_float
 from limner.runtime.recipe import Recipe

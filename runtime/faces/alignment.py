@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from limner.runtime.checks import require_int
 from limner.runtime.errors import InputError
 from limner.runtime.faces.face import FFHQ, Framing
 from limner.runtime.faces.landmarks import Points, key_points, shown_point
 from limner.runtime.faces.padding import pad_softly
+from limner.runtime.schema import require_int
 
 __all__ = ["AlignedFace", "align_face", "face_quad", "sampled_quad"]
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from limner.runtime.checks import require_number
 from limner.runtime.errors import InputError, nearest
 from limner.runtime.faces.landmarks import Points, check_landmarks
+from limner.runtime.schema import require_number
 
 __all__ = ["FFHQ", "PASTE_MODES", "Face", "Framing", "PasteMode"]
 

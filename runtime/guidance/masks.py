@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limner.runtime.guidance.concepts import Concept, channel_quantile, quantile
+from limner.runtime.methods.sega import MaskKind
 
-__all__ = ["MaskKind", "active", "attention_mask", "enlarged", "masked_guidance", "noise_mask", "smooth"]
+__all__ = ["active", "attention_mask", "enlarged", "masked_guidance", "noise_mask", "smooth"]
 
 FloatArray = NDArray[np.float32]
 T = TypeVar("T", bound=np.generic)
-MaskKind = Literal["intersect", "attention", "noise"]
 NOISE_MASK_FROM = 800  # above this timestep the estimates are too noisy to mask with
 
 

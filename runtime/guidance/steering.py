@@ -15,7 +15,8 @@ from limner.runtime.diffusion.control import AttentionControl
 from limner.runtime.diffusion.networks import DiffusionNetworks
 from limner.runtime.diffusion.sampling import guided
 from limner.runtime.guidance.concepts import Concept, SemanticGuidance
-from limner.runtime.guidance.masks import MaskKind, active, masked_guidance
+from limner.runtime.guidance.masks import active, masked_guidance
+from limner.runtime.methods.sega import MaskKind
 
 __all__ = ["Base", "MaskedSteering", "SemanticSteering", "Steering"]
 

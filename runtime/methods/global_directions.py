@@ -1,61 +1,34 @@
-"""StyleCLIP global directions (Patashnik et al. 2021, section 6): a text becomes a direction in S, at once.
+"""The method `global-directions` as it is declared; what it does is in `stylegan2.global_directions`."""
 
-    dt = unit(mean of unit CLIP(template(target)) - the same of neutral)   text direction, 79 templates
-    r  = relevance dt                                                     what each channel has to do with it
-    ds = sigma * r / max|r|, where |r| >= beta, else 0                    the direction in standard deviations
-    s' = s + alpha ds                                                     to-RGB channels are never edited
+from dataclasses import dataclass
+from typing import ClassVar
 
-Several prompts add up. Upstream divides zero by zero when no channel passes beta or both texts are one; here
-that is an error which says what would do.
-"""
-
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-
-from limner.runtime.bundle.loading import Bundle
-from limner.runtime.bundle.presets import derive_neutral, neutral_texts, resolve_parameters
-from limner.runtime.checks import require_int, require_number
 from limner.runtime.errors import InputError
-from limner.runtime.methods.registry import Method, Outcome, Progress
-from limner.runtime.recipe import PromptEdit, Recipe
-from limner.runtime.schema import to_dict
-from limner.runtime.stylegan2.networks import Models, unit
-from limner.runtime.text.templates import STYLECLIP_TEMPLATES, fill_templates
-from limner.runtime.timing import Timer
+from limner.runtime.grammar import plain_text
+from limner.runtime.methods.registry import Method
+from limner.runtime.recipe import PromptEdit, Recipe, check_text
+from limner.runtime.schema import require_number
+from limner.runtime.settings import Settings, setting
 
-__all__ = [
-    "GlobalDirectionsParameters",
-    "channel_direction",
-    "edit_styles",
-    "editable_channels",
-    "method",
-    "templated_features",
-    "text_direction",
-]
+__all__ = ["MAX_ALPHA", "DirectionOptions", "GlobalDirectionsParameters", "check_neutral", "method"]
 
-NAME = "global-directions"
-FloatArray = NDArray[np.float32]
 MAX_ALPHA = 30.0
-SAME_TEXT = 1e-4  # two unit vectors closer than this are one text up to fp32 rounding
+NEUTRAL = "what the text is compared with; derived from it if not said"
 
 
 @dataclass(frozen=True)
-class GlobalDirectionsParameters:
-    """The published defaults; alpha and beta hold for prompts without strength and beta of their own."""
+class GlobalDirectionsParameters(Settings):
+    """The published defaults; alpha and beta hold for texts without a strength and a beta of their own."""
 
-    alpha: float = 4.1  # -30 to 30, standard deviations that the strongest channel moves (paper: -10 to 10)
-    beta: float = 0.15  # 0 to 1, channels of less relevance stay (paper: 0.08 to 0.3)
-    channels: int = 0  # if above 0, keep so many of the most relevant channels and leave beta alone
-    templates: tuple[str, ...] | None = None  # texts with "{}"; None is StyleCLIP's 79
+    alpha: float = setting(
+        4.1, "standard deviations that the strongest channel moves (paper: -10 to 10)", -MAX_ALPHA, MAX_ALPHA
+    )
+    beta: float = setting(0.15, "relevance that a channel needs (paper: 0.08 to 0.3)", 0.0, 1.0)
+    channels: int = setting(0, "keep so many of the most relevant channels and leave beta alone; 0: beta", 0, 1_000_000)
+    templates: tuple[str, ...] | None = setting(None, 'texts with "{}" where the words go; StyleCLIP\'s 79 if not said')
 
     def __post_init__(self) -> None:
-        require_number("parameters.alpha", self.alpha, -MAX_ALPHA, MAX_ALPHA)
-        require_number("parameters.beta", self.beta, 0.0, 1.0)
-        require_int("parameters.channels", self.channels, 0, 1_000_000)
+        super().__post_init__()
         for template in self.templates or ():
             if "{}" not in template:
                 raise InputError("parameters.templates", repr(template), "texts with {} where the words go")
@@ -63,164 +36,52 @@ class GlobalDirectionsParameters:
             raise InputError("parameters.templates", "an empty list", "at least one text, or null for the usual 79")
 
 
-def editable_channels(bundle: Bundle) -> NDArray[np.bool_]:
-    """Return bool [S], true for the channels of convolutions and false for those of to-RGB layers."""
-    layers = bundle.generator.layers
-    parts: list[NDArray[np.bool_]] = [np.full(layer.channels, layer.kind == "conv", dtype=bool) for layer in layers]
-    return np.concatenate(parts)
+@dataclass(frozen=True)
+class DirectionOptions(Settings):
+    """What belongs to one text; None takes the parameters'."""
+
+    where: ClassVar[str] = "prompts.options"
+    neutral: str | None = setting(None, NEUTRAL)
+    beta: float | None = setting(None, "relevance that a channel needs; the parameters' if not said", 0.0, 1.0)
 
 
-def text_direction(target: FloatArray, neutral: FloatArray) -> FloatArray:
-    """Return dt [C], the unit vector from `neutral` to `target`, both unit [C]; InputError if they are one
-    text.
-    """
-    difference = target.astype(np.float64) - neutral.astype(np.float64)
-    length = float(np.linalg.norm(difference))
-    if length < SAME_TEXT:
-        raise InputError("prompts.neutral", "a text that CLIP cannot tell from the target", "a text that differs")
-    return (difference / length).astype(np.float32)
-
-
-def channel_direction(
-    relevance: FloatArray,  # [S,C], unit rows, zero rows for to-RGB
-    style_std: FloatArray,  # [S], sigma
-    direction: FloatArray,  # [C], unit
-    editable: NDArray[np.bool_],  # [S]
-    *,
-    beta: float = 0.15,
-    channels: int = 0,
-) -> FloatArray:
-    """Return ds [S], the direction in the style space at alpha 1; the channels that stay are exactly 0.
-
-    With `channels` above 0 that many of the most relevant channels are kept, else those with |r| >= beta.
-    Raises InputError naming beta, and the largest beta that would do, if no channel is left.
-    """
-    r = np.where(editable, relevance @ direction, 0.0).astype(np.float64)  # [S]
-    size = np.abs(r)
-    largest = float(size.max(initial=0.0))
-    if channels > 0:
-        order = np.argsort(-size, kind="stable")
-        r[order[channels:]] = 0.0
-    else:
-        r[size < beta] = 0.0
-    if not r.any():
-        if largest == 0.0:
-            raise InputError("prompts.text", "a text that no channel has to do with", "another text")
-        limit = np.floor(largest * 1e4) / 1e4 or largest
-        given = f"{beta:g}, which leaves no channel"
-        raise InputError("beta", given, f"at most {limit:g} for this text", "0.08 to 0.3 are usual")
-    scaled: FloatArray = (style_std * (r / np.abs(r).max())).astype(np.float32)
-    return scaled
-
-
-def edit_styles(
-    style_channels: FloatArray,  # [N,S]
-    directions: Sequence[FloatArray],  # each [S]
-    alphas: Sequence[float],
-) -> FloatArray:
-    """Return s' = s + sum of alpha ds, [N,S], for a battery or a single picture."""
-    moved = style_channels.astype(np.float32)
-    for direction, alpha in zip(directions, alphas, strict=True):
-        moved = moved + np.float32(alpha) * direction
-    return moved
+def check_neutral(prompt: PromptEdit) -> None:
+    """InputError for a neutral text that is none, or the text itself."""
+    neutral = prompt.options.neutral
+    if neutral is None:
+        return
+    check_text("prompts.options.neutral", neutral)
+    if plain_text(neutral) == plain_text(prompt.text):
+        raise InputError("prompts.options.neutral", repr(neutral), "a text other than the target text")
 
 
 def check(recipe: Recipe) -> None:
-    """Refuse strengths out of range."""
+    """Refuse strengths out of range, and texts that are compared with themselves."""
     for prompt in recipe.prompts:
         if prompt.strength is not None:
             require_number("prompts.strength", prompt.strength, -MAX_ALPHA, MAX_ALPHA, "4.1 is the usual alpha")
+        check_neutral(prompt)
 
 
 def idle(recipe: Recipe) -> dict[str, str]:
     """Return the parameters that have no say."""
     found = {}
-    own = [prompt.beta is not None for prompt in recipe.prompts]
     if all(prompt.strength is not None for prompt in recipe.prompts):
         found["parameters.alpha"] = "the strength of each text"
-    if all(own):
+    if all(prompt.options.beta is not None for prompt in recipe.prompts):
         found |= dict.fromkeys(("parameters.beta", "parameters.channels"), "the beta of each text")
-    elif recipe.parameters["channels"] > 0:
-        found["parameters.beta"] = f"channels, which is {recipe.parameters['channels']}"
+    elif recipe.parameters.channels > 0:
+        found["parameters.beta"] = f"channels, which is {recipe.parameters.channels}"
     return found
 
 
-def run(
-    models: Models, w_plus: FloatArray, recipes: Sequence[Recipe], timer: Timer, progress: Progress | None
-) -> list[Outcome]:
-    """Run recipes of equal parameters on the sources w_plus [N,L,D]; the method has no steps to report."""
-    given = recipes[0].parameters
-    parameters = resolve_parameters(models.bundle, NAME, GlobalDirectionsParameters, given)
-    with timer.stage("text"):
-        resolved = [_resolve(models.bundle, recipe, parameters) for recipe in recipes]
-        directions = [[_direction(models, p, parameters) for p in recipe.prompts] for recipe in resolved]
-    with timer.stage("affine"):
-        styles = models.affine(w_plus)  # [N,S]
-    rows = zip(resolved, directions, styles, strict=True)
-    return [_outcome(models, recipe, each, style[None]) for recipe, each, style in rows]
-
-
-def _resolve(bundle: Bundle, recipe: Recipe, parameters: GlobalDirectionsParameters) -> Recipe:
-    """Fill in neutral text and strength of every prompt, and beta where it is what selects the channels."""
-    table = neutral_texts(bundle)
-    prompts = []
-    for prompt in recipe.prompts:
-        neutral = derive_neutral(prompt.text, table) if prompt.neutral is None else prompt.neutral
-        strength = parameters.alpha if prompt.strength is None else prompt.strength
-        beta = parameters.beta if prompt.beta is None and parameters.channels == 0 else prompt.beta
-        prompts.append(PromptEdit(prompt.text, neutral, strength, beta))
-    settings: dict[str, Any] = to_dict(parameters)
-    return replace(recipe, prompts=tuple(prompts), parameters=settings)
-
-
-def _direction(models: Models, prompt: PromptEdit, parameters: GlobalDirectionsParameters) -> FloatArray:
-    """Return ds [S] of a resolved prompt; text features and the direction are remembered."""
-    templates = parameters.templates or STYLECLIP_TEMPLATES
-    neutral = prompt.neutral or ""
-    beta, channels = (0.0, parameters.channels) if prompt.beta is None else (prompt.beta, 0)
-
-    def make() -> FloatArray:
-        target_features = templated_features(models, prompt.text, templates, "prompts.text")
-        neutral_features = templated_features(models, neutral, templates, "prompts.neutral")
-        tensors = models.bundle.relevance
-        return channel_direction(
-            tensors["relevance"],
-            tensors["style_std"],
-            text_direction(target_features, neutral_features),
-            editable_channels(models.bundle),
-            beta=beta,
-            channels=channels,
-        )
-
-    return models.cached((NAME, prompt.text, neutral, templates, beta, channels), make)
-
-
-def templated_features(models: Models, text: str, templates: tuple[str, ...], field: str) -> FloatArray:
-    """Return the unit mean [C] of a text's unit features over the templates."""
-
-    def make() -> FloatArray:
-        features = unit(models.clip_text(fill_templates(text, templates), field))  # [T,C]
-        return unit(features.mean(axis=0))
-
-    return models.cached(("templates", text, templates), make)
-
-
-def _outcome(models: Models, recipe: Recipe, directions: list[FloatArray], style: FloatArray) -> Outcome:
-    def render(changed: Recipe) -> FloatArray:
-        alphas = [0.0 if prompt.strength is None else prompt.strength for prompt in changed.prompts]
-        return models.synthesis_from_styles(edit_styles(style, directions, alphas))
-
-    total = sum(np.count_nonzero(direction) for direction in directions)
-    return Outcome(recipe, render, {"channels": float(total)})
-
-
 method = Method(
-    name=NAME,
+    name="global-directions",
     summary="a direction in style space from two texts: a picture in milliseconds, many prompts at once",
     parameters=GlobalDirectionsParameters,
     graphs=("affine", "synthesis_s", "clip_text"),
     check=check,
-    run=run,
-    takes=("neutral", "beta"),
+    run="limner.runtime.stylegan2.global_directions:run",
+    options=DirectionOptions,
     idle=idle,
 )

@@ -1,100 +1,103 @@
-"""The method `prompt-to-prompt` (Hertz et al. 2022): a picture is made again from another text, with the attention of
-the first one, so that what the two texts share stays where it is.
+"""The method `prompt-to-prompt` as it is declared; what it does is in `attention.prompt_to_prompt`.
 
-The source's prompt is that of the picture: the text and seed that it is made from, or what a picture file shows. Edits
-of one source share it in one batch: `Editor.edit_batch` with recipes that differ in their prompts alone. A picture
-file is inverted without gradients, `inversion.kind`:
-
-    direct            the source's latents are replayed as they were found (Ju et al. 2023); taken if none is named
-    negative-prompt   the source's text in place of the unconditional one (Miyake et al. 2023)
-    ddim              plain DDIM inversion
-
-Files take DDIM without noise, whatever `sampler` and `eta` say. A prompt's strength mixes the latents that come out,
-0 for the source's and 1 for the edit's; how strong a word is, its weight says.
+A word is found as `limner.runtime.attention.words` says; "hair#2" is the second "hair" alone. Where words of both
+prompts are asked for (`blend`, `subtract`), "cat:dog" is "cat" in the source and "dog" in the edit, "cat:" and ":dog"
+one of the two, and "hair" is both, where it stands.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from limner.runtime.attention.aligners import Compat, Kind
-from limner.runtime.attention.editing import Edited, Guidance, edit_latents
-from limner.runtime.attention.keep import feathered
-from limner.runtime.attention.maps import map_pictures
-from limner.runtime.attention.plan import Plan, plan_edits
-from limner.runtime.attention.settings import ControlSettings
-from limner.runtime.attention.words import read_prompt
-from limner.runtime.bundle.loading import Bundle
-from limner.runtime.bundle.presets import picture_section, resolve_parameters
-from limner.runtime.checks import require_number
-from limner.runtime.diffusion.ddim_inversion import InvertedPath, invert_with_prompts
-from limner.runtime.diffusion.networks import DiffusionNetworks
-from limner.runtime.diffusion.parameters import DiffusionInversionParameters
-from limner.runtime.diffusion.sampling import SamplingParameters, idle_sampling, new_sampler
-from limner.runtime.diffusion.sources import DiffusionStart
 from limner.runtime.errors import InputError
-from limner.runtime.guidance.masks import enlarged
-from limner.runtime.methods.registry import Method, Outcome, Progress
-from limner.runtime.pictures.images import to_u8
-from limner.runtime.recipe import PromptEdit, Recipe
-from limner.runtime.schema import from_dict, to_dict
-from limner.runtime.text.tokenizer import Tokenizer
-from limner.runtime.timing import Timer
+from limner.runtime.methods.registry import Method
+from limner.runtime.recipe import Recipe
+from limner.runtime.schema import require_number
+from limner.runtime.settings import SamplingParameters, Settings, idle_sampling, setting
 
-__all__ = ["EditOptions", "PromptToPromptParameters", "method"]
+__all__ = ["Compat", "ControlParameters", "EditOptions", "PromptToPromptParameters", "Window", "method", "read_window"]
 
 NAME = "prompt-to-prompt"
 INVERSIONS = ("direct", "negative-prompt", "ddim")
 MAX_STRENGTH = 2.0
-FloatArray = NDArray[np.float32]
-ImageU8 = NDArray[np.uint8]
+MAX_WEIGHT = 100.0
+Compat = Literal["correct", "published"]
+Window = tuple[float, float]
+
+
+def read_window(field: str, value: object) -> Window:
+    """Return (first, last); InputError naming `field` for anything outside 0 to 1 or in the wrong order."""
+    numbers = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [0.0, value]
+    plain = [float(n) for n in numbers if isinstance(n, (int, float)) and not isinstance(n, bool)]
+    if len(numbers) == 1 and len(plain) == 1:
+        plain.insert(0, 0.0)
+    if len(plain) != 2 or len(numbers) > 2 or not 0.0 <= plain[0] <= plain[1] <= 1.0:
+        raise InputError(field, repr(value), "a number from 0 to 1, or two of them in ascending order")
+    return plain[0], plain[1]
 
 
 @dataclass(frozen=True)
-class PromptToPromptParameters(SamplingParameters):
-    """What holds for all edits of a run; the published defaults. Windows are parts of all steps, 0 to 1: (first,
-    last), or `last` alone.
+class ControlParameters(Settings):
+    """How attention is controlled, for all edits of a run; the published defaults. Windows are parts of all steps, 0 to
+    1: (first, last), or `last` alone.
     """
 
-    negative_prompt: str = ""
-    cross_replace: float | tuple[float, ...] = 0.8  # while words take the source's attention
-    self_replace: float | tuple[float, ...] = 0.4  # while the layout is the source's
-    blend_start: float = 0.2  # part of the steps after which a local edit starts
-    blend_threshold: float = 0.3  # of the strongest attention, 0 to 1
-    subtract_threshold: float = 0.3
-    keep_outside: bool = True  # pixels outside a local edit's mask are the source's; False leaves the decoder's spill
-    compat: Compat = "correct"  # published: with the quirks of the published aligners
-    maps: bool = False  # draw where each word looks, in all and per step
+    cross_replace: float | tuple[float, ...] = setting(0.8, "window in which words take the source's attention")
+    self_replace: float | tuple[float, ...] = setting(0.4, "window in which the layout is the source's")
+    blend_start: float = setting(0.2, "part of the steps after which a local edit starts", 0.0, 1.0)
+    blend_threshold: float = setting(0.3, "of the strongest attention", 0.0, 1.0)
+    subtract_threshold: float = setting(0.3, "of the strongest attention", 0.0, 1.0)
+    compat: Compat = setting("correct", "published: with the quirks of the published aligners")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _settings(self, EditOptions())
+        for name in ("cross_replace", "self_replace"):
+            read_window(f"parameters.{name}", getattr(self, name))
 
 
 @dataclass(frozen=True)
-class EditOptions:
-    """What belongs to one edit; see `limner.runtime.attention.settings` for how words are written."""
+class PromptToPromptParameters(ControlParameters, SamplingParameters):
+    """What holds for all edits of a run."""
 
-    kind: Literal["auto", "replace", "refine", "reweight"] = "auto"  # auto: what the two prompts are
-    weights: dict[str, float] = field(default_factory=dict)  # word of the edit -> c
-    word_windows: dict[str, float | tuple[float, ...]] = field(default_factory=dict)  # word of the edit -> window
-    blend: tuple[str, ...] = ()  # a local edit: the words that may change the picture
-    subtract: tuple[str, ...] = ()  # the words whose place stays as it is
-    cross_replace: float | tuple[float, ...] | None = None  # None takes the parameters'
-    self_replace: float | tuple[float, ...] | None = None
+    negative_prompt: str = setting("", "what the pictures are not to show")
+    keep_outside: bool = setting(True, "pixels outside a local edit's mask are the source's")
+    maps: bool = setting(False, "draw where each word looks, in all and per step")
+
+
+@dataclass(frozen=True)
+class EditOptions(Settings):
+    """What belongs to one edit."""
+
+    where: ClassVar[str] = "prompts.options"
+    kind: Literal["auto", "replace", "refine", "reweight"] = setting("auto", "auto: what the two prompts are")
+    weights: dict[str, float] = setting({}, "word of the edit -> how strong it is (paper: -2 to 2)")
+    word_windows: dict[str, float | tuple[float, ...]] = setting({}, "word of the edit -> a window of its own")
+    blend: tuple[str, ...] = setting((), "a local edit: the words that may change the picture")
+    subtract: tuple[str, ...] = setting((), "the words whose place stays as it is, within the blend words'")
+    cross_replace: float | tuple[float, ...] | None = setting(None, "the parameters' if not said")
+    self_replace: float | tuple[float, ...] | None = setting(None, "the parameters' if not said")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for word, weight in self.weights.items():
+            hint = "1 leaves the word as it is, the paper takes -2 to 2"
+            require_number(f"prompts.options.weights.{word}", weight, -MAX_WEIGHT, MAX_WEIGHT, hint)
+        for name in ("cross_replace", "self_replace"):
+            if getattr(self, name) is not None:
+                read_window(f"prompts.options.{name}", getattr(self, name))
+        for word, window in self.word_windows.items():
+            read_window(f"prompts.options.word_windows.{word}", window)
+        if self.subtract and not self.blend:
+            raise InputError("prompts.options.subtract", list(self.subtract), "nothing without blend words")
 
 
 def check(recipe: Recipe) -> None:
     """Refuse what no bundle could run."""
-    parameters = from_dict(PromptToPromptParameters, recipe.parameters, "parameters")
+    parameters, inversion = recipe.parameters, recipe.inversion
     if len(recipe.prompts) != 1:
         hint = "several edits of one source are several recipes, which share a batch"
         raise InputError("prompts", f"{len(recipe.prompts)} texts", f"one text with {NAME}", hint)
     prompt = recipe.prompts[0]
-    _settings(parameters, from_dict(EditOptions, prompt.options, "prompts.options"))
     if not parameters.guidance_scale > 1.0:
         given = f"{parameters.guidance_scale:g} with an edit"
         raise InputError("parameters.guidance_scale", given, "more than 1", "7.5 is usual")
@@ -103,7 +106,6 @@ def check(recipe: Recipe) -> None:
         require_number("prompts.strength", prompt.strength, 0.0, MAX_STRENGTH, hint)
     if recipe.source.kind == "image" and not recipe.source.prompt:
         raise InputError("source.prompt", "nothing", "a text that says what the picture shows", "--source-prompt")
-    inversion = from_dict(DiffusionInversionParameters, recipe.inversion, "inversion")
     if inversion.kind is not None and inversion.kind not in INVERSIONS:
         raise InputError("inversion.kind", repr(inversion.kind), f"{', '.join(INVERSIONS)} for the method {NAME!r}")
     if inversion.kind == "negative-prompt" and parameters.negative_prompt:
@@ -113,11 +115,11 @@ def check(recipe: Recipe) -> None:
 
 def idle(recipe: Recipe) -> dict[str, str]:
     """Return the settings that have no say."""
-    options = from_dict(EditOptions, recipe.prompts[0].options, "prompts.options")
-    found = idle_sampling(recipe)
+    options: EditOptions = recipe.prompts[0].options
+    found = idle_sampling(recipe.parameters)
     if recipe.source.kind == "image":
         found |= dict.fromkeys(("parameters.sampler", "parameters.eta"), "the source, a picture, which takes DDIM")
-        kind = recipe.inversion.get("kind") or "direct"
+        kind = recipe.inversion.kind or "direct"
         found["inversion.skip"] = f"the inversion's kind, which is {kind!r}"
         if kind == "negative-prompt":
             found["parameters.negative_prompt"] = "negative-prompt inversion, where the source's text takes its place"
@@ -132,155 +134,16 @@ def idle(recipe: Recipe) -> dict[str, str]:
     return found
 
 
-def run(
-    networks: DiffusionNetworks,
-    starts: Sequence[DiffusionStart],
-    recipes: Sequence[Recipe],
-    timer: Timer,
-    progress: Progress | None,
-) -> list[Outcome]:
-    """Run recipes of equal parameters; those of one source share a batch with it."""
-    groups: dict[tuple[Any, ...], list[int]] = {}
-    for row, start in enumerate(starts):
-        digest = start.recipe.source.sha256
-        groups.setdefault((start.prompt, start.seed, start.shape, digest, start.place), []).append(row)
-    found: dict[int, Outcome] = {}
-    for rows in groups.values():
-        outcomes = _run_source(networks, starts[rows[0]], [recipes[row] for row in rows], timer, progress)
-        found |= dict(zip(rows, outcomes, strict=True))
-    return [found[row] for row in range(len(starts))]
-
-
-def _run_source(
-    networks: DiffusionNetworks,
-    start: DiffusionStart,
-    recipes: Sequence[Recipe],
-    timer: Timer,
-    progress: Progress | None,
-) -> list[Outcome]:
-    """Run all edits of one source."""
-    parameters = from_dict(PromptToPromptParameters, recipes[0].parameters, "parameters")
-    inversion = from_dict(DiffusionInversionParameters, recipes[0].inversion, "inversion")
-    scale = 1.0 if inversion.guidance_scale is None else inversion.guidance_scale
-    inversion = replace(inversion, kind=inversion.kind or "direct", guidance_scale=scale)
-    if start.clean is not None:
-        parameters = replace(parameters, sampler="ddim", eta=0.0)
-    with timer.stage("text"):
-        plan = _plan(networks.tokenizer, start.prompt, recipes, parameters)
-    path: InvertedPath | None = None
-    if start.clean is not None:
-        with timer.stage("inversion"):
-            path = invert_with_prompts(networks, start.clean, [start.prompt], parameters.steps, scale, progress)
-    with timer.stage("sampling"):
-        edited = _sample(networks, start, plan, parameters, inversion, path, progress)
-    with timer.stage("decode"):
-        source = networks.decode(edited.latents[:1])
-    settings = {} if path is None else to_dict(inversion)
-    resolved = [
-        replace(recipe, prompts=(_resolved(recipe, edit.kind),), parameters=to_dict(parameters), inversion=settings)
-        for recipe, edit in zip(recipes, plan.edits, strict=True)
-    ]
-    return [_outcome(networks, recipe, edited, member, source) for member, recipe in enumerate(resolved, start=1)]
-
-
-def needed(bundle: Bundle, recipe: Recipe) -> tuple[str, ...]:
-    """Return what a picture file needs beside the method's graphs; InputError for words that are not in their prompts,
-    before anything is loaded.
-    """
-    more = picture_section(NAME, recipe.source.kind)
-    parameters = resolve_parameters(bundle, NAME, PromptToPromptParameters, recipe.parameters, more)
-    _plan(Tokenizer.from_bundle(bundle), recipe.source.prompt or "", [recipe], parameters)
-    return ("vae_encoder",) if recipe.source.kind == "image" else ()
-
-
-def _plan(
-    tokenizer: Tokenizer, source_prompt: str, recipes: Sequence[Recipe], parameters: PromptToPromptParameters
-) -> Plan:
-    targets = []
-    for recipe in recipes:
-        options = from_dict(EditOptions, recipe.prompts[0].options, "prompts.options")
-        prompt = read_prompt(tokenizer, recipe.prompts[0].text, "prompts.text")
-        targets.append((prompt, _settings(parameters, options)))
-    source = read_prompt(tokenizer, source_prompt, "source.prompt")
-    return plan_edits(source, targets, parameters.steps, tokenizer.context_length)
-
-
-def _sample(
-    networks: DiffusionNetworks,
-    start: DiffusionStart,
-    plan: Plan,
-    parameters: PromptToPromptParameters,
-    inversion: DiffusionInversionParameters,
-    path: InvertedPath | None,
-    progress: Progress | None,
-) -> Edited:
-    sampler = new_sampler(networks, parameters)
-    same = path is not None and inversion.kind == "negative-prompt"
-    uncond = networks.token_states([start.prompt if same else parameters.negative_prompt], "negative_prompt")[0]
-    replay = path.latents[1:, 0] if path is not None and inversion.kind == "direct" else None
-    draw = start.draws()
-    first = draw() * np.float32(sampler.init_noise_sigma) if path is None else path.noise
-    guidance = Guidance(parameters.guidance_scale, uncond, same, replay)
-    return edit_latents(
-        networks, sampler, plan, first[0], guidance, draw=draw, want_maps=parameters.maps, progress=progress
-    )
-
-
-def _settings(parameters: PromptToPromptParameters, options: EditOptions) -> ControlSettings:
-    """The settings of one edit, checked."""
-    own = {name: getattr(options, name) for name in ("cross_replace", "self_replace")}
-    common = ("cross_replace", "self_replace", "blend_start", "blend_threshold", "subtract_threshold", "compat")
-    values = {name: getattr(parameters, name) for name in common}
-    values |= {name: value for name, value in own.items() if value is not None}
-    return ControlSettings(
-        kind=options.kind,
-        weights=options.weights,
-        word_windows=options.word_windows,
-        blend=options.blend,
-        subtract=options.subtract,
-        **values,
-    )
-
-
-def _resolved(recipe: Recipe, kind: Kind) -> PromptEdit:
-    prompt = recipe.prompts[0]
-    options = from_dict(EditOptions, prompt.options, "prompts.options")
-    strength = 1.0 if prompt.strength is None else prompt.strength
-    return replace(prompt, strength=strength, options=to_dict(replace(options, kind=kind)))
-
-
-def _outcome(networks: DiffusionNetworks, recipe: Recipe, edited: Edited, member: int, source: FloatArray) -> Outcome:
-    before, after = edited.latents[:1], edited.latents[member : member + 1]
-    mask = edited.masks[member - 1]
-    whole = None if mask is None else enlarged(mask, source.shape[-2:])
-    keep = from_dict(PromptToPromptParameters, recipe.parameters, "parameters").keep_outside
-    share = None if whole is None or mask is None or not keep else feathered(whole, whole.shape[0] // mask.shape[0])
-
-    def render(changed: Recipe) -> FloatArray:
-        strength = changed.prompts[0].strength
-        mixed = after if strength in (None, 1.0) else before + np.float32(strength) * (after - before)
-        image = networks.decode(mixed)
-        return image if share is None else source + share * (image - source)
-
-    pictures: dict[str, ImageU8] = {}
-    if whole is not None:
-        pictures["mask"] = np.repeat((whole * np.uint8(255))[:, :, None], 3, axis=2)
-    if edited.maps:
-        shown = (to_u8(source)[0], to_u8(networks.decode(after))[0])
-        pictures |= map_pictures(edited.maps[0], edited.maps[member], shown)
-    return Outcome(recipe, render, reconstruction=source, pictures=pictures)
-
-
 method = Method(
     name=NAME,
     summary="another text for a picture that a diffusion model made, or makes again, with the first one's attention",
     parameters=PromptToPromptParameters,
     graphs=("text_encoder", "unet", "vae_decoder"),
     check=check,
-    run=run,
+    run="limner.runtime.attention.prompt_to_prompt:run",
     family="diffusion",
-    prompt_options=EditOptions,
-    graphs_of=needed,
-    takes=("words", "maps"),
+    options=EditOptions,
+    graphs_of="limner.runtime.attention.prompt_to_prompt:needed",
+    takes=("maps",),
     idle=idle,
 )

@@ -1,141 +1,80 @@
-"""The registry of methods: a method is one file with a `Method` in it and one entry point that names it.
+"""The registry of methods: a method is one file that declares a `Method`, and one entry point that names it.
 
     [project.entry-points."limner.methods"]
     global-directions = "limner.runtime.methods.global_directions:method"
 
-Names are read without importing anything; a method's file is imported when it is asked for.
+Names are read without importing anything; a method's declaration is imported when it is asked for, and what it does
+(`Method.run`) when the first recipe runs.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any, Literal, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Literal
 
 from limner.runtime.errors import InputError, LimnerError, nearest
+from limner.runtime.settings import (
+    DiffusionInversionParameters,
+    InversionParameters,
+    NoOptions,
+    Settings,
+    options_of,
+)
 
-if TYPE_CHECKING:
-    from limner.runtime.bundle.loading import Bundle
-    from limner.runtime.diffusion.networks import DiffusionNetworks
-    from limner.runtime.diffusion.sources import DiffusionStart
-    from limner.runtime.recipe import Recipe
-    from limner.runtime.stylegan2.networks import Models
-    from limner.runtime.timing import Timer
-    from limner.runtime.trajectory import Trajectory
-
-__all__ = [
-    "DiffusionRunner",
-    "Family",
-    "Method",
-    "Outcome",
-    "Progress",
-    "Runner",
-    "Use",
-    "find_method",
-    "method_names",
-    "methods_of",
-    "methods_with",
-    "needed_graphs",
-    "require_family",
-]
+__all__ = ["Family", "Method", "Use", "find_method", "loaded", "method_names", "methods_of", "methods_with"]
 
 GROUP = "limner.methods"
-BUILT_IN = {
-    "global-directions": "limner.runtime.methods.global_directions:method",
-    "latent-mapper": "limner.runtime.methods.latent_mapper:method",
-    "latent-optimization": "limner.runtime.methods.latent_optimization:method",
-    "prompt-to-prompt": "limner.runtime.methods.prompt_to_prompt:method",
-    "sega": "limner.runtime.methods.sega:method",
-}
 Family = Literal["stylegan2", "diffusion"]
-Use = Literal["neutral", "beta", "words", "maps", "seed"]
-"""neutral, beta: of a text; words: weights, windows, local edits; maps: pictures beside the edit; seed: draws at a
-picture's inversion."""
-
-Progress = Callable[[int, int, dict[str, float]], None]
-"""progress(step, steps, losses): called after each step of a method that has steps."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a method found for one source.
-
-    `render` takes a recipe that differs from the one that was run in its strengths alone, and returns that
-    picture, float32 [1,3,H,W], the same bits at every call. `recipe` is the recipe with what the method
-    filled in.
-    """
-
-    recipe: "Recipe"
-    render: Callable[["Recipe"], NDArray[np.float32]]
-    scores: dict[str, float] = field(default_factory=dict)
-    trajectory: "Trajectory | None" = None
-    texts: tuple[str, ...] = ()  # what CLIP scores compare with, where the prompts hold something else
-    reconstruction: NDArray[np.float32] | None = (
-        None  # [1,3,H,W], the picture without the edit, where the method made it
-    )
-    pictures: dict[str, NDArray[np.uint8]] = field(default_factory=dict)  # name -> [H,W,3]: attention maps, masks
-
-
-class Runner(Protocol):
-    """Runs recipes of one method with equal parameters on a batch of sources, w_plus float32 [N,L,D]."""
-
-    def __call__(
-        self,
-        models: "Models",
-        w_plus: NDArray[np.float32],
-        recipes: "Sequence[Recipe]",
-        timer: "Timer",
-        progress: Progress | None,
-    ) -> list[Outcome]: ...
-
-
-class DiffusionRunner(Protocol):
-    """The same on a diffusion bundle: runs recipes with equal parameters on a batch of starts."""
-
-    def __call__(
-        self,
-        networks: "DiffusionNetworks",
-        starts: "Sequence[DiffusionStart]",
-        recipes: "Sequence[Recipe]",
-        timer: "Timer",
-        progress: Progress | None,
-    ) -> list[Outcome]: ...
+Use = Literal["maps", "seed"]
+"""maps: pictures beside the edit; seed: draws at a picture's inversion."""
+INVERSIONS: dict[Family, type[Settings]] = {
+    "stylegan2": InversionParameters,
+    "diffusion": DiffusionInversionParameters,
+}
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way of editing.
+    """A way of editing, as it is declared. Functions are given a `Recipe`; one that is loaded late is "module:name".
 
-    `parameters` is a frozen dataclass whose defaults are the published ones and which checks its own ranges;
-    `check` refuses a recipe that the method cannot run, by InputError.
+    `parameters` and `options` are frozen dataclasses of `setting`s whose defaults are the published ones. `check`
+    refuses a recipe that the method cannot run, by InputError. `run` takes, on StyleGAN2, (models, w_plus [N,L,D],
+    recipes, timer, progress), on a diffusion model (networks, starts, recipes, timer, progress), and returns one
+    `Outcome` a recipe; the recipes are complete and of equal parameters.
     """
 
     name: str
     summary: str
-    parameters: type[Any]
+    parameters: type[Settings]
     graphs: tuple[str, ...]  # what the bundle must hold
-    check: Callable[["Recipe"], None]
-    run: Runner | DiffusionRunner  # as `family` says
+    check: Callable[[Any], None]
+    run: Callable[..., list[Any]] | str
     family: Family = "stylegan2"  # of the bundles that it runs on
-    prompt_options: type[Any] | None = None  # a frozen dataclass: what PromptEdit.options may hold
+    options: type[Settings] = NoOptions  # what PromptEdit.options may hold
     max_prompts: int = 8
-    graphs_of: Callable[["Bundle", "Recipe"], tuple[str, ...]] | None = None  # what a recipe needs beside `graphs`
-    takes: tuple[Use, ...] = ()  # what it has use for beside texts, strengths and its parameters
-    idle: Callable[["Recipe"], Mapping[str, str]] | None = None  # settings that cannot act, see `idle`
+    graphs_of: Callable[[Any, Any], tuple[str, ...]] | str | None = None  # (bundle, complete recipe) -> further ones
+    takes: tuple[Use, ...] = ()  # what it has use for beside texts, strengths and its settings
+    idle: Callable[[Any], Mapping[str, str]] | None = None  # settings that cannot act, see `completing`
 
     @property
-    def inversion_parameters(self) -> type[Any]:
-        """The frozen dataclass that `Recipe.inversion` of a picture holds."""
-        if self.family == "diffusion":
-            from limner.runtime.diffusion.parameters import DiffusionInversionParameters
+    def inversion(self) -> type[Settings]:
+        """What `Recipe.inversion` of a picture holds."""
+        return INVERSIONS[self.family]
 
-            return DiffusionInversionParameters
-        from limner.runtime.stylegan2.inversion import InversionParameters
+    def has(self, name: str) -> bool:
+        """Whether texts have that option, or the method that use."""
+        return name in self.takes or name in options_of(self.options)
 
-        return InversionParameters
+
+def loaded(function: Callable[..., Any] | str) -> Callable[..., Any]:
+    """A function, or the one at "module:name"."""
+    if callable(function):
+        return function
+    module, _, name = function.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return found
 
 
 def method_names() -> tuple[str, ...]:
@@ -147,13 +86,14 @@ def find_method(name: object) -> Method:
     """Return the method of that name; InputError lists the known ones and the nearest."""
     entries = _entries()
     if not isinstance(name, str) or name not in entries:
-        raise InputError("method", repr(name), ", ".join(sorted(entries)), nearest(str(name), entries))
+        known = ", ".join(sorted(entries)) or "none: this limner is not installed, see `pip install limner[cpu]`"
+        raise InputError("method", repr(name), known, nearest(str(name), entries))
     return _load(name)
 
 
-def methods_with(use: Use) -> tuple[str, ...]:
-    """Return the names of the methods that have use for something, sorted."""
-    return tuple(name for name in method_names() if use in find_method(name).takes)
+def methods_with(name: str) -> tuple[str, ...]:
+    """Return the names of the methods that have use for something or whose texts have an option, sorted."""
+    return tuple(one for one in method_names() if find_method(one).has(name))
 
 
 def methods_of(family: Family) -> tuple[str, ...]:
@@ -161,26 +101,9 @@ def methods_of(family: Family) -> tuple[str, ...]:
     return tuple(name for name in method_names() if find_method(name).family == family)
 
 
-def needed_graphs(method: Method, bundle: "Bundle", recipe: "Recipe") -> tuple[str, ...]:
-    """Return the graphs that a recipe runs on a bundle; InputError for what the bundle does not have."""
-    return (*method.graphs, *(method.graphs_of(bundle, recipe) if method.graphs_of is not None else ()))
-
-
-def require_family(method: Method, bundle: "Bundle") -> None:
-    """InputError naming the methods that fit, unless `method` runs on bundles of this bundle's family."""
-    family = bundle.manifest.family
-    if method.family != family:
-        fitting = ", ".join(methods_of(family))
-        given = f"{method.name!r}, a method for bundles of the family {method.family!r}"
-        allowed = f"{fitting} on the bundle {bundle.manifest.name!r}"
-        raise InputError("method", given, allowed, "or name another bundle")
-
-
 @cache
 def _entries() -> dict[str, EntryPoint]:
-    """Entry points by name; the built-in ones are known even where the package's metadata is missing."""
-    installed = {entry.name: entry for entry in entry_points(group=GROUP)}
-    return installed | {name: EntryPoint(name, value, GROUP) for name, value in BUILT_IN.items()}
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
 
 
 @cache

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from limner.runtime.errors import InputError
+from limner.runtime.errors import GraphError, InputError
 from limner.runtime.pictures.colour import from_adobe_rgb, to_srgb
 from limner.runtime.pictures.containers import NOTHING, Carried, read_carried
 from limner.runtime.pictures.formats import readable_formats, refused_format, shown_formats
@@ -302,3 +302,11 @@ def _square(image: Image.Image, size: int, notes: list[str]) -> Image.Image:
     if side < size:
         notes.append(f"enlarged from {side} to {size} pixels")
     return image.resize((size, size), Image.Resampling.LANCZOS)
+
+
+def checked_u8(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """[1,3,H,W] in [-1,1] -> uint8 [H,W,3]; GraphError rather than a picture made of NaN."""
+    if not np.isfinite(image).all():
+        raise GraphError("the edited picture holds NaN or infinity; lower the strength or the learning rate")
+    picture: NDArray[np.uint8] = to_u8(image)[0]
+    return picture

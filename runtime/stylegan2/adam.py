@@ -1,15 +1,14 @@
 """Adam in numpy, with torch.optim.Adam's order of operations, so that both walk the same path."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from limner.runtime.errors import InputError
+from limner.runtime.methods.latent_optimization import Moments
 
 FloatArray = NDArray[np.floating]
-Moments = Literal["element", "row"]
 
 
 @dataclass(frozen=True)

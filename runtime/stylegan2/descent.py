@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limner.runtime.errors import GraphError
-from limner.runtime.methods.registry import Progress
+from limner.runtime.methods.latent_optimization import Moments
 from limner.runtime.pictures.images import to_u8
-from limner.runtime.stylegan2.adam import Adam, AdamConfig, Moments
+from limner.runtime.stylegan2.adam import Adam, AdamConfig
 from limner.runtime.stylegan2.spaces import Latents, Space
+from limner.runtime.timing import Progress
 from limner.runtime.trajectory import Trajectory
 
 __all__ = ["LOSSES", "Descent", "GradientGraph", "LossWeights", "Schedule", "Stopping", "Targets", "descend"]

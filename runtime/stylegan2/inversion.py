@@ -14,37 +14,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.checks import require_int, require_number
-from limner.runtime.methods.registry import Progress
 from limner.runtime.pictures.containers import NOTHING, Carried
 from limner.runtime.pictures.images import to_u8
+from limner.runtime.settings import InversionParameters
 from limner.runtime.stylegan2.descent import LossWeights, Schedule, Stopping, Targets, descend
 from limner.runtime.stylegan2.networks import Models
-from limner.runtime.timing import Timer
+from limner.runtime.timing import Progress, Timer
 
-__all__ = ["Inversion", "InversionParameters", "compare_images", "invert", "likeness"]
+__all__ = ["Inversion", "compare_images", "invert", "likeness"]
 
 FloatArray = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class InversionParameters:
-    """How hard to work on the encoder's answer. Without refinement the encoder's answer is taken as it is."""
-
-    refine_steps: int = 0
-    learning_rate: float = 0.03
-    pixel_weight: float = 1.0  # on the mean over a picture in [-1,1]
-    clip_weight: float = 0.1
-    identity_weight: float = 0.1
-    l2_weight: float = 0.0005  # on the sum over all of w_plus
-    patience: int = 0  # stop after so many steps without improvement; 0 never stops
-
-    def __post_init__(self) -> None:
-        require_int("inversion.refine_steps", self.refine_steps, 0, 10_000)
-        require_int("inversion.patience", self.patience, 0, 10_000)
-        require_number("inversion.learning_rate", self.learning_rate, 1e-6, 10.0)
-        for name in ("pixel_weight", "clip_weight", "identity_weight", "l2_weight"):
-            require_number(f"inversion.{name}", getattr(self, name), 0.0, 1000.0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,8 +2,9 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limner.runtime.arrays import read_array
-from limner.runtime.bundle.presets import resolve_parameters
 from limner.runtime.errors import InputError
 from limner.runtime.faces.face import Face
-from limner.runtime.methods.registry import Progress
-from limner.runtime.photograph import cut_array, read_source
+from limner.runtime.faces.reading import cut_array, read_source
 from limner.runtime.pictures.containers import NOTHING, Carried
 from limner.runtime.pictures.images import to_float, to_u8
 from limner.runtime.recipe import Recipe, Source
-from limner.runtime.schema import to_dict
+from limner.runtime.settings import InversionParameters
 from limner.runtime.storage.files import read_plain, sha256_bytes
-from limner.runtime.stylegan2.inversion import Inversion, InversionParameters, invert
+from limner.runtime.stylegan2.inversion import Inversion, invert
 from limner.runtime.stylegan2.networks import Models
+from limner.runtime.timing import Progress
 
 __all__ = ["Sources", "Start"]
 
@@ -34,7 +34,7 @@ MAX_LATENT_BYTES = 64_000_000
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """Where an edit starts, and the recipe with the source's hash and the inversion's settings filled in."""
+    """Where an edit starts, and the recipe with the source's hash filled in."""
 
     recipe: Recipe
     w_plus: FloatArray  # [1,L,D]
@@ -124,18 +124,14 @@ class Sources:
                 self._inversions.popitem(last=False)
         return found, digest
 
-    def inversion_parameters(self, given: Mapping[str, Any]) -> InversionParameters:
-        """The settings that `given` leaves open come from the bundle, then from the defaults."""
-        return resolve_parameters(self.models.bundle, "inversion", InversionParameters, given)
-
     def _image(self, recipe: Recipe, given: NDArray[Any] | None, progress: Progress | None) -> Start:
         picture = recipe.source.path if given is None else given
         if picture is None:
             raise InputError("source.path", "nothing", "the path of a picture, or an array given beside the recipe")
-        parameters = self.inversion_parameters(recipe.inversion)
         source = recipe.source
-        found, digest = self.inversion(picture, parameters, progress, lambda d: _check_hash(source, d), source.face)
-        recipe = replace(_with_hash(recipe, digest), inversion=to_dict(parameters))
+        check = partial(_check_hash, source)
+        found, digest = self.inversion(picture, recipe.inversion, progress, check, source.face)
+        recipe = _with_hash(recipe, digest)
         scores = {f"inversion_{name}": value for name, value in found.scores.items()}
         return Start(
             recipe, found.w_plus, found.picture, found.rendered, scores, found.notes, found.likeness, found.carried

@@ -10,15 +10,14 @@ the published one, sum (w - w0)^2, and comes from the graph.
 """
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SLOPE", "Latents", "Space", "SpaceName", "Styles", "Whitened", "unrelu"]
+__all__ = ["SLOPE", "Latents", "Space", "Styles", "Whitened", "unrelu"]
 
 FloatArray = NDArray[np.float32]
-SpaceName = Literal["w_plus", "w", "p_n_plus", "p_n", "s"]
 SLOPE = 0.2  # of the mapping network's last leaky ReLU
 
 

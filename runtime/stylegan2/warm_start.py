@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.methods.global_directions import channel_direction
+from limner.runtime.stylegan2.global_directions import channel_direction
 
 __all__ = ["warm_start"]
 

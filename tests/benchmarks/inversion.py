@@ -25,7 +25,7 @@ from limner.runtime.bundle.loading import load_bundle
 from limner.runtime.bundle.presets import resolve_parameters
 from limner.runtime.pictures.images import to_float, to_u8
 from limner.runtime.storage.files import write_atomically
-from limner.runtime.stylegan2.inversion import InversionParameters
+from limner.runtime.settings import InversionParameters
 from limner.runtime.stylegan2.networks import Models
 from limner.training.models.judge import Judge, perceptual_distance
 

@@ -20,7 +20,7 @@ from limner.export.battery import KEPT_SHARE, BatteryEdit, Judging, others_kept
 from limner.export.diffusion.battery.methods import LOCAL, Settings, battery_recipe
 from limner.export.diffusion.battery.rows import Row, Rows
 from limner.export.diffusion.battery.words import DESCRIBED, describe
-from limner.runtime.completing import idle_settings, without_idle
+from limner.runtime.completing import completed, idle_settings, without_idle
 from limner.runtime.edit import Edit
 from limner.runtime.editor import Editor
 from limner.runtime.pictures.images import to_float, write_png_atomically
@@ -105,10 +105,9 @@ class Battery:
         words, real = self.words(index), part == "real"
         seed = None if real else self.seed(index)
         recipes = [battery_recipe(name, edit, words, seed, self.settings.get(name, {})) for edit in edits]
-        bundle = (
-            self.editor.bundle
-        )  # settings are given for prompts and pictures alike: what has no say here is left out
-        recipes = [without_idle(recipe, idle_settings(bundle, recipe)) for recipe in recipes]
+        bundle = self.editor.bundle
+        # settings are given for prompts and pictures alike: what has no say here is left out
+        recipes = [without_idle(recipe, idle_settings(completed(bundle, recipe))) for recipe in recipes]
         given = [self.picture(index) if real else None for _ in recipes]
         done = self.editor.edit_batch(recipes, given=given, batch=TOGETHER)
         read = self.judge(_stacked([*(one.reconstruction for one in done), *(one.image for one in done)]))

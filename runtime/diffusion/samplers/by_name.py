@@ -16,15 +16,16 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.checks import require_int, require_number
 from limner.runtime.diffusion.samplers.alpha import DDIM, PNDM
 from limner.runtime.diffusion.samplers.few_step import DDPM, LCM, TCD
 from limner.runtime.diffusion.samplers.multistep import DEIS, DPMSolverPP, DPMSolverSDE, UniPC
 from limner.runtime.diffusion.samplers.schedule import NoiseSchedule, SchedulerConfig
 from limner.runtime.diffusion.samplers.sigma import LMS, Euler, EulerAncestral, Heun
 from limner.runtime.errors import BundleError, InputError, nearest
+from limner.runtime.schema import require_int, require_number
+from limner.runtime.settings import TAKES_ETA, require_sampler
 
-__all__ = ["SAMPLERS", "TAKES_ETA", "Sampler", "default_sampler", "make_sampler", "require_sampler"]
+__all__ = ["SAMPLERS", "Sampler", "default_sampler", "make_sampler"]
 
 FloatArray = NDArray[np.float32]
 
@@ -66,7 +67,6 @@ SAMPLERS: dict[str, Callable[[NoiseSchedule, int], Sampler]] = {
     "tcd": TCD,
 }
 NO_ZERO_SNR = ("pndm", "lms", "heun", "deis")
-TAKES_ETA = ("ddim", "tcd")
 DIFFUSERS_CLASSES = {
     "DDIMScheduler": "ddim",
     "PNDMScheduler": "pndm",
@@ -98,13 +98,6 @@ def default_sampler(config: SchedulerConfig) -> str:
         )  # fmt: skip
     name = DIFFUSERS_CLASSES[config.class_name]
     return f"{name}-sde" if name == "dpm-solver++" and config.algorithm_type == "sde-dpmsolver++" else name
-
-
-def require_sampler(field: str, name: object) -> str:
-    """Return `name` if there is such a sampler; InputError lists the known ones and the nearest."""
-    if not isinstance(name, str) or name not in SAMPLERS:
-        raise InputError(field, repr(name), ", ".join(SAMPLERS), nearest(str(name), SAMPLERS))
-    return name
 
 
 def make_sampler(

@@ -26,7 +26,8 @@ from limner.export.diffusion.writer import DiffusionExport, export_folder
 from limner.runtime.bundle.loading import Bundle, load_bundle
 from limner.runtime.diffusion.networks import DiffusionNetworks
 from limner.runtime.diffusion.samplers.by_name import default_sampler
-from limner.runtime.diffusion.sampling import SamplingParameters, generate
+from limner.runtime.diffusion.sampling import generate
+from limner.runtime.settings import SamplingParameters
 from limner.runtime.editor import Editor
 from limner.runtime.errors import InputError
 from limner.runtime.graphs.sessions import Sessions

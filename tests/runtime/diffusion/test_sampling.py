@@ -8,7 +8,8 @@ import pytest
 import torch
 from support.torch_twin import CLASSES, SD15, TinyModels, difference
 
-from limner.runtime.diffusion.sampling import SamplingParameters, generate
+from limner.runtime.diffusion.sampling import generate
+from limner.runtime.settings import SamplingParameters
 from limner.runtime.errors import InputError
 
 TOLERANCE = 1e-3  # in latents after 50 steps, relative to the largest; fp32 on both sides

@@ -1,0 +1,169 @@
+"""The method `prompt-to-prompt` (Hertz et al. 2022): a picture is made again from another text, with the attention of
+the first one, so that what the two texts share stays where it is.
+
+The source's prompt is that of the picture: the text and seed that it is made from, or what a picture file shows. Edits
+of one source share it in one batch: `Editor.edit_batch` with recipes that differ in their prompts alone. A picture
+file is inverted without gradients, `inversion.kind`:
+
+    direct            the source's latents are replayed as they were found (Ju et al. 2023); taken if none is named
+    negative-prompt   the source's text in place of the unconditional one (Miyake et al. 2023)
+    ddim              plain DDIM inversion
+
+Files take DDIM without noise, whatever `sampler` and `eta` say. A prompt's strength mixes the latents that come out,
+0 for the source's and 1 for the edit's; how strong a word is, its weight says.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limner.runtime.attention.aligners import Kind
+from limner.runtime.attention.editing import Edited, Guidance, edit_latents
+from limner.runtime.attention.keep import feathered
+from limner.runtime.attention.maps import map_pictures
+from limner.runtime.attention.plan import Control, Plan, plan_edits
+from limner.runtime.attention.words import read_prompt
+from limner.runtime.bundle.loading import Bundle
+from limner.runtime.diffusion.ddim_inversion import InvertedPath, invert_with_prompts
+from limner.runtime.diffusion.networks import DiffusionNetworks
+from limner.runtime.diffusion.sampling import new_sampler
+from limner.runtime.diffusion.sources import DiffusionStart
+from limner.runtime.guidance.masks import enlarged
+from limner.runtime.methods.prompt_to_prompt import PromptToPromptParameters
+from limner.runtime.outcome import Outcome
+from limner.runtime.pictures.images import to_u8
+from limner.runtime.recipe import PromptEdit, Recipe
+from limner.runtime.settings import DiffusionInversionParameters
+from limner.runtime.text.tokenizer import Tokenizer
+from limner.runtime.timing import Progress, Timer
+
+__all__ = ["needed", "run"]
+
+FloatArray = NDArray[np.float32]
+ImageU8 = NDArray[np.uint8]
+
+
+def run(
+    networks: DiffusionNetworks,
+    starts: Sequence[DiffusionStart],
+    recipes: Sequence[Recipe],
+    timer: Timer,
+    progress: Progress | None,
+) -> list[Outcome]:
+    """Run recipes of equal parameters; those of one source share a batch with it."""
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for row, start in enumerate(starts):
+        digest = start.recipe.source.sha256
+        groups.setdefault((start.prompt, start.seed, start.shape, digest, start.place), []).append(row)
+    found: dict[int, Outcome] = {}
+    for rows in groups.values():
+        outcomes = _run_source(networks, starts[rows[0]], [recipes[row] for row in rows], timer, progress)
+        found |= dict(zip(rows, outcomes, strict=True))
+    return [found[row] for row in range(len(starts))]
+
+
+def _run_source(
+    networks: DiffusionNetworks,
+    start: DiffusionStart,
+    recipes: Sequence[Recipe],
+    timer: Timer,
+    progress: Progress | None,
+) -> list[Outcome]:
+    """Run all edits of one source."""
+    parameters: PromptToPromptParameters = recipes[0].parameters
+    inversion: DiffusionInversionParameters = recipes[0].inversion
+    scale = 1.0 if inversion.guidance_scale is None else inversion.guidance_scale
+    inversion = replace(inversion, kind=inversion.kind or "direct", guidance_scale=scale)
+    if start.clean is not None:
+        parameters = replace(parameters, sampler="ddim", eta=0.0)
+    with timer.stage("text"):
+        plan = _plan(networks.tokenizer, start.prompt, recipes, parameters)
+    path: InvertedPath | None = None
+    if start.clean is not None:
+        with timer.stage("inversion"):
+            path = invert_with_prompts(networks, start.clean, [start.prompt], parameters.steps, scale, progress)
+    with timer.stage("sampling"):
+        edited = _sample(networks, start, plan, parameters, inversion, path, progress)
+    with timer.stage("decode"):
+        source = networks.decode(edited.latents[:1])
+    resolved = [
+        replace(
+            recipe,
+            prompts=(_resolved(recipe, edit.kind),),
+            parameters=parameters,
+            inversion=recipe.inversion if path is None else inversion,
+        )
+        for recipe, edit in zip(recipes, plan.edits, strict=True)
+    ]
+    return [_outcome(networks, recipe, edited, member, source) for member, recipe in enumerate(resolved, start=1)]
+
+
+def needed(bundle: Bundle, recipe: Recipe) -> tuple[str, ...]:
+    """Return what a picture file needs beside the method's graphs; InputError for words that are not in their prompts,
+    before anything is loaded.
+    """
+    _plan(Tokenizer.from_bundle(bundle), recipe.source.prompt or "", [recipe], recipe.parameters)
+    return ("vae_encoder",) if recipe.source.kind == "image" else ()
+
+
+def _plan(
+    tokenizer: Tokenizer, source_prompt: str, recipes: Sequence[Recipe], parameters: PromptToPromptParameters
+) -> Plan:
+    targets = []
+    for recipe in recipes:
+        prompt = read_prompt(tokenizer, recipe.prompts[0].text, "prompts.text")
+        targets.append((prompt, Control(parameters, recipe.prompts[0].options)))
+    source = read_prompt(tokenizer, source_prompt, "source.prompt")
+    return plan_edits(source, targets, parameters.steps, tokenizer.context_length)
+
+
+def _sample(
+    networks: DiffusionNetworks,
+    start: DiffusionStart,
+    plan: Plan,
+    parameters: PromptToPromptParameters,
+    inversion: DiffusionInversionParameters,
+    path: InvertedPath | None,
+    progress: Progress | None,
+) -> Edited:
+    sampler = new_sampler(networks, parameters)
+    same = path is not None and inversion.kind == "negative-prompt"
+    uncond = networks.token_states([start.prompt if same else parameters.negative_prompt], "negative_prompt")[0]
+    replay = path.latents[1:, 0] if path is not None and inversion.kind == "direct" else None
+    draw = start.draws()
+    first = draw() * np.float32(sampler.init_noise_sigma) if path is None else path.noise
+    guidance = Guidance(parameters.guidance_scale, uncond, same, replay)
+    return edit_latents(
+        networks, sampler, plan, first[0], guidance, draw=draw, want_maps=parameters.maps, progress=progress
+    )
+
+
+def _resolved(recipe: Recipe, kind: Kind) -> PromptEdit:
+    prompt = recipe.prompts[0]
+    strength = 1.0 if prompt.strength is None else prompt.strength
+    return replace(prompt, strength=strength).with_options(kind=kind)
+
+
+def _outcome(networks: DiffusionNetworks, recipe: Recipe, edited: Edited, member: int, source: FloatArray) -> Outcome:
+    before, after = edited.latents[:1], edited.latents[member : member + 1]
+    mask = edited.masks[member - 1]
+    whole = None if mask is None else enlarged(mask, source.shape[-2:])
+    keep = recipe.parameters.keep_outside
+    share = None if whole is None or mask is None or not keep else feathered(whole, whole.shape[0] // mask.shape[0])
+
+    def render(changed: Recipe) -> FloatArray:
+        strength = changed.prompts[0].strength
+        mixed = after if strength in (None, 1.0) else before + np.float32(strength) * (after - before)
+        image = networks.decode(mixed)
+        return image if share is None else source + share * (image - source)
+
+    pictures: dict[str, ImageU8] = {}
+    if whole is not None:
+        pictures["mask"] = np.repeat((whole * np.uint8(255))[:, :, None], 3, axis=2)
+    if edited.maps:
+        shown = (to_u8(source)[0], to_u8(networks.decode(after))[0])
+        pictures |= map_pictures(edited.maps[0], edited.maps[member], shown)
+    return Outcome(recipe, render, reconstruction=source, pictures=pictures)

@@ -1,0 +1,99 @@
+"""The networks that judge a picture, whatever model made it: CLIP (picture and text) and identity, kept warm."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limner.runtime.bundle.loading import Bundle
+from limner.runtime.graphs.sessions import Sessions
+from limner.runtime.text.tokenizer import Tokenizer
+
+__all__ = ["Critics", "unit"]
+
+FloatArray = NDArray[np.float32]
+T = TypeVar("T")
+CACHE_ENTRIES = 512
+
+
+def unit(vectors: FloatArray) -> FloatArray:
+    """Return the vectors [..., C] divided by their lengths; a zero vector stays zero."""
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return (vectors / np.where(length > 0, length, 1)).astype(np.float32)
+
+
+class Critics:
+    """CLIP and the identity network of one bundle, where it has them; float32, images [N,3,H,W] in [-1,1]."""
+
+    def __init__(self, bundle: Bundle, sessions: Sessions) -> None:
+        self.bundle = bundle
+        self.sessions = sessions
+        self._tokenizer: Tokenizer | None = None
+        self._cache: OrderedDict[Hashable, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The bundle's, made at first use."""
+        if self._tokenizer is None:
+            self._tokenizer = Tokenizer.from_bundle(self.bundle)
+        return self._tokenizer
+
+    def identity(self, image: FloatArray) -> FloatArray:
+        """image [N,3,H,W] -> unit identity features [N,I]."""
+        return self._one("identity", "identity_features", image=image)
+
+    def clip_image(self, image: FloatArray) -> FloatArray:
+        """image [N,3,H,W] -> unit CLIP features [N,C]."""
+        return self._one("clip_image", "image_features", image=image)
+
+    def clip_text(self, texts: Sequence[str], field: str = "prompts.text") -> FloatArray:
+        """N texts -> unit CLIP features [N,C]; InputError naming `field` for what is no text.
+
+        Features are read at a text's end, which sees nothing that comes after it. So where the graph allows, what all
+        texts are filled up with is left out: a usual text has 10 to 15 tokens, and the graph takes 77.
+        """
+        ids = self.tokenizer.encode(list(texts), field)
+        if isinstance(self.bundle.graph("clip_text").inputs[0].shape[1], str):
+            ids = ids[:, : int(np.argmax(ids == self.tokenizer.eos, axis=1).max()) + 1]
+        return self._one("clip_text", "text_features", input_ids=ids)
+
+    def text_features(self, text: str) -> FloatArray:
+        """One text -> unit CLIP features [C]; remembered."""
+        return self.cached(("text", text), lambda: self.clip_text([text])[0])
+
+    def scores(self, before: FloatArray, after: FloatArray, texts: Sequence[str]) -> dict[str, float]:
+        """Cosines of pictures [1,3,H,W] and texts before and after an edit, identity, and pixel change."""
+        pair = np.concatenate([before, after])  # [2,3,H,W]
+        found = {"pixel": float(np.mean((pair[1] - pair[0]) ** 2))}
+        if "identity" in self.sessions:
+            first, second = self.identity(pair)
+            found["identity"] = float(first @ second)
+        if "clip_image" in self.sessions and "clip_text" in self.sessions:
+            features = np.stack([self.text_features(text) for text in texts])  # [P,C]
+            first, second = (self.clip_image(pair) @ features.T).mean(axis=1)
+            found |= {"clip_before": float(first), "clip_after": float(second)}
+        return found
+
+    def cached(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return what `make()` gave for `key` before, or call it; arrays become read-only."""
+        with self._lock:
+            if key in self._cache:
+                self._cache.move_to_end(key)
+                found: T = self._cache[key]
+                return found
+        value = make()
+        if isinstance(value, np.ndarray):
+            value.setflags(write=False)
+        with self._lock:
+            self._cache[key] = value
+            while len(self._cache) > CACHE_ENTRIES:
+                self._cache.popitem(last=False)
+        return value
+
+    def _one(self, graph: str, output: str, **inputs: NDArray[Any]) -> FloatArray:
+        result: FloatArray = self.sessions.run(graph, only=[output], **inputs)[output]
+        return result
