@@ -252,7 +252,12 @@ def as_today(data: dict[str, Any], method: Method) -> dict[str, Any]:
 def _prompt_as_today(prompt: Any, method: Method) -> Any:
     if not isinstance(prompt, dict):
         return prompt
-    moved = {name: prompt[name] for name in ("neutral", "beta") if prompt.get(name) is not None}
+    known = options_of(method.options)
+    moved = {
+        name: prompt[name]
+        for name in ("neutral", "beta")
+        if name in prompt and (name in known or prompt[name] is not None)
+    }
     rest = {name: value for name, value in prompt.items() if name not in ("neutral", "beta")}
     return rest | {"options": {**prompt.get("options", {}), **moved}} if moved else rest
 

@@ -68,7 +68,7 @@ def test_edit_names_its_output_and_prints_it(limner: Run, portrait: Path, tmp_pa
 def test_one_value_serves_all_texts(limner: Run) -> None:
     ran = limner("edit", "seed:7", "red hair", "a beard", "--neutral", "a face", "--beta", "0.01", "--json")
     prompts = json.loads(ran.out)["recipe"]["prompts"]
-    assert [prompt["neutral"] for prompt in prompts] == ["a face", "a face"]
+    assert [prompt["options"]["neutral"] for prompt in prompts] == ["a face", "a face"]
 
 
 def test_dry_run_checks_and_runs_nothing(limner: Run, portrait: Path, tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["truncation"], ["edit", "seed:1", BEARD, "--truncation", "3"]),
         (["prompts.text", "empty"], ["edit", "seed:1", ""]),
         (["prompts.text", "500 words"], ["edit", "seed:1", "word " * 500]),
-        (["prompts.neutral"], ["edit", "seed:1", BEARD, "--neutral", f" {BEARD.upper()} "]),
+        (["prompts.options.neutral"], ["edit", "seed:1", BEARD, "--neutral", f" {BEARD.upper()} "]),
         (["neutral", "2 values"], ["edit", "seed:1", BEARD, "--neutral", "a", "--neutral", "b"]),
         (["beta", "no channel", "at most"], ["edit", "seed:1", BEARD, "--beta", "0.999"]),
         (["prompts.strength"], ["edit", "seed:1", BEARD, "--strength", "90"]),

@@ -76,7 +76,7 @@ class Bundle:
     manifest: BundleManifest
     digest: str = field(default="")
     stamps: dict[str, Stamp] = field(default_factory=dict, compare=False, repr=False)  # of the files as verified
-    presets: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)  # as read, see `bundle.presets`
+    presets: dict[Any, Any] = field(init=False, default_factory=dict, compare=False, repr=False)  # as read, see `bundle.presets`
 
     def graph(self, name: str) -> GraphMeta:
         """Return a graph's entry; raise MissingGraphError naming the graph and the known ones."""

@@ -22,10 +22,10 @@ import torch
 
 from limner.export.battery import Judging, Pictures
 from limner.runtime.bundle.loading import load_bundle
-from limner.runtime.bundle.presets import resolve_parameters
+from limner.runtime.bundle.presets import presets
 from limner.runtime.pictures.images import to_float, to_u8
-from limner.runtime.storage.files import write_atomically
 from limner.runtime.settings import InversionParameters
+from limner.runtime.storage.files import write_atomically
 from limner.runtime.stylegan2.networks import Models
 from limner.training.models.judge import Judge, perceptual_distance
 
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     models = Models(load_bundle(given.bundle))
-    inversion = resolve_parameters(models.bundle, "inversion", InversionParameters, {})
+    inversion = presets(models.bundle, InversionParameters, "inversion")
     if given.refine is not None:
         inversion = replace(inversion, refine_steps=given.refine)
     figures, sheet = report(Pictures(models, given.split, inversion), Judging(given.judge), given.count)

@@ -125,12 +125,16 @@ def compare_steps(networks: Networks, bundle: Bundle, threads: int, batch: int, 
 
 def time_edits(editor: Editor, repeats: int, new_words: bool) -> dict[str, float]:
     """Median milliseconds by stage of a global-directions edit on a picture that was not seen before."""
-    prompt = PromptEdit("a person with a beard", neutral="a person", beta=0.0)
+    prompt = PromptEdit("a person with a beard", options={"neutral": "a person", "beta": 0.0})
     stages: dict[str, list[float]] = {}
     for seed in range(repeats + 2):
         picture = editor.sample(1000 + seed + repeats * new_words).image
         words = f"a person with {seed} beards" if new_words else prompt.text
-        recipe = Recipe("global-directions", Source("image"), (PromptEdit(words, prompt.neutral, None, prompt.beta),))
+        recipe = Recipe(
+            "global-directions",
+            Source("image"),
+            (PromptEdit(words, options=prompt.options),),
+        )
         timing = editor.edit(recipe, given=picture).timing
         if seed >= 2:
             for name, value in timing.items():

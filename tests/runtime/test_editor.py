@@ -19,10 +19,13 @@ from limner.runtime.bundle.manifest import BundleManifest
 from limner.runtime.edit import Edit
 from limner.runtime.editor import Editor
 from limner.runtime.errors import BundleError, GraphError, InputError, MissingGraphError, ProviderError
-from limner.runtime.methods.registry import Outcome
+from limner.runtime.methods.global_directions import DirectionOptions
+from limner.runtime.outcome import Outcome
 from limner.runtime.pictures.images import read_picture, read_texts, to_u8, write_png_atomically
 from limner.runtime.recipe import PromptEdit, Recipe, Source
-from limner.runtime.stylegan2.inversion import InversionParameters, invert
+from limner.runtime.schema import to_dict
+from limner.runtime.settings import InversionParameters
+from limner.runtime.stylegan2.inversion import invert
 from limner.runtime.text.templates import STYLECLIP_TEMPLATES
 
 Toy = tuple[Bundle, ToyWeights]
@@ -80,8 +83,8 @@ def test_a_seed_is_numpy_s_random_state(toy: Toy, editor: Editor) -> None:
 def test_an_edit_is_complete(editor: Editor) -> None:
     edit = editor.edit(global_recipe(Source.from_seed(1)))
     assert edit.recipe.bundle == editor.bundle.digest
-    assert edit.recipe.prompts == (PromptEdit(BEARD.text, "a person", 4.1, 0.15),)
-    assert edit.recipe.parameters == {"templates": None}  # alpha and beta are those of the text
+    assert edit.recipe.prompts == (PromptEdit(BEARD.text, 4.1, DirectionOptions("a person", 0.15)),)
+    assert to_dict(edit.recipe.parameters) == {"templates": None}  # alpha and beta are those of the text
     assert {"clip_before", "clip_after", "identity", "pixel", "channels"} == set(edit.scores)
     assert {"load", "source", "text", "affine", "synthesis", "scores", "total"} == set(edit.timing)
     assert all(isinstance(value, float) for value in (*edit.scores.values(), *edit.timing.values()))
@@ -91,7 +94,7 @@ def test_an_edit_is_complete(editor: Editor) -> None:
 
 
 def test_inversion_by_the_encoder_and_refinement(editor: Editor, tmp_path: Path) -> None:
-    vivid = to_u8(editor.models.synthesis(4 * editor.sample(11, 1.0).w_plus))[0]  # the toy encoder sees no tanh
+    vivid = to_u8(editor.engine.models.synthesis(4 * editor.sample(11, 1.0).w_plus))[0]  # the toy encoder sees no tanh
     picture = write_png_atomically(tmp_path / "vivid.png", vivid)
     coarse = editor.invert(picture)
     fine = editor.invert(picture, InversionParameters(refine_steps=60, learning_rate=0.1, l2_weight=0.0))
@@ -102,7 +105,7 @@ def test_inversion_by_the_encoder_and_refinement(editor: Editor, tmp_path: Path)
     for found in (coarse, fine):
         assert found.w_plus.shape == (1, NUM_WS, W_DIM)
         assert np.array_equal(found.picture, vivid)
-        assert np.array_equal(found.reconstruction, to_u8(editor.models.synthesis(found.w_plus))[0])
+        assert np.array_equal(found.reconstruction, to_u8(editor.engine.models.synthesis(found.w_plus))[0])
         assert {"pixel", "clip", "identity"} == set(found.scores)
     assert editor.invert(picture) is coarse  # remembered
     np.testing.assert_array_equal(editor.invert(vivid).w_plus, coarse.w_plus)
@@ -114,19 +117,19 @@ def test_a_refinement_is_never_worse_than_the_encoder(editor: Editor, portrait: 
 
 
 def test_inversion_of_a_batch_is_that_of_each(editor: Editor) -> None:
-    images = np.concatenate([editor.models.synthesis(editor.sample(seed, 1.0).w_plus) for seed in range(3)])
+    images = np.concatenate([editor.engine.models.synthesis(editor.sample(seed, 1.0).w_plus) for seed in range(3)])
     parameters = InversionParameters(refine_steps=5)
-    together = invert(editor.models, images, parameters)
+    together = invert(editor.engine.models, images, parameters)
     for row, found in enumerate(together):
-        alone = invert(editor.models, images[row : row + 1], parameters)[0]
+        alone = invert(editor.engine.models, images[row : row + 1], parameters)[0]
         np.testing.assert_allclose(found.w_plus, alone.w_plus, atol=1e-4)
 
 
 def test_an_image_source(editor: Editor, portrait: Path) -> None:
     edit = editor.edit(global_recipe(Source.from_image(portrait), inversion={"refine_steps": 4}))
     assert edit.recipe.source.sha256 == read_picture(portrait, SIZE).sha256
-    assert edit.recipe.inversion["refine_steps"] == 4
-    assert set(edit.recipe.inversion) == {one.name for one in fields(InversionParameters)}
+    assert edit.recipe.inversion.refine_steps == 4
+    assert set(to_dict(edit.recipe.inversion)) == {one.name for one in fields(InversionParameters)}
     assert np.array_equal(edit.source, read_picture(portrait, SIZE).image_u8)
     assert "inversion_identity" in edit.scores
 
@@ -164,12 +167,12 @@ def test_presets_of_the_bundle_then_the_recipe(toy: Toy) -> None:
     bundle = with_presets(toy[0], defaults=presets, neutrals={"with a beard": "", "*": "a portrait"})
     editor = Editor(bundle, threads=1)
     edit = editor.edit(Recipe("latent-optimization", Source.from_seed(1), (BEARD,), {"l2_weight": 0.02}))
-    assert edit.recipe.parameters["steps"] == 7
-    assert edit.recipe.parameters["l2_weight"] == 0.02
+    assert edit.recipe.parameters.steps == 7
+    assert edit.recipe.parameters.l2_weight == 0.02
     edit = editor.edit(global_recipe(Source.from_seed(1)))
-    assert edit.recipe.prompts[0] == PromptEdit(BEARD.text, "a person", 6.0, 0.15)
+    assert edit.recipe.prompts[0] == PromptEdit(BEARD.text, 6.0, DirectionOptions("a person", 0.15))
     assert Editor(toy[0], threads=1).edit(edit.recipe).image.tolist() == edit.image.tolist()  # the recipe has it all
-    assert editor.sources.inversion_parameters({}).refine_steps == 2
+    assert presets(editor.bundle, InversionParameters, "inversion").refine_steps == 2
     bad = with_presets(toy[0], defaults={"global-directions": {"alpha": 1e6}})
     with pytest.raises(BundleError) as caught:
         Editor(bad, threads=1).edit(global_recipe(Source.from_seed(1)))
@@ -191,7 +194,7 @@ def test_a_picture_replays_to_the_same_pixels(toy: Toy, portrait: Path, tmp_path
 
 
 def test_what_the_png_says(editor: Editor, tmp_path: Path, portrait: Path) -> None:
-    prompts = (PromptEdit("une barbe à l'œil 日本", "a face"),)
+    prompts = (PromptEdit("une barbe à l'œil 日本", options={"neutral": "a face"}),)
     edit = editor.edit(Recipe("global-directions", Source.from_image(portrait), prompts, {"beta": 0.0}))
     texts = read_texts(provenance.write_edit(tmp_path / "edit.png", edit))
     assert Recipe.from_json(texts["limner.recipe"]) == edit.recipe
@@ -248,7 +251,7 @@ def test_nan_never_reaches_a_picture(editor: Editor, monkeypatch: pytest.MonkeyP
         editor.edit(global_recipe(Source.from_w_plus(tmp_path / "bad.npy")))
     assert "NaN" in str(caught.value)
     with pytest.raises(GraphError):
-        editor.models.synthesis(bad)
+        editor.engine.models.synthesis(bad)
 
     def run(models: Any, w_plus: Any, recipes: Any, timer: Any, progress: Any) -> list[Outcome]:
         image: NDArray[np.float32] = np.full((1, 3, SIZE, SIZE), np.nan, np.float32)

@@ -20,8 +20,7 @@ from PIL import Image
 from support.toy_bundle import ToyWeights, toy_fixture  # noqa: F401
 
 from limner.runtime.arrays import read_array
-from limner.runtime.attention.settings import pair_tokens
-from limner.runtime.attention.words import find_word, read_prompt
+from limner.runtime.attention.words import find_word, pair_tokens, read_prompt
 from limner.runtime.bundle.loading import Bundle, parse_manifest
 from limner.runtime.bundle.onnx_files import external_files
 from limner.runtime.bundle.vocabulary import spelled_words
@@ -187,7 +186,12 @@ BEARD = PromptEdit("a beard")
 WARM = PromptEdit("hat", strength=3.0, options={"warmup": 2})
 LOCAL = PromptEdit("a dog", options={"blend": ["dog"]})
 RECIPES = [
-    Recipe("global-directions", Source.from_seed(3), (replace(BEARD, neutral="x", beta=0.1),), {"channels": 0}),
+    Recipe(
+        "global-directions",
+        Source.from_seed(3),
+        (replace(BEARD, options={"neutral": "x", "beta": 0.1}),),
+        {"channels": 0},
+    ),
     Recipe("latent-optimization", Source.from_image("a.png"), (BEARD,), {"steps": 3}, {"refine_steps": 2}),
     Recipe("sega", Source.from_prompt("a person", 3), (WARM,), {"steps": 9}),
     Recipe("prompt-to-prompt", Source.from_prompt("a cat", 3), (LOCAL,)),

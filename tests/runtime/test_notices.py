@@ -19,6 +19,7 @@ from limner.runtime.errors import BundleError
 from limner.runtime.notices import change_notices
 from limner.runtime.pictures.images import write_png_atomically
 from limner.runtime.recipe import PromptEdit, Recipe, Source
+from limner.runtime.settings import InversionParameters
 
 KNOWN = "a\nbeard\nhat\nperson\nwith\n"
 
@@ -46,7 +47,7 @@ def edit(editor: Editor, text: str = "a person with a beard", source: Source | N
 
 def test_words_never_seen(editor: Editor) -> None:
     assert edit(editor).warnings == ()
-    found = edit(editor, "A cat-like Person, qwertyuiop; a cat!", neutral="a dog").warnings
+    found = edit(editor, "A cat-like Person, qwertyuiop; a cat!", options={"neutral": "a dog"}).warnings
     assert found == ("words that the models of 'toy' never saw: 'cat', 'like', 'qwertyuiop', 'dog'",)
     many = " ".join(f"word{n}" for n in range(12))
     assert edit(editor, many).warnings[0].endswith("'word7' and 4 more")
@@ -59,7 +60,7 @@ def test_bundle_without_a_vocabulary_says_nothing(tmp_path: Path) -> None:
 
 
 def test_words_that_are_cut_off(editor: Editor) -> None:
-    tokenizer, long = editor.models.tokenizer, "zqxjvk" * 3
+    tokenizer, long = editor.engine.models.tokenizer, "zqxjvk" * 3
     room, each = tokenizer.context_length - 2, len(tokenizer.tokens(long))
     words = [long] * (room // each) + ["beard", "zqxj"] + ["beard"] * each
     kept = tokenizer.pieces(" ".join(words))[0].split()
@@ -96,7 +97,7 @@ def test_source_and_its_reading(editor: Editor, tmp_path: Path) -> None:
 
 def test_likeness_is_that_of_the_encoder_whatever_a_refinement_reaches(editor: Editor, tmp_path: Path) -> None:
     path = write_png_atomically(tmp_path / "a.png", np.random.RandomState(1).randint(0, 256, (SIZE, SIZE, 3), np.uint8))
-    plain, refined = (editor.invert(path, editor.sources.inversion_parameters({"refine_steps": n})) for n in (0, 8))
+    plain, refined = (editor.invert(path, InversionParameters(refine_steps=n)) for n in (0, 8))
     assert plain.likeness == pytest.approx((plain.scores["clip"] + plain.scores["identity"]) / 2, abs=1e-6)
     assert refined.likeness == pytest.approx(plain.likeness, abs=1e-6) and refined.scores != plain.scores
 

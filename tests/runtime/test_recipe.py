@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from limner.runtime.errors import InputError
-from limner.runtime.methods.registry import BUILT_IN, find_method, method_names
+from limner.runtime.methods.registry import find_method, method_names
 from limner.runtime.recipe import PromptEdit, Recipe, Source
 
 SEED = Source.from_seed(3)
@@ -22,7 +22,12 @@ def recipe(**changes: Any) -> Recipe:
     "one",
     [
         recipe(),
-        recipe(prompts=[BEARD, PromptEdit('ünïcode 日本 "quoted"', "a person", -3.5, 0.1)]),
+        recipe(
+            prompts=[
+                BEARD,
+                PromptEdit('ünïcode 日本 "quoted"', strength=-3.5, options={"neutral": "a person", "beta": 0.1}),
+            ]
+        ),
         recipe(method="latent-optimization", parameters={"steps": 5, "layers": ("coarse", "fine")}),
         recipe(source=Source.from_image("a/b.png"), inversion={"refine_steps": 3}, bundle="0" * 64),
         recipe(source=Source("w_plus", "w.npy", sha256="f" * 64)),
@@ -32,6 +37,18 @@ def test_json_and_back_is_the_same_recipe(one: Recipe) -> None:
     assert Recipe.from_json(one.to_json()) == one
     assert Recipe.from_json(one.to_json(indent=2)).to_json() == one.to_json()
     json.loads(one.to_json())
+
+
+def test_recipes_of_the_first_version_are_read() -> None:
+    """Version 1 had `neutral` and `beta` beside a text; other methods had them as null."""
+    old = {"method": "global-directions", "source": {"kind": "seed", "seed": 3}, "version": 1, "parameters": {}}
+    text = {"text": "a beard", "strength": 2.0, "neutral": "a face", "beta": None, "options": {}}
+    read = Recipe.from_dict(old | {"prompts": [text]})
+    assert read == recipe(prompts=(PromptEdit("a beard", 2.0, {"neutral": "a face", "beta": None}),))
+    mapped = Recipe.from_dict(old | {"method": "latent-mapper", "prompts": [text | {"neutral": None}]})
+    assert mapped.to_dict()["prompts"] == [{"text": "a beard", "strength": 2.0, "options": {}}]
+    with pytest.raises(InputError, match="neutral"):
+        Recipe.from_dict(old | {"method": "latent-mapper", "prompts": [text]})
 
 
 @pytest.mark.parametrize(
@@ -47,10 +64,10 @@ def test_json_and_back_is_the_same_recipe(one: Recipe) -> None:
         ({"prompts": [{"text": "word " * 500}]}, "prompts.text"),
         ({"prompts": [{"text": "x" * 700}]}, "prompts.text"),
         ({"prompts": [{"text": 5}]}, "prompts[0].text"),
-        ({"prompts": [{"text": "a Face", "neutral": "A  face"}]}, "prompts.neutral"),
-        ({"prompts": [{"text": "a face", "neutral": ""}]}, "prompts.neutral"),
-        ({"prompts": [{"text": "a face", "beta": 1.5}]}, "prompts.beta"),
-        ({"prompts": [{"text": "a face", "beta": -0.1}]}, "prompts.beta"),
+        ({"prompts": [{"text": "a Face", "options": {"neutral": "A  face"}}]}, "prompts.options.neutral"),
+        ({"prompts": [{"text": "a face", "options": {"neutral": ""}}]}, "prompts.options.neutral"),
+        ({"prompts": [{"text": "a face", "options": {"beta": 1.5}}]}, "prompts.options.beta"),
+        ({"prompts": [{"text": "a face", "options": {"beta": -0.1}}]}, "prompts.options.beta"),
         ({"prompts": [{"text": "a face", "strength": 31}]}, "prompts.strength"),
         ({"prompts": [{"text": "a face", "alpha": 3}]}, "prompts[0].alpha"),
         ({"parameters": {"alfa": 3}}, "parameters.alfa"),
@@ -66,7 +83,7 @@ def test_json_and_back_is_the_same_recipe(one: Recipe) -> None:
         ({"source": {"kind": "picture", "path": "a.png"}}, "source.kind"),
         ({"source": {"kind": "image", "path": "a.png", "sha256": "abc"}}, "source.sha256"),
         ({"bundle": "abc"}, "bundle"),
-        ({"version": 2}, "version"),
+        ({"version": 3}, "version"),
         ({"seed": -1}, "seed"),
     ],
 )
@@ -84,8 +101,8 @@ def test_what_is_refused_is_named(change: dict[str, Any], field: str) -> None:
     ("prompts", "parameters", "field"),
     [
         ((BEARD, PromptEdit("a smile")), {}, "prompts"),
-        ((PromptEdit("a smile", "a face"),), {"objective": "text"}, "prompts.neutral"),
-        ((PromptEdit("a smile", beta=0.1),), {}, "prompts.beta"),
+        ((PromptEdit("a smile", options={"neutral": "a face"}),), {"objective": "text"}, "prompts.options.neutral"),
+        ((PromptEdit("a smile", options={"beta": 0.1}),), {}, "prompts.options.beta"),
         ((PromptEdit("a smile", strength=2.5),), {}, "prompts.strength"),
         ((PromptEdit("a smile", strength=-0.1),), {}, "prompts.strength"),
         ((BEARD,), {"steps": 0}, "parameters.steps"),
@@ -105,7 +122,7 @@ def test_an_unknown_method_lists_the_known_ones_and_the_nearest() -> None:
     with pytest.raises(InputError) as caught:
         find_method("latent-optimisation")
     message = str(caught.value)
-    assert all(name in message for name in BUILT_IN)
+    assert all(name in message for name in method_names())
     assert "did you mean 'latent-optimization'" in message
 
 
@@ -130,5 +147,10 @@ def test_nan_and_a_key_twice_are_refused() -> None:
 
 
 def test_scaled_multiplies_every_strength() -> None:
-    two = recipe(prompts=(PromptEdit("a", "b", 4.0), PromptEdit("c", "d", -2.0)))
+    two = recipe(
+        prompts=(
+            PromptEdit("a", strength=4.0, options={"neutral": "b"}),
+            PromptEdit("c", strength=-2.0, options={"neutral": "d"}),
+        )
+    )
     assert [prompt.strength for prompt in two.scaled(0.5).prompts] == [2.0, -1.0]

@@ -27,8 +27,8 @@ LEFT_OUT = ("load", "text", "total")  # loading, words that are remembered, and 
 def runtime_edits(bundle: Path, mapper: str, repeats: int) -> dict[str, dict[str, float]]:
     """Median milliseconds of each stage, warm, on seeds that were not seen before."""
     editor = Editor(load_bundle(bundle), threads=torch.get_num_threads())
-    prompts = {"latent-mapper": PromptEdit(mapper),
-               "global-directions": PromptEdit("a person with a beard", neutral="a person", beta=0.05)}  # fmt: skip
+    beard = PromptEdit("a person with a beard", options={"neutral": "a person", "beta": 0.05})
+    prompts = {"latent-mapper": PromptEdit(mapper), "global-directions": beard}
     found = {}
     for method, prompt in prompts.items():
         stages: dict[str, list[float]] = {}

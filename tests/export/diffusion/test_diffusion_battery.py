@@ -20,6 +20,7 @@ from limner.runtime.bundle.loading import Bundle
 from limner.runtime.editor import Editor
 from limner.runtime.errors import InputError
 from limner.runtime.recipe import PromptEdit
+from limner.runtime.schema import to_dict
 
 WORDS = {
     "hair": "short",
@@ -117,7 +118,7 @@ def test_settings_and_names() -> None:
     with pytest.raises(InputError, match="did you mean 'sega'"):
         parse_names("methods", "saga", METHODS)
     real = battery_recipe(SEGA, BY_NAME["beard"], WORDS | {"facial_hair": "none"}, None, {"inversion.skip": 0.2})
-    assert real.source.kind == "image" and real.inversion == {"skip": 0.2}
+    assert real.source.kind == "image" and to_dict(real.inversion) == {"skip": 0.2}
 
 
 # --- runs -------------------------------------------------------------------------------------------------

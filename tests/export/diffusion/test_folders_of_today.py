@@ -27,12 +27,12 @@ from limner.runtime.bundle.loading import Bundle, load_bundle
 from limner.runtime.diffusion.networks import DiffusionNetworks
 from limner.runtime.diffusion.samplers.by_name import default_sampler
 from limner.runtime.diffusion.sampling import generate
-from limner.runtime.settings import SamplingParameters
 from limner.runtime.editor import Editor
 from limner.runtime.errors import InputError
 from limner.runtime.graphs.sessions import Sessions
 from limner.runtime.pictures.images import to_u8
 from limner.runtime.recipe import PromptEdit, Recipe, Source
+from limner.runtime.settings import SamplingParameters
 
 PROMPT, NEGATIVE = "a person with a beard", "a hat"
 CONFIG = DiffusionExport(batches=(1,), weights_storage="fp32")

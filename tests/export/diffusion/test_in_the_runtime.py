@@ -12,8 +12,10 @@ from diffusers.pipelines.deprecated.semantic_stable_diffusion.pipeline_semantic_
 
 from limner.runtime import Editor, PromptEdit, Recipe, Source
 from limner.runtime.bundle.loading import Bundle
-from limner.runtime.diffusion.sampling import Draws, SamplingParameters, generate
-from limner.runtime.methods.sega import edited_latents, method
+from limner.runtime.diffusion.sampling import Draws, generate
+from limner.runtime.guidance.sega import edited_latents
+from limner.runtime.methods.sega import method
+from limner.runtime.settings import SamplingParameters
 
 STEPS = 12
 TOLERANCE = 1e-3  # in latents, relative to the largest: ONNX Runtime sums in another order than torch
@@ -64,10 +66,10 @@ def test_sega(sd1_folder: Path, sd1_bundle: Bundle) -> None:
     )
     recipe = Recipe("sega", Source.from_prompt(PROMPT, 3), prompts, {"steps": STEPS, "momentum_scale": 0.3})
     editor = Editor(sd1_bundle)
-    completed = editor.diffusion.completed(method, recipe)
-    completed.parameters["guidance"] = "semantic"
-    start = editor.diffusion.start(completed, None)
-    mine, _ = edited_latents(editor.diffusion.networks, [start], [completed], None, None)
+    completed = editor.engine.completed(method, recipe)
+    completed.parameters.guidance = "semantic"
+    start = editor.engine.start(completed, None)
+    mine, _ = edited_latents(editor.engine.networks, [start], [completed], None, None)
     assert difference(mine, np.asarray(found.images)) <= TOLERANCE
     assert editor.edit(recipe).image.shape == (16, 16, 3)
 

@@ -14,8 +14,9 @@ from limner.export.diffusion.folder import read_folder
 from limner.export.diffusion.writer import DiffusionExport, export_folder
 from limner.runtime import Editor, PromptEdit, Recipe, Source
 from limner.runtime.bundle.loading import Bundle
-from limner.runtime.diffusion.sampling import Draws, SamplingParameters, generate
+from limner.runtime.diffusion.sampling import Draws, generate
 from limner.runtime.errors import InputError
+from limner.runtime.settings import SamplingParameters
 
 PROMPT = "a face with red hair"
 TOLERANCE = 1e-3  # in latents, relative to the largest: ONNX Runtime sums in another order than torch

@@ -14,8 +14,9 @@ from limner.export.diffusion.battery.runs import has_room
 from limner.export.diffusion.battery.words import describe
 from limner.runtime import Editor
 from limner.runtime.bundle.shipped import checkpoints_folder, shipped_bundle
-from limner.runtime.diffusion.sampling import Draws, SamplingParameters, generate
+from limner.runtime.diffusion.sampling import Draws, generate
 from limner.runtime.pictures.images import to_float
+from limner.runtime.settings import SamplingParameters
 
 WORDS = {
     "hair": "short", "hair_color": "brown", "facial_hair": "none", "eyewear": "none", "expression": "neutral",
@@ -52,7 +53,7 @@ def test_diffusers_makes_the_same_latents(editor: Editor) -> None:
         output_type="latent",
     )  # fmt: skip
     settings = SamplingParameters(steps=STEPS, guidance_scale=4.0)
-    mine = generate(editor.diffusion.networks, [describe(WORDS)], [5], settings)
+    mine = generate(editor.engine.networks, [describe(WORDS)], [5], settings)
     wanted = found.images.numpy()
     assert np.abs(mine - wanted).max() <= 1e-3 * np.abs(wanted).max()
 

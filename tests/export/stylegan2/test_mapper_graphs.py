@@ -18,7 +18,7 @@ from limner.export.stylegan2.networks import load_networks
 from limner.export.stylegan2.writer import ExportConfig, export_checkpoints
 from limner.runtime.bundle.loading import Bundle
 from limner.runtime.errors import InputError
-from limner.runtime.methods.latent_mapper import mapper_steps, render_steps
+from limner.runtime.stylegan2.latent_mapper import mapper_steps, render_steps
 from limner.runtime.stylegan2.networks import Models
 from limner.training.models.mapper import LatentMapper, MapperConfig, build_mapper, generator_digest
 from limner.training.models.store import load_model, save_model

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from support.attention_control import control
 from support.attention_surgery import Blend, Controller, surgery, time_words
 from support.attention_twin import Twin, text_table, tiny_unet, token_states
 
 from limner.runtime.attention.editing import Edited, Guidance, edit_latents
 from limner.runtime.attention.plan import plan_edits
-from limner.runtime.attention.settings import ControlSettings
 from limner.runtime.attention.words import read_prompt
 from limner.runtime.bundle.manifest import DiffusionMeta
 from limner.runtime.diffusion.networks import DiffusionNetworks
@@ -56,7 +56,7 @@ class Bench:
 
     def runtime(
         self,
-        targets: list[tuple[str, ControlSettings]],
+        targets: list[tuple[str, Any]],
         guidance: Guidance | None = None,
         sampler: str = "ddim",
         steps: int = STEPS,
@@ -120,7 +120,7 @@ SWAPPED = "a person with blue hair and a red hat"
 def test_word_swap(bench: Bench) -> None:
     controller = Controller(STEPS, alpha(), (0, 20), mapper=torch.eye(77)[None])
     wanted = bench.reference([SWAPPED], controller)
-    check(bench.runtime([(SWAPPED, ControlSettings())]), wanted, bench.plain(SWAPPED))
+    check(bench.runtime([(SWAPPED, control())]), wanted, bench.plain(SWAPPED))
 
 
 def test_word_swap_over_another_number_of_tokens(bench: Bench) -> None:
@@ -132,18 +132,18 @@ def test_word_swap_over_another_number_of_tokens(bench: Bench) -> None:
     mapper[range(3, 11), range(4, 12)] = 1
     mapper[range(12, 77), range(12, 77)] = 1
     wanted = bench.reference([text], Controller(STEPS, alpha(), (0, 20), mapper=mapper[None]))
-    check(bench.runtime([(text, ControlSettings())]), wanted, bench.plain(text))
+    check(bench.runtime([(text, control())]), wanted, bench.plain(text))
     mapper[range(3, 11), range(4, 12)] = 0
     mapper[range(4, 77), range(4, 77)] = 1
     published = bench.reference([text], Controller(STEPS, alpha(), (0, 20), mapper=mapper[None]))
-    check(bench.runtime([(text, ControlSettings(compat="published"))]), published)
+    check(bench.runtime([(text, control(compat="published"))]), published)
     assert (published - wanted).abs().max() > 10 * TOLERANCE
 
 
 def test_refinement(bench: Bench) -> None:
     controller = Controller(STEPS, alpha((0.0, 0.4)), (0, 30), refine=hat_refinement())
     wanted = bench.reference([REFINED], controller)
-    settings = ControlSettings(cross_replace=0.4, self_replace=0.6)
+    settings = control(cross_replace=0.4, self_replace=0.6)
     check(bench.runtime([(REFINED, settings)]), wanted, bench.plain(REFINED))
 
 
@@ -153,7 +153,7 @@ def test_reweighting(bench: Bench, weight: float) -> None:
     equalizer[0, [4, 5]] = weight
     controller = Controller(STEPS, alpha(), (0, 20), equalizer=equalizer)
     wanted = bench.reference([SOURCE], controller)
-    settings = ControlSettings(weights={"red hair": weight})
+    settings = control(weights={"red hair": weight})
     check(bench.runtime([(SOURCE, settings)]), wanted, bench.plain(SOURCE))
 
 
@@ -163,7 +163,7 @@ def test_refinement_then_reweighting(bench: Bench) -> None:
     equalizer[0, 9], equalizer[0, 13] = 3.0, -1.0
     controller = Controller(STEPS, alpha(), (0, 20), refine=hat_refinement(), equalizer=equalizer)
     wanted = bench.reference([REFINED], controller)
-    settings = ControlSettings(weights={"beard": 3.0, "hat": -1.0})
+    settings = control(weights={"beard": 3.0, "hat": -1.0})
     check(bench.runtime([(REFINED, settings)]), wanted, bench.plain(REFINED))
 
 
@@ -172,7 +172,7 @@ def test_windows_of_words_and_self_attention(bench: Bench) -> None:
     windows = time_words(STEPS, [{"default": (0.1, 0.7), (4, 8): (0.3, 0.5), (2,): (0.0, 1.0)}])
     controller = Controller(STEPS, windows, (10, 35), mapper=torch.eye(77)[None])
     wanted = bench.reference([SWAPPED], controller)
-    settings = ControlSettings(
+    settings = control(
         cross_replace=(0.1, 0.7),
         word_windows={"blue": (0.3, 0.5), "red": (0.3, 0.5), "person": 1.0},
         self_replace=(0.2, 0.7),
@@ -186,7 +186,7 @@ def test_local_blend_with_subtracted_words(bench: Bench) -> None:
     blend = Blend(words, 10, 0.7, away, 0.6)
     controller = Controller(STEPS, alpha((0.0, 0.4)), (0, 30), refine=hat_refinement(), blend=blend)
     wanted = bench.reference([REFINED], controller)
-    settings = ControlSettings(
+    settings = control(
         cross_replace=0.4,
         self_replace=0.6,
         blend=("red hair:a#2",),
@@ -206,9 +206,9 @@ def test_three_edits_of_one_source_share_it(bench: Bench) -> None:
     """2 (N + 1) rows; each edit is the one that it is alone."""
     texts = [SWAPPED, REFINED, SOURCE]
     settings = [
-        ControlSettings(),
-        ControlSettings(cross_replace=0.4, self_replace=(0.2, 0.6), blend=("hair",), blend_start=0.0),
-        ControlSettings(weights={"red": -2.0}, blend=("red:hat",)),
+        control(),
+        control(cross_replace=0.4, self_replace=(0.2, 0.6), blend=("hair",), blend_start=0.0),
+        control(weights={"red": -2.0}, blend=("red:hat",)),
     ]
     found = bench.runtime(list(zip(texts, settings, strict=True)))
     assert bench.twin.calls == [8] * STEPS
@@ -231,14 +231,14 @@ def test_three_edits_in_one_reference_run(bench: Bench) -> None:
     blend.words[3, 9] = 1  # "hair" stands twice in the third
     controller = Controller(STEPS, alpha(edits=3), (0, 20), mapper=torch.eye(77).repeat(3, 1, 1), blend=blend)
     wanted = bench.reference(texts, controller)
-    check(bench.runtime([(text, ControlSettings(blend=("hair",))) for text in texts]), wanted)
+    check(bench.runtime([(text, control(blend=("hair",))) for text in texts]), wanted)
 
 
 def test_source_is_dropped_after_the_windows(bench: Bench) -> None:
     """Exactly: the edits are the same, and the rows of the source are not run when nothing needs them."""
     targets = [
-        (SWAPPED, ControlSettings(cross_replace=0.4, self_replace=0.2)),
-        (REFINED, ControlSettings(cross_replace=0.6)),
+        (SWAPPED, control(cross_replace=0.4, self_replace=0.2)),
+        (REFINED, control(cross_replace=0.6)),
     ]
     whole = bench.runtime(targets, steps=20)
     assert bench.twin.calls == [6] * 20
@@ -246,7 +246,7 @@ def test_source_is_dropped_after_the_windows(bench: Bench) -> None:
     open_steps = int(0.6 * (20 + 1))
     assert bench.twin.calls == [6] * open_steps + [4] * (20 - open_steps)
     assert np.abs(short.latents[1:] - whole.latents[1:]).max() <= TOLERANCE
-    blended = [(SWAPPED, ControlSettings(cross_replace=0.4, blend=("hair",)))]
+    blended = [(SWAPPED, control(cross_replace=0.4, blend=("hair",)))]
     bench.runtime(blended, steps=20, want_source=False)
     assert bench.twin.calls == [4] * 20  # the local edit needs the source to the end
 
@@ -256,7 +256,7 @@ def test_negative_prompt_guidance_leaves_a_row_out(bench: Bench) -> None:
     uncond = bench.states(SOURCE)
     controller = Controller(STEPS, alpha(), (0, 20), mapper=torch.eye(77)[None])
     wanted = bench.reference([SWAPPED], controller, uncond=uncond)
-    found = bench.runtime([(SWAPPED, ControlSettings())], Guidance(SCALE, uncond.numpy(), same=True))
+    found = bench.runtime([(SWAPPED, control())], Guidance(SCALE, uncond.numpy(), same=True))
     assert bench.twin.calls == [3] * STEPS
     check(found, wanted)
 
@@ -268,7 +268,7 @@ def test_replayed_source(bench: Bench) -> None:
     controller = Controller(STEPS, alpha(), (0, 20), mapper=torch.eye(77)[None], blend=blend)
     wanted = bench.reference([SWAPPED], controller, replay=lambda index: stored[index])
     guidance = Guidance(SCALE, bench.states("").numpy(), replay=stored.numpy())
-    found = bench.runtime([(SWAPPED, ControlSettings(blend=("hair",)))], guidance)
+    found = bench.runtime([(SWAPPED, control(blend=("hair",)))], guidance)
     assert bench.twin.calls == [3] * STEPS
     check(found, wanted)
     np.testing.assert_array_equal(found.latents[0], stored[-1].numpy())
@@ -278,13 +278,13 @@ def test_replayed_source(bench: Bench) -> None:
 def test_other_samplers(bench: Bench, sampler: str) -> None:
     """All windows closed but the first step's: the edit leaves the source's way; noise is the same for both."""
     stream = np.random.RandomState(0)
-    closed = ControlSettings(cross_replace=0.0, self_replace=0.0)
+    closed = control(cross_replace=0.0, self_replace=0.0)
 
     def draw() -> np.ndarray:
         return stream.standard_normal((1, 4, 8, 8)).astype(np.float32)
 
     same = SOURCE.replace("person", "Person")
-    nothing = bench.runtime([(same, ControlSettings(weights={"red": 1.0}))], sampler=sampler, steps=10, draw=draw)
+    nothing = bench.runtime([(same, control(weights={"red": 1.0}))], sampler=sampler, steps=10, draw=draw)
     assert np.abs(nothing.latents[1] - nothing.latents[0]).max() <= TOLERANCE
     moved = bench.runtime([(SWAPPED, closed)], sampler=sampler, steps=10, draw=draw)
     assert np.isfinite(moved.latents).all() and np.abs(moved.latents[1] - moved.latents[0]).max() > 0.05
@@ -292,7 +292,7 @@ def test_other_samplers(bench: Bench, sampler: str) -> None:
 
 def test_maps_of_words_and_steps(bench: Bench) -> None:
     """The maps are those of the blend layers, and asking for them changes nothing."""
-    settings = ControlSettings(weights={"hat": 2.0}, blend=("hair",))
+    settings = control(weights={"hat": 2.0}, blend=("hair",))
     plain = bench.runtime([(REFINED, settings)], steps=10)
     found = bench.runtime([(REFINED, settings)], steps=10, want_maps=True)
     np.testing.assert_allclose(found.latents, plain.latents, atol=TOLERANCE)
@@ -322,26 +322,26 @@ def _first_step() -> DDIMScheduler:
 
 def test_bad_input(bench: Bench) -> None:
     cases: list[tuple[Callable[[], Any], str, str]] = [
-        (lambda: bench.runtime([(SOURCE, ControlSettings())]), "prompts.text", "no weights"),
+        (lambda: bench.runtime([(SOURCE, control())]), "prompts.text", "no weights"),
         (
-            lambda: bench.runtime([(SWAPPED, ControlSettings(weights={"beard": 2.0}))]),
+            lambda: bench.runtime([(SWAPPED, control(weights={"beard": 2.0}))]),
             "prompts.options.weights",
             "'beard'",
         ),
         (
-            lambda: bench.runtime([(SWAPPED, ControlSettings(word_windows={"": 1.0}))]),
+            lambda: bench.runtime([(SWAPPED, control(word_windows={"": 1.0}))]),
             "prompts.options.word_windows",
             "empty",
         ),
-        (lambda: bench.runtime([(SWAPPED, ControlSettings(blend=("beard",)))]), "prompts.options.blend", "'beard'"),
-        (lambda: bench.runtime([(SWAPPED, ControlSettings(blend=("hat:beard",)))]), "prompts.options.blend", "'beard'"),
-        (lambda: ControlSettings(subtract=("hat",)), "prompts.options.subtract", "without blend"),
-        (lambda: ControlSettings(self_replace=1.5), "parameters.self_replace", "from 0 to 1"),
-        (lambda: ControlSettings(word_windows={"hat": (0.6, 0.4)}), "prompts.options.word_windows.hat", "ascending"),
-        (lambda: ControlSettings(weights={"hat": float("nan")}), "prompts.options.weights.hat", "a number"),
-        (lambda: bench.runtime([(REFINED, ControlSettings(kind="replace"))]), "prompts.text", "words to swap"),
+        (lambda: bench.runtime([(SWAPPED, control(blend=("beard",)))]), "prompts.options.blend", "'beard'"),
+        (lambda: bench.runtime([(SWAPPED, control(blend=("hat:beard",)))]), "prompts.options.blend", "'beard'"),
+        (lambda: control(subtract=("hat",)), "prompts.options.subtract", "without blend"),
+        (lambda: control(self_replace=1.5), "parameters.self_replace", "from 0 to 1"),
+        (lambda: control(word_windows={"hat": (0.6, 0.4)}), "prompts.options.word_windows.hat", "ascending"),
+        (lambda: control(weights={"hat": float("nan")}), "prompts.options.weights.hat", "a number"),
+        (lambda: bench.runtime([(REFINED, control(kind="replace"))]), "prompts.text", "words to swap"),
         (
-            lambda: bench.runtime([(SWAPPED, ControlSettings())], Guidance(1.0, bench.states("").numpy())),
+            lambda: bench.runtime([(SWAPPED, control())], Guidance(1.0, bench.states("").numpy())),
             "parameters.guidance_scale",
             "more than 1",
         ),

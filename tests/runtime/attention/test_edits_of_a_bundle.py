@@ -35,8 +35,8 @@ def recipe(text: str = TARGET, seed: int = 7, **options: Any) -> Recipe:
 
 def test_the_bundles_settings_are_taken(bundle: Bundle) -> None:
     edit = Editor(bundle).edit(recipe())
-    assert edit.recipe.parameters["cross_replace"] == 0.6 and edit.recipe.parameters["steps"] == 6
-    assert edit.recipe.parameters["self_replace"] == 0.4
+    assert edit.recipe.parameters.cross_replace == 0.6 and edit.recipe.parameters.steps == 6
+    assert edit.recipe.parameters.self_replace == 0.4
     assert edit.recipe.bundle == bundle.digest
     np.testing.assert_array_equal(edit.source, edit.reconstruction)
     plain = Editor(bundle).generate([SOURCE], [7], {"steps": 6})[0]
@@ -47,13 +47,13 @@ def test_the_bundles_settings_are_taken(bundle: Bundle) -> None:
 def test_batches_share_the_source_and_differ_in_their_words(bundle: Bundle) -> None:
     editor = Editor(bundle)
     recipes = [recipe(), recipe(weights={"blue": 4.0}), recipe("a red cat smiling"), recipe(seed=8)]
-    before = editor.diffusion.networks.unet_rows
+    before = editor.engine.networks.unet_rows
     edits = editor.edit_batch(recipes)
-    assert editor.diffusion.networks.unet_rows - before == 6 * (2 * (3 + 1) + 2 * (1 + 1))
+    assert editor.engine.networks.unet_rows - before == 6 * (2 * (3 + 1) + 2 * (1 + 1))
     for one, edit in zip(recipes, edits, strict=True):
         alone = editor.edit(one)
         assert np.abs(alone.image.astype(int) - edit.image).max() <= 1
-    assert [edit.recipe.prompts[0].options["kind"] for edit in edits] == ["replace", "replace", "refine", "replace"]
+    assert [edit.recipe.prompts[0].options.kind for edit in edits] == ["replace", "replace", "refine", "replace"]
 
 
 def test_strength_slider(bundle: Bundle) -> None:

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
+from support.attention_control import control
 from support.attention_surgery import Blend, Controller, surgery, time_words
 from support.tiny_diffusion import write_folder
 
 from limner.runtime import Editor
 from limner.runtime.attention.editing import Guidance, edit_latents
 from limner.runtime.attention.plan import plan_edits
-from limner.runtime.attention.settings import ControlSettings
 from limner.runtime.attention.words import read_prompt
 from limner.runtime.diffusion.samplers.by_name import make_sampler
 
@@ -37,7 +37,7 @@ def test_exported_unet_follows_the_surgery(tmp_path: Path) -> None:
     networks = Editor(bundle).diffusion.networks
     start = np.random.RandomState(3).standard_normal((4, 8, 8)).astype(np.float32)
     source, target = (read_prompt(networks.tokenizer, text) for text in (SOURCE, TARGET))
-    settings = ControlSettings(
+    settings = control(
         weights={"hat": 2.0},
         cross_replace=(0.0, 0.7),
         self_replace=0.4,

@@ -14,7 +14,8 @@ from limner.runtime.diffusion.samplers.schedule import SchedulerConfig
 from limner.runtime.diffusion.sources import resolve_start
 from limner.runtime.errors import InputError
 from limner.runtime.guidance.masks import enlarged
-from limner.runtime.methods.registry import Outcome, find_method
+from limner.runtime.methods.registry import find_method, loaded
+from limner.runtime.outcome import Outcome
 from limner.runtime.recipe import PromptEdit, Recipe, Source
 from limner.runtime.text.tokenizer import Tokenizer
 from limner.runtime.timing import Timer
@@ -47,7 +48,7 @@ def run(networks: DiffusionNetworks, *recipes: Recipe) -> list[Outcome]:
     starts = [resolve_start(networks, one, array, (None, None)) for one, array in pairs]
     networks.graphs.calls.clear()  # type: ignore[attr-defined]
     method = find_method("prompt-to-prompt")
-    outcomes = method.run(networks, starts, [start.recipe for start in starts], Timer(), None)  # type: ignore[arg-type]
+    outcomes = loaded(method.run)(networks, starts, [start.recipe for start in starts], Timer(), None)
     assert isinstance(outcomes, list)
     return outcomes
 
@@ -64,8 +65,8 @@ def calls(networks: DiffusionNetworks) -> list[int]:
 def test_recipe_is_filled_in_and_replays(networks: DiffusionNetworks) -> None:
     first = run(networks, recipe(options={"weights": {"blue": 2.0}, "blend": ["hair"]}))[0]
     prompt = first.recipe.prompts[0]
-    assert prompt.strength == 1.0 and prompt.options["kind"] == "replace"
-    assert first.recipe.parameters["cross_replace"] == 0.8
+    assert prompt.strength == 1.0 and prompt.options.kind == "replace"
+    assert first.recipe.parameters.cross_replace == 0.8
     again = run(networks, Recipe.from_json(first.recipe.to_json()))[0]
     assert again.recipe == first.recipe
     np.testing.assert_array_equal(picture(again), picture(first))
@@ -99,7 +100,7 @@ def test_pictures(networks: DiffusionNetworks, kind: str, rows: int) -> None:
     source = Source("image", prompt=TEXT)
     found = run(networks, recipe(source=source, inversion={"kind": kind}, parameters={"self_replace": 1.0}))[0]
     assert calls(networks) == [1] * STEPS + [rows] * STEPS
-    assert found.recipe.inversion["kind"] == kind and found.recipe.parameters["sampler"] == "ddim"
+    assert found.recipe.inversion.kind == kind and found.recipe.parameters.sampler == "ddim"
     assert found.reconstruction is not None
     exact = networks.decode(resolve_start(networks, recipe(source=source), PICTURE, (None, None)).clean)  # type: ignore[arg-type]
     error = np.abs(found.reconstruction - exact).max()

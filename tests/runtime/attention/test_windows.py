@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from limner.runtime.attention.windows import cross_schedule, read_window, self_steps
+from limner.runtime.attention.windows import cross_schedule, self_steps
 from limner.runtime.attention.words import Prompt
 from limner.runtime.errors import InputError
+from limner.runtime.methods.prompt_to_prompt import read_window
 
 
 @pytest.mark.parametrize(

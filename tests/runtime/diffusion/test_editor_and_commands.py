@@ -15,11 +15,12 @@ from limner.runtime.bundle.loading import Bundle
 from limner.runtime.bundle.shipped import demo_file
 from limner.runtime.cli.concepts import parse_concept, parse_concepts
 from limner.runtime.cli.demo_list import read_demo
-from limner.runtime.completing import idle_settings, refuse_idle
+from limner.runtime.completing import completed, idle_settings, refuse_idle
 from limner.runtime.errors import BundleError
 from limner.runtime.methods.registry import method_names
 from limner.runtime.pictures.images import write_png_atomically
 from limner.runtime.provenance import metadata, read_recipe, replay, write_edit
+from limner.runtime.schema import to_dict
 
 Run = Callable[..., Any]
 PROMPTED = ("edit", "seed:7", "--source-prompt", "a cat")
@@ -55,8 +56,8 @@ def test_an_edit_of_a_prompt(editor: Editor, bundle: Bundle) -> None:
     assert edit.image.shape == (32, 32, 3) and edit.image.dtype == np.uint8
     np.testing.assert_array_equal(edit.source, edit.reconstruction)
     assert (edit.image != edit.source).any()
-    assert edit.recipe.parameters["steps"] == 8 and edit.recipe.parameters["guidance_scale"] == 4.0
-    assert edit.recipe.parameters["sampler"] == "ddim" and edit.recipe.bundle == bundle.digest
+    assert edit.recipe.parameters.steps == 8 and edit.recipe.parameters.guidance_scale == 4.0
+    assert edit.recipe.parameters.sampler == "ddim" and edit.recipe.bundle == bundle.digest
     plain = editor.generate(["a cat"], [3], {"steps": 8, "guidance_scale": 4.0, "sampler": "ddim"})[0]
     np.testing.assert_array_equal(edit.source, plain.image)
     assert set(edit.timing) >= {"load", "source", "sampling", "decode", "plain picture", "total"}
@@ -74,7 +75,7 @@ def test_an_edit_of_a_picture(editor: Editor) -> None:
     edit = editor.edit(recipe, given=picture)
     np.testing.assert_array_equal(edit.source, picture)
     assert edit.recipe.source.sha256 is not None
-    assert edit.recipe.inversion == {"kind": "edit-friendly", "skip": 0.15, "guidance_scale": 3.5}
+    assert to_dict(edit.recipe.inversion) == {"kind": "edit-friendly", "skip": 0.15, "guidance_scale": 3.5}
     assert set(edit.pictures) == {"mask-red", "mask-big"}
     assert mean_change(edit.at(0.0).image, edit.reconstruction) < 0.01  # the inversion gives the picture back
     assert mean_change(edit.image, edit.reconstruction) > 0.01
@@ -96,12 +97,12 @@ def test_presets_reach_concepts_pictures_and_inversions(tmp_path: Path) -> None:
     editor = Editor(build_toy_diffusion_bundle(tmp_path / "bundle", defaults))
     prompts = (PromptEdit("red"), PromptEdit("big", options={"away": True, "threshold": 0.9}))
     red, big = editor.edit(sega(Source.from_prompt("a cat", 3), *prompts)).recipe.prompts
-    assert (red.strength, red.options["threshold"], red.options["warmup"]) == (3.0, 0.5, 1)
-    assert (big.strength, big.options["threshold"], big.options["away"]) == (-3.0, 0.9, False)
+    assert (red.strength, red.options.threshold, red.options.warmup) == (3.0, 0.5, 1)
+    assert (big.strength, big.options.threshold, big.options.away) == (-3.0, 0.9, False)
     picture = np.random.RandomState(0).randint(0, 256, (32, 32, 3), dtype=np.uint8)
     found = editor.edit(sega(Source("image", prompt="a cat"), *prompts), given=picture).recipe
     assert [prompt.strength for prompt in found.prompts] == [7.0, -7.0]
-    assert found.prompts[0].options["warmup"] == 0 and found.inversion["skip"] == 0.25
+    assert found.prompts[0].options.warmup == 0 and found.inversion.skip == 0.25
     bad = build_toy_diffusion_bundle(tmp_path / "bad", {"sega.pictures": {"scales": 7.0}})
     with pytest.raises(BundleError, match=r"defaults\.sega\.pictures\.scales"):
         Editor(bad).edit(sega(Source("image")), given=picture)
@@ -110,7 +111,7 @@ def test_presets_reach_concepts_pictures_and_inversions(tmp_path: Path) -> None:
 def test_edits_of_one_picture_share_its_inversion(editor: Editor) -> None:
     picture = np.random.RandomState(0).randint(0, 256, (32, 32, 3), dtype=np.uint8)
     recipes = [sega(Source("image", prompt="a cat"), PromptEdit(word), masks="noise") for word in ("red", "big", "q")]
-    networks = editor.diffusion.networks
+    networks = editor.engine.networks
     alone = [editor.edit(recipe, given=picture) for recipe in recipes]
     before = networks.unet_rows
     together = editor.edit_batch(recipes, given=[picture] * 3)
@@ -355,7 +356,7 @@ OWN = PromptEdit("red", strength=3.0, options={"warmup": 1, "threshold": 0.9})
 )
 def test_settings_that_cannot_act_are_refused(bundle: Bundle, recipe: Recipe, field: str) -> None:
     with pytest.raises(InputError, match="it would change nothing") as caught:
-        refuse_idle(recipe, idle_settings(bundle, recipe))
+        refuse_idle(recipe, idle_settings(completed(bundle, recipe)))
     assert caught.value.field == field
 
 
@@ -367,14 +368,14 @@ def test_settings_that_act_are_not_refused(bundle: Bundle) -> None:
         prompted(source=PROMPT, sampler="ddim", eta=0.5),
         prompted({"blend": ["dog"]}, keep_outside=False, blend_start=0.1),
     ):
-        refuse_idle(recipe, idle_settings(bundle, recipe))
+        refuse_idle(recipe, idle_settings(completed(bundle, recipe)))
 
 
 def test_a_picture_keeps_no_setting_that_did_not_act(editor: Editor, tmp_path: Path) -> None:
     path = write_png_atomically(tmp_path / "a.png", editor.generate(["a cat"], [1])[0].image)
     recipe = Recipe("sega", Source.from_image(path), (PromptEdit("red"),), seed=3)
     edit = editor.edit(recipe)
-    assert set(edit.recipe.parameters) == {"steps", "height", "width", "guidance", "masks"}
+    assert set(to_dict(edit.recipe.parameters)) == {"steps", "height", "width", "guidance", "masks"}
     written = write_edit(tmp_path / "b.png", edit)
     assert replay(written, editor).same_pixels
     older = json.loads(edit.recipe.to_json())

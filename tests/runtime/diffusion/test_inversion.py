@@ -19,8 +19,10 @@ from limner.runtime.diffusion.sampling import Draws, denoise, plain_estimate
 from limner.runtime.diffusion.sources import resolve_start
 from limner.runtime.errors import InputError
 from limner.runtime.guidance import masks
+from limner.runtime.methods.registry import loaded
 from limner.runtime.methods.sega import method
 from limner.runtime.recipe import PromptEdit, Recipe, Source
+from limner.runtime.schema import to_dict
 from limner.runtime.timing import Timer
 
 PICTURE = np.random.RandomState(4).randint(0, 256, (32, 32, 3), dtype=np.uint8)
@@ -82,7 +84,7 @@ def edit_picture(networks: DiffusionNetworks, recipe: Recipe) -> np.ndarray:
     decode = networks.decode
     networks.decode = lambda latents: found.append(latents) or decode(latents)  # type: ignore[method-assign,func-returns-value]
     start = resolve_start(networks, recipe, PICTURE, (None, None))
-    method.run(networks, [start], [recipe], Timer(), None)  # type: ignore[arg-type]
+    loaded(method.run)(networks, [start], [recipe], Timer(), None)
     return found[0]
 
 
@@ -176,13 +178,13 @@ def test_masks_are_returned_as_pictures(tiny: TinyModels) -> None:
     recipe = Recipe("sega", Source("image"), (PromptEdit("red"), PromptEdit("big")), {"steps": 4})
     networks = tiny.networks()
     start = resolve_start(networks, recipe, PICTURE, (None, None))
-    outcome = method.run(networks, [start], [recipe], Timer(), None)[0]  # type: ignore[arg-type]
+    outcome = loaded(method.run)(networks, [start], [recipe], Timer(), None)[0]
     assert set(outcome.pictures) == {"mask-red", "mask-big"}
     picture = outcome.pictures["mask-red"]
     assert picture.shape == (32, 32, 3) and picture.dtype == np.uint8
     assert 0 < picture.mean() < 255
     assert outcome.reconstruction is not None
-    assert outcome.recipe.inversion == {"kind": "edit-friendly", "skip": 0.15, "guidance_scale": 3.5}
+    assert to_dict(outcome.recipe.inversion) == {"kind": "edit-friendly", "skip": 0.15, "guidance_scale": 3.5}
     weaker = outcome.recipe.scaled(0.5)
     assert np.abs(outcome.render(weaker) - outcome.render(outcome.recipe)).max() > 1e-4
 
@@ -215,4 +217,4 @@ def test_bad_pictures_are_named(tiny: TinyModels) -> None:
     long = Recipe("sega", Source("image"), (PromptEdit("red"),), {"steps": 990})
     start = resolve_start(networks, long, PICTURE, (None, None))
     with pytest.raises(InputError, match="at most 1000 steps"):
-        method.run(networks, [start], [long], Timer(), None)  # type: ignore[arg-type]
+        loaded(method.run)(networks, [start], [long], Timer(), None)

@@ -13,11 +13,12 @@ from limner.runtime.diffusion import resident
 from limner.runtime.diffusion.networks import DiffusionNetworks
 from limner.runtime.diffusion.samplers.by_name import SAMPLERS, make_sampler
 from limner.runtime.diffusion.samplers.schedule import SchedulerConfig
-from limner.runtime.diffusion.sampling import Draws, SamplingParameters, generate, new_sampler
+from limner.runtime.diffusion.sampling import Draws, generate, new_sampler
 from limner.runtime.errors import GraphError, InputError, ProviderError
 from limner.runtime.graphs.binding import BoundGraph, Linear, to_device
 from limner.runtime.graphs.linear import linear_graph
 from limner.runtime.graphs.sessions import Sessions
+from limner.runtime.settings import SamplingParameters
 
 # Relative to the largest, after five or six steps: terms are added in another order, and this network makes more of
 # that (2e-7 in the first latents becomes 3e-6 in three steps and 3e-4 in twelve).

@@ -9,8 +9,8 @@ import torch
 from support.torch_twin import CLASSES, SD15, TinyModels, difference
 
 from limner.runtime.diffusion.sampling import generate
-from limner.runtime.settings import SamplingParameters
 from limner.runtime.errors import InputError
+from limner.runtime.settings import SamplingParameters
 
 TOLERANCE = 1e-3  # in latents after 50 steps, relative to the largest; fp32 on both sides
 NOISE = np.random.RandomState(0).randn(2, 4, 16, 16).astype(np.float32)

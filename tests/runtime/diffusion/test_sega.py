@@ -1,6 +1,7 @@
 """SEGA against diffusers' SemanticStableDiffusionPipeline, and the rows that it leaves out."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,11 @@ from limner.runtime.diffusion.networks import DiffusionNetworks
 from limner.runtime.diffusion.sources import DiffusionStart, resolve_start
 from limner.runtime.errors import InputError
 from limner.runtime.guidance.concepts import Concept, SemanticGuidance, quantile
-from limner.runtime.methods.sega import edited_latents, method
+from limner.runtime.guidance.sega import edited_latents
+from limner.runtime.methods.registry import loaded
+from limner.runtime.methods.sega import method
 from limner.runtime.recipe import PromptEdit, Recipe, Source
+from limner.runtime.schema import to_dict
 from limner.runtime.timing import Timer
 
 TOLERANCE = 1e-3  # in latents after 50 steps, relative to the largest; fp32 on both sides
@@ -93,7 +97,8 @@ def recipes_of(case: dict[str, Any], factor: float = 1.0) -> list[Recipe]:
         parameters["steps"] = limit + 1
     made = [Recipe("sega", Source.from_prompt(text, 0), tuple(prompts), parameters) for text in PROMPTS[:count]]
     for recipe in made:
-        recipe.parameters["steps"] = case.get("steps", 50)
+        changed = replace(recipe.parameters, steps=case.get("steps", 50))
+        object.__setattr__(recipe, "parameters", changed)
     return made
 
 
@@ -215,8 +220,8 @@ def test_run_fills_the_recipe_in_and_renders_other_strengths(tiny: TinyModels) -
     outcome = run(networks, recipe)
     assert [prompt.strength for prompt in outcome.recipe.prompts] == [5.0, -3.0]
     filled = {"threshold": 0.9, "warmup": 2, "cooldown": None, "weight": 1.0, "away": False}
-    assert outcome.recipe.prompts[0].options == filled
-    assert outcome.recipe.parameters["guidance"] == "semantic"
+    assert to_dict(outcome.recipe.prompts[0].options) == filled
+    assert outcome.recipe.parameters.guidance == "semantic"
     image = outcome.render(outcome.recipe)
     assert image.shape == (1, 3, 32, 32)
     np.testing.assert_array_equal(run(networks, outcome.recipe).render(outcome.recipe), image)
@@ -226,7 +231,7 @@ def test_run_fills_the_recipe_in_and_renders_other_strengths(tiny: TinyModels) -
 
 def run(networks: DiffusionNetworks, recipe: Recipe) -> Any:
     start = resolve_start(networks, recipe, None, (None, None))
-    return method.run(networks, [start], [recipe], Timer(), None)[0]  # type: ignore[arg-type]
+    return loaded(method.run)(networks, [start], [recipe], Timer(), None)[0]
 
 
 @pytest.mark.parametrize(
@@ -242,7 +247,7 @@ def run(networks: DiffusionNetworks, recipe: Recipe) -> Any:
         ("prompts.options.cooldown", {"prompts": (PromptEdit("red", options={"warmup": 9, "cooldown": 9}),)}),
         ("prompts.options.weight", {"prompts": (PromptEdit("red", options={"weight": 0.0}),)}),
         ("prompts.options.warmups", {"prompts": (PromptEdit("red", options={"warmups": 1}),)}),
-        ("prompts.beta", {"prompts": (PromptEdit("red", beta=0.1),)}),
+        ("prompts.options.beta", {"prompts": (PromptEdit("red", options={"beta": 0.1}),)}),
         ("source.kind", {"source": Source.from_seed(1)}),
         ("source.prompt", {"source": Source.from_prompt("a cat", 1), "method": "global-directions"}),
         ("inversion", {"inversion": {"skip": 0.2}}),

@@ -47,7 +47,7 @@ def photo(tmp_path: Path) -> Path:
 
 def bearded(path: Path | None, face: Face | None = FACE) -> Recipe:
     source = Source("image", path=None if path is None else str(path), face=face)
-    return Recipe("global-directions", source, (PromptEdit(WORDS, beta=0.01),))
+    return Recipe("global-directions", source, (PromptEdit(WORDS, options={"beta": 0.01}),))
 
 
 def far(points: np.ndarray = POINTS, shape: tuple[int, ...] = (180, 240)) -> np.ndarray:
@@ -226,7 +226,9 @@ def test_the_shipped_bundle_edits_a_face_in_a_photograph() -> None:
     Image.fromarray(picture).save("photo.png")
     editor = Editor(shipped_bundle(), threads=1)
     source = Source("image", path="photo.png", face=face)
-    edit: Edit = editor.edit(Recipe("global-directions", source, (PromptEdit(WORDS, strength=7.0, beta=0.22),)))
+    edit: Edit = editor.edit(
+        Recipe("global-directions", source, (PromptEdit(WORDS, strength=7.0, options={"beta": 0.22}),))
+    )
     own = np.asarray(Image.open(checkpoints_folder() / "avatars" / "pictures" / "test-0091.png").convert("RGB"))
     assert np.abs(edit.source[4:-4, 4:-4].astype(int) - own[4:-4, 4:-4]).mean() < 4  # the avatar, upright again
     assert edit.scores["clip_after"] > edit.scores["clip_before"] + 0.1

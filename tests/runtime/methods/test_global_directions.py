@@ -12,8 +12,8 @@ from limner.runtime.bundle.loading import Bundle
 from limner.runtime.bundle.presets import derive_neutral
 from limner.runtime.editor import Editor
 from limner.runtime.errors import BundleError, InputError
-from limner.runtime.methods.global_directions import channel_direction, edit_styles, editable_channels, text_direction
 from limner.runtime.recipe import PromptEdit, Recipe, Source
+from limner.runtime.stylegan2.global_directions import channel_direction, edit_styles, editable_channels, text_direction
 from limner.runtime.text.templates import STYLECLIP_TEMPLATES
 from limner.runtime.text.tokenizer import Tokenizer
 
@@ -79,7 +79,9 @@ def test_against_the_float64_reference(
     prompts: list[tuple[str, str, float, float]],
 ) -> None:
     expected = reference_edit(toy, 5, prompts)
-    edit = editor.edit(recipe(*(PromptEdit(*prompt) for prompt in prompts)))
+    edit = editor.edit(
+        recipe(*(PromptEdit(text, alpha, {"neutral": neutral, "beta": beta}) for text, neutral, alpha, beta in prompts))
+    )
     off = np.abs(edit.image.astype(np.float64).transpose(2, 0, 1) - (np.clip(expected, -1, 1) + 1) * 127.5)
     assert off.max() <= 0.5 + 1e-2  # rounding to 256 levels
     assert np.abs(edit.image.astype(int) - edit.reconstruction).max() > 3  # it did something
@@ -115,17 +117,17 @@ def test_top_channels_instead_of_beta(toy: Toy, editor: Editor) -> None:
     size = np.abs(weights.relevance @ dt) * EDITABLE
     found = channel_direction(weights.relevance, weights.style_std, dt, EDITABLE, beta=0.99, channels=4)
     assert set(np.flatnonzero(found)) == set(np.argsort(-size)[:4])
-    edit = editor.edit(recipe(PromptEdit("a beard", "a face"), parameters={"channels": 7}))
+    edit = editor.edit(recipe(PromptEdit("a beard", options={"neutral": "a face"}), parameters={"channels": 7}))
     assert edit.scores["channels"] == 7
-    assert edit.recipe.prompts[0].beta is None
+    assert edit.recipe.prompts[0].options.beta is None
 
 
 def test_a_beta_that_leaves_no_channel_names_the_largest_that_would(toy: Toy, editor: Editor) -> None:
     with pytest.raises(InputError) as caught:
-        editor.edit(recipe(PromptEdit("a beard", "a face", beta=0.99)))
+        editor.edit(recipe(PromptEdit("a beard", options={"neutral": "a face", "beta": 0.99})))
     assert caught.value.field == "beta"
     limit = float(caught.value.allowed.split()[2])
-    edit = editor.edit(recipe(PromptEdit("a beard", "a face", beta=limit)))
+    edit = editor.edit(recipe(PromptEdit("a beard", options={"neutral": "a face", "beta": limit})))
     assert edit.scores["channels"] == 1
 
 
@@ -133,8 +135,8 @@ def test_texts_that_clip_cannot_tell_apart_are_refused(editor: Editor) -> None:
     for neutral in ("a&nbsp;beard", "a &amp;amp; b"):
         target = "a beard" if "nbsp" in neutral else "a & b"
         with pytest.raises(InputError) as caught:
-            editor.edit(recipe(PromptEdit(target, neutral)))
-        assert caught.value.field == "prompts.neutral"
+            editor.edit(recipe(PromptEdit(target, options={"neutral": neutral})))
+        assert caught.value.field == "prompts.options.neutral"
 
 
 def test_a_text_of_too_many_tokens_is_cut_off_and_said(editor: Editor) -> None:
@@ -143,7 +145,7 @@ def test_a_text_of_too_many_tokens_is_cut_off_and_said(editor: Editor) -> None:
 
 
 def test_strength_zero_changes_nothing_and_at_scales(editor: Editor) -> None:
-    edit = editor.edit(recipe(PromptEdit("a beard", "a face", 6.0)))
+    edit = editor.edit(recipe(PromptEdit("a beard", strength=6.0, options={"neutral": "a face"})))
     none = edit.at(0.0)
     assert np.abs(none.image.astype(int) - edit.reconstruction).max() <= 1
     half = edit.at(0.5)
@@ -171,13 +173,13 @@ def test_edit_styles_adds_up() -> None:
 
 
 def test_text_features_are_remembered(editor: Editor, monkeypatch: pytest.MonkeyPatch) -> None:
-    editor.edit(recipe(PromptEdit("a green hat", "a hat")))
+    editor.edit(recipe(PromptEdit("a green hat", options={"neutral": "a hat"})))
 
     def refuse(*_: Any) -> None:
         raise AssertionError("the text tower ran again")
 
-    monkeypatch.setattr(editor.models, "clip_text", refuse)
-    editor.edit(recipe(PromptEdit("a green hat", "a hat", 2.0)))
+    monkeypatch.setattr(editor.engine.models, "clip_text", refuse)
+    editor.edit(recipe(PromptEdit("a green hat", strength=2.0, options={"neutral": "a hat"})))
 
 
 @pytest.mark.parametrize(
@@ -200,7 +202,7 @@ def test_the_neutral_text_is_derived(text: str, table: dict[str, str], neutral: 
 def test_a_neutral_text_that_would_be_the_target_is_refused() -> None:
     with pytest.raises(InputError) as caught:
         derive_neutral("A person", {})
-    assert caught.value.field == "prompts.neutral"
+    assert caught.value.field == "prompts.options.neutral"
 
 
 def test_a_bundle_without_relevance_is_named(toy: Toy) -> None:

@@ -13,6 +13,7 @@ from limner.runtime.editor import Editor
 from limner.runtime.errors import InputError
 from limner.runtime.pictures.images import write_png_atomically
 from limner.runtime.recipe import PromptEdit, Recipe, Source
+from limner.runtime.schema import to_dict
 
 Toy = tuple[Bundle, ToyWeights]
 BEARD = PromptEdit("a person with a beard")
@@ -31,8 +32,8 @@ def optimization(prompt: PromptEdit = BEARD, **parameters: Any) -> Recipe:
     ("recipe", "field", "reason"),
     [
         (directions(replace(BEARD, strength=2.0), alpha=3.0), "parameters.alpha", "the strength of each text"),
-        (directions(replace(BEARD, beta=0.1), beta=0.1), "parameters.beta", "the beta of each text"),
-        (directions(replace(BEARD, beta=0.1), channels=5), "parameters.channels", "the beta of each text"),
+        (directions(replace(BEARD, options={"beta": 0.1}), beta=0.1), "parameters.beta", "the beta of each text"),
+        (directions(replace(BEARD, options={"beta": 0.1}), channels=5), "parameters.channels", "the beta of each text"),
         (directions(channels=5, beta=0.2), "parameters.beta", "channels, which is 5"),
         (optimization(replace(BEARD, strength=0.5), strength=1.0), "parameters.strength", "the strength of the text"),
         (optimization(min_improvement=0.1), "parameters.min_improvement", "patience, which is 0"),
@@ -56,8 +57,9 @@ def test_is_no_part_of_the_recipe_that_comes_back_which_replays(toy: Toy) -> Non
         (optimization(), {"steps", "learning_rate", "space", "patience", "layers", "keep_every"}),
     ):
         edit = editor.edit(recipe)
-        assert kept <= set(edit.recipe.parameters)
-        assert not {"alpha", "beta", "strength", "min_improvement", "start"} & set(edit.recipe.parameters)
+        said = set(to_dict(edit.recipe.parameters))
+        assert kept <= said
+        assert not {"alpha", "beta", "strength", "min_improvement", "start"} & said
         again = editor.edit(edit.recipe)
         assert again.recipe == edit.recipe
         np.testing.assert_array_equal(again.image, edit.image)
@@ -69,20 +71,24 @@ def test_settings_of_a_refinement_that_does_not_run(toy: Toy, tmp_path: Path) ->
     recipe = Recipe("global-directions", Source.from_image(picture), (BEARD,), inversion={"learning_rate": 0.1})
     with pytest.raises(InputError, match=r"inversion\.learning_rate: got 0\.1; allowed: nothing beside refine_steps"):
         editor.edit(recipe)
-    assert editor.edit(replace(recipe, inversion={})).recipe.inversion == {"refine_steps": 0}
+    assert to_dict(editor.edit(replace(recipe, inversion={})).recipe.inversion) == {"refine_steps": 0}
     refined = editor.edit(replace(recipe, inversion={"refine_steps": 2, "learning_rate": 0.1})).recipe.inversion
-    assert refined["learning_rate"] == 0.1 and len(refined) == 7
+    assert refined.learning_rate == 0.1 and len(to_dict(refined)) == 7
 
 
 @pytest.mark.parametrize(
     ("changes", "field", "words"),
     [
         ({"seed": 9}, "seed", "it is for sega with a picture file"),
-        ({"prompts": (replace(BEARD, options={"weights": {"a": 2}}),)}, "prompts.options", "prompt-to-prompt"),
-        ({"method": "latent-mapper", "prompts": (replace(BEARD, beta=0.1),)}, "prompts.beta", "global-directions has"),
+        ({"prompts": (replace(BEARD, options={"weights": {"a": 2}}),)}, "prompts.options.weights", "prompt-to-"),
         (
-            {"method": "latent-mapper", "prompts": (replace(BEARD, neutral="a person"),)},
-            "prompts.neutral",
+            {"method": "latent-mapper", "prompts": (replace(BEARD, options={"beta": 0.1}),)},
+            "prompts.options.beta",
+            "global-directions has",
+        ),
+        (
+            {"method": "latent-mapper", "prompts": (replace(BEARD, options={"neutral": "a person"}),)},
+            "prompts.options.neutral",
             "global-directions, latent-optimization have it",
         ),
         ({"method": "sega"}, "source.kind", "--source-prompt TEXT"),

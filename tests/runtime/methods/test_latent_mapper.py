@@ -18,9 +18,10 @@ from limner.runtime.bundle.manifest import GraphMeta, TensorMeta
 from limner.runtime.bundle.mappers import MapperMeta
 from limner.runtime.editor import Editor
 from limner.runtime.errors import BundleError, InputError
-from limner.runtime.methods.registry import find_method
+from limner.runtime.methods.registry import find_method, loaded
 from limner.runtime.provenance import read_recipe, replay, write_edit
 from limner.runtime.recipe import PromptEdit, Recipe, Source
+from limner.runtime.schema import to_dict
 
 Matrices = dict[str, NDArray[np.float32]]
 GENERATOR = "a" * 64
@@ -110,15 +111,15 @@ def test_against_the_float64_reference(
     w_plus = editor.sample(5).w_plus
     from limner.runtime.timing import Timer
 
-    outcome = method.run(editor.models, w_plus, [given], Timer(), None)  # type: ignore[arg-type]
+    outcome = loaded(method.run)(editor.engine.models, w_plus, [given], Timer(), None)
     image = outcome[0].render(outcome[0].recipe)[0]
     assert np.abs(image - reference(mapped, strengths)).max() < TOLERANCE
 
 
 def test_an_edit_is_complete_and_its_strength_slides(editor: Editor) -> None:
     edit = editor.edit(recipe(PromptEdit("beard"), PromptEdit("a Person  with glasses")))
-    assert edit.recipe.prompts == (PromptEdit("beard", strength=1.0), PromptEdit("glasses", strength=1.5))
-    assert edit.recipe.parameters == {}  # the mapper's strength decides
+    assert [(one.text, one.strength) for one in edit.recipe.prompts] == [("beard", 1.0), ("glasses", 1.5)]
+    assert to_dict(edit.recipe.parameters) == {}  # the mapper's strength decides
     assert {"clip_before", "clip_after", "identity", "pixel", "step_beard", "step_glasses"} == set(edit.scores)
     assert {"load", "source", "mapper", "synthesis", "scores", "total"} == set(edit.timing)
     assert np.array_equal(edit.at(0.0).image, edit.reconstruction)
@@ -130,8 +131,8 @@ def test_an_edit_is_complete_and_its_strength_slides(editor: Editor) -> None:
 
 def test_clip_scores_compare_with_the_mappers_texts(editor: Editor) -> None:
     edit = editor.edit(recipe(PromptEdit("beard")))
-    features = editor.models.clip_image(editor.models.synthesis(editor.sample(5).w_plus))[0]
-    expected = float(features @ editor.models.text_features("a person with a beard"))
+    features = editor.engine.models.clip_image(editor.engine.models.synthesis(editor.sample(5).w_plus))[0]
+    expected = float(features @ editor.engine.models.text_features("a person with a beard"))
     assert edit.scores["clip_before"] == pytest.approx(expected, abs=1e-5)
 
 
@@ -176,8 +177,9 @@ def test_mappers_that_do_not_go(editor: Editor, prompts: tuple[PromptEdit, ...],
 
 @pytest.mark.parametrize(
     ("changes", "field"),
-    [({"strength": 2.5}, "prompts.strength"), ({"strength": -0.1}, "prompts.strength"), ({"beta": 0.1}, "prompts.beta"),
-     ({"neutral": "a person"}, "prompts.neutral")],
+    [({"strength": 2.5}, "prompts.strength"), ({"strength": -0.1}, "prompts.strength"),
+     ({"options": {"beta": 0.1}}, "prompts.options.beta"),
+     ({"options": {"neutral": "a person"}}, "prompts.options.neutral")],
 )  # fmt: skip
 def test_recipes_out_of_range_are_refused(changes: dict[str, Any], field: str) -> None:
     with pytest.raises(InputError) as caught:

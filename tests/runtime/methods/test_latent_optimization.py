@@ -12,13 +12,20 @@ from support.toy_bundle import FLAT, NUM_WS, W_DIM, ToyWeights, reference_gradie
 from limner.runtime.bundle.loading import Bundle
 from limner.runtime.editor import Editor
 from limner.runtime.errors import GraphError, InputError
-from limner.runtime.methods.latent_optimization import LatentOptimizationParameters, layer_mask, optimise
+from limner.runtime.methods.latent_optimization import LatentOptimizationParameters
 from limner.runtime.recipe import PromptEdit, Recipe, Source
 from limner.runtime.stylegan2.descent import LossWeights, Schedule, Stopping, Targets, descend
+from limner.runtime.stylegan2.latent_optimization import layer_mask, optimise
+from limner.runtime.stylegan2.networks import Models
 from limner.runtime.trajectory import Trajectory
 
 Toy = tuple[Bundle, ToyWeights]
 Array = NDArray[np.float64]
+
+
+def models_of(editor: Editor) -> Models:
+    found: Models = editor.engine.models  # type: ignore[attr-defined]
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +36,9 @@ def editor(toy: Toy) -> Editor:
 def inputs(editor: Editor, count: int) -> tuple[Any, ...]:
     """w_plus, text, identity and image of `count` sources, fp32."""
     w_plus = np.concatenate([editor.sample(seed).w_plus for seed in range(count)])
-    image = editor.models.synthesis(w_plus)
+    image = models_of(editor).synthesis(w_plus)
     texts = ["a beard", "red hair", "a hat", "a smile"][:count]
-    return w_plus, editor.models.clip_text(texts), editor.models.identity(image), image
+    return w_plus, models_of(editor).clip_text(texts), models_of(editor).identity(image), image
 
 
 def published_rate(t: float, initial: float = 0.1, rampdown: float = 0.25, rampup: float = 0.05) -> float:
@@ -69,7 +76,7 @@ def test_the_toy_graph_is_its_reference(toy: Toy, editor: Editor) -> None:
     w_plus, text, identity, image = inputs(editor, 3)
     k = np.array([1.0, 0.02, 0.3, 0.7], np.float32)
     moved = w_plus + np.float32(0.1)
-    found = editor.models.latent_gradient(
+    found = models_of(editor).latent_gradient(
         w_plus=moved,
         w_plus_source=w_plus,
         text_features=text,
@@ -88,7 +95,7 @@ def test_against_the_float64_walk(toy: Toy, editor: Editor) -> None:
     arrays = inputs(editor, 3)
     parameters = LatentOptimizationParameters(steps=40, identity_weight=0.005, keep_every=1)
     walk = reference_walk(toy[1], arrays, 40, np.array([1.0, 0.008, 0.005, 0.0]))
-    for row, found in enumerate(optimise(editor.models.latent_gradient, *arrays, parameters)):
+    for row, found in enumerate(optimise(models_of(editor).latent_gradient, *arrays, parameters)):
         assert found.trajectory.steps == tuple(range(41))
         assert not found.stopped_early
         off = np.abs(found.trajectory.w_plus - walk[:, row]).max()
@@ -99,10 +106,10 @@ def test_against_the_float64_walk(toy: Toy, editor: Editor) -> None:
 def test_each_row_is_the_same_as_alone(editor: Editor) -> None:
     arrays = inputs(editor, 4)
     parameters = LatentOptimizationParameters(steps=30, patience=3, min_improvement=0.002)
-    together = optimise(editor.models.latent_gradient, *arrays, parameters)
+    together = optimise(models_of(editor).latent_gradient, *arrays, parameters)
     assert len({found.steps for found in together}) > 1  # they stop at different steps
     for row, found in enumerate(together):
-        alone = optimise(editor.models.latent_gradient, *(array[row : row + 1] for array in arrays), parameters)[0]
+        alone = optimise(models_of(editor).latent_gradient, *(array[row : row + 1] for array in arrays), parameters)[0]
         assert found.steps == alone.steps
         np.testing.assert_allclose(found.w_plus, alone.w_plus, atol=1e-4)
 
@@ -182,7 +189,7 @@ def test_a_walk_that_diverges_says_what_to_change() -> None:
 def test_layers_that_are_not_named_do_not_move(editor: Editor) -> None:
     arrays = inputs(editor, 1)
     parameters = LatentOptimizationParameters(steps=10, layers=("medium",))
-    found = optimise(editor.models.latent_gradient, *arrays, parameters)[0]
+    found = optimise(models_of(editor).latent_gradient, *arrays, parameters)[0]
     moved = np.abs(found.w_plus - arrays[0][0]).max(axis=1) > 0
     assert moved.tolist() == [False] * 4 + [True] * 2
     assert layer_mask(["coarse", "fine"], 18).tolist() == [True] * 4 + [False] * 4 + [True] * 10
@@ -194,7 +201,7 @@ def test_layers_that_are_not_named_do_not_move(editor: Editor) -> None:
 def test_space_w_moves_all_layers_alike(editor: Editor) -> None:
     arrays = inputs(editor, 2)
     parameters = LatentOptimizationParameters(steps=6, space="w")
-    for row, found in enumerate(optimise(editor.models.latent_gradient, *arrays, parameters)):
+    for row, found in enumerate(optimise(models_of(editor).latent_gradient, *arrays, parameters)):
         moved = found.w_plus - arrays[0][row]
         assert np.abs(moved).max() > 0
         assert np.abs(moved - moved[:1]).max() < 1e-6  # float32 sums
@@ -231,8 +238,10 @@ def test_the_slider_costs_one_synthesis_or_none(editor: Editor, monkeypatch: pyt
     assert edit.trajectory.w_plus.shape == (6, NUM_WS, W_DIM)
     assert FLAT == NUM_WS * W_DIM
     runs: list[str] = []
-    run = editor.models.sessions.run
-    monkeypatch.setattr(editor.models.sessions, "run", lambda graph, **kw: (runs.append(graph), run(graph, **kw))[1])
+    run = models_of(editor).sessions.run
+    monkeypatch.setattr(
+        models_of(editor).sessions, "run", lambda graph, **kw: (runs.append(graph), run(graph, **kw))[1]
+    )
     assert np.array_equal(edit.at(0.0).image, edit.reconstruction)
     assert runs == ["synthesis_w"]
     half = edit.at(0.5)

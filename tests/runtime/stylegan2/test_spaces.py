@@ -19,16 +19,23 @@ from support.toy_bundle import (  # noqa: F401
 from limner.runtime.bundle.loading import Bundle
 from limner.runtime.editor import Editor
 from limner.runtime.errors import BundleError, InputError
-from limner.runtime.methods.latent_optimization import LatentOptimizationParameters, goal_features, space_of
+from limner.runtime.methods.latent_optimization import LatentOptimizationParameters, OptimizationOptions, SpaceName
 from limner.runtime.recipe import PromptEdit, Recipe, Source
 from limner.runtime.stylegan2.adam import Adam, AdamConfig
 from limner.runtime.stylegan2.descent import LossWeights, Schedule, Targets, descend
-from limner.runtime.stylegan2.spaces import Latents, Space, SpaceName, Styles, Whitened, unrelu
+from limner.runtime.stylegan2.latent_optimization import goal_features, space_of
+from limner.runtime.stylegan2.networks import Models
+from limner.runtime.stylegan2.spaces import Latents, Space, Styles, Whitened, unrelu
 
 Toy = tuple[Bundle, ToyWeights]
 Array = NDArray[np.float64]
 RANDOM = np.random.default_rng(4)
 BASIS = RANDOM.normal(size=(W_DIM, W_DIM)).astype(np.float32)
+
+
+def models_of(editor: Editor) -> Models:
+    found: Models = editor.engine.models  # type: ignore[attr-defined]
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +83,10 @@ def test_a_descent_in_p_n_against_float64(toy: Toy, editor: Editor) -> None:
     """Ten steps of gradient descent by Adam, written out: the L2 term is sum v^2 and the graph's own is left out."""
     weights, basis = toy[1], toy[1].mapped_basis
     w0 = editor.sample(3).w_plus
-    text, image = editor.models.clip_text(["a hat"]), editor.models.synthesis(w0)
-    identity = editor.models.identity(image)
-    found = descend(editor.models.latent_gradient, w0, Targets(w0, text, identity, image), LossWeights(1, 0.01, 0.1),
-                    Schedule(10, 0.05), space=Whitened(basis))[0]  # fmt: skip
+    text, image = models_of(editor).clip_text(["a hat"]), models_of(editor).synthesis(w0)
+    identity = models_of(editor).identity(image)
+    targets, terms, space = Targets(w0, text, identity, image), LossWeights(1, 0.01, 0.1), Whitened(basis)
+    found = descend(models_of(editor).latent_gradient, w0, targets, terms, Schedule(10, 0.05), space=space)[0]
     v, m, s = (np.zeros(w0.shape) for _ in range(3))
     p0 = np.where(w0 >= 0, w0, 5.0 * w0)
     arrays = [array.astype(np.float64) for array in (w0, text, identity, image)]
@@ -126,7 +133,7 @@ def test_every_space_moves_towards_the_text_and_replays(editor: Editor, space: S
 
 
 def test_coarse_layers_alone_in_s(editor: Editor) -> None:
-    space = space_of(editor.models, LatentOptimizationParameters(space="s", layers=("medium",)))
+    space = space_of(models_of(editor), LatentOptimizationParameters(space="s", layers=("medium",)))
     assert isinstance(space, Styles)
     rows = np.repeat([layer.w_index for layer in editor.bundle.generator.layers],
                      [layer.channels for layer in editor.bundle.generator.layers])  # fmt: skip
@@ -134,31 +141,31 @@ def test_coarse_layers_alone_in_s(editor: Editor) -> None:
 
 
 def test_the_goal_of_a_direction_is_the_picture_moved(editor: Editor) -> None:
-    image = editor.models.synthesis(editor.sample(1).w_plus)
-    own = editor.models.clip_image(image)[0].astype(np.float64)
-    prompts = [PromptEdit("red hair", neutral="hair")]
+    image = models_of(editor).synthesis(editor.sample(1).w_plus)
+    own = models_of(editor).clip_image(image)[0].astype(np.float64)
+    prompts = [PromptEdit("red hair", options=OptimizationOptions("hair"))]
     near, far = (
-        goal_features(editor.models, image, prompts, LatentOptimizationParameters(objective="direction",
+        goal_features(models_of(editor), image, prompts, LatentOptimizationParameters(objective="direction",
                                                                                   direction_scale=scale))[0]
         for scale in (0.25, 100.0)
     )  # fmt: skip
     assert float(near @ own) > 0.95
     direction = near * np.sqrt(1 + 0.0625 + 0.5 * (far @ own)) - own  # near = (own + far / 4) / its length, roughly
     assert float(direction @ far) / np.linalg.norm(direction) > 0.99
-    plain = goal_features(editor.models, image, prompts, LatentOptimizationParameters())
-    np.testing.assert_array_equal(plain[0], editor.models.text_features("red hair"))
+    plain = goal_features(models_of(editor), image, prompts, LatentOptimizationParameters())
+    np.testing.assert_array_equal(plain[0], models_of(editor).text_features("red hair"))
 
 
 def test_the_neutral_text_belongs_to_the_direction(editor: Editor) -> None:
-    prompt = (PromptEdit("red hair", neutral="hair"),)
+    prompt = (PromptEdit("red hair", options={"neutral": "hair"}),)
     plain = Recipe("latent-optimization", Source.from_seed(2), prompt, parameters={"steps": 2})
     with pytest.raises(InputError, match="neutral"):
         editor.edit(plain)
     directed = Recipe("latent-optimization", Source.from_seed(2), prompt,
                       parameters={"steps": 2, "objective": "direction"})  # fmt: skip
-    assert editor.edit(directed).recipe.prompts[0].neutral == "hair"
+    assert editor.edit(directed).recipe.prompts[0].options.neutral == "hair"
     derived = editor.edit(recipe("w", objective="direction", steps=2)).recipe.prompts[0]
-    assert derived.neutral == "a person"
+    assert derived.options.neutral == "a person"
 
 
 def test_a_bundle_without_what_a_space_needs(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -11,8 +11,11 @@ from support.toy_bundle import CLIP_DIM, EDITABLE, STYLES, ToyWeights, reference
 from limner.runtime.bundle.loading import Bundle
 from limner.runtime.editor import Editor
 from limner.runtime.errors import InputError
-from limner.runtime.methods.latent_optimization import LatentOptimizationParameters, walk
+from limner.runtime.methods.latent_optimization import LatentOptimizationParameters, OptimizationOptions
 from limner.runtime.recipe import PromptEdit, Recipe, Source
+from limner.runtime.schema import to_dict
+from limner.runtime.stylegan2.latent_optimization import schedule, walk
+from limner.runtime.stylegan2.networks import Models
 from limner.runtime.stylegan2.warm_start import warm_start
 from limner.runtime.text.templates import STYLECLIP_TEMPLATES
 from limner.runtime.timing import Timer
@@ -23,6 +26,11 @@ START, START_BETA, LEAST, STEPS = 3.0, 0.3, 0.15, 12
 GUIDED: dict[str, Any] = {"space": "s", "objective": "direction", "direction_scale": 3.0, "steps": STEPS,
                           "learning_rate": 0.1, "l2_weight": 0.001, "identity_weight": 0.02, "keep_every": 4,
                           "start": START, "start_beta": START_BETA, "relevance": LEAST}  # fmt: skip
+
+
+def models_of(editor: Editor) -> Models:
+    found: Models = editor.engine.models  # type: ignore[attr-defined]
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +66,12 @@ def test_start_and_free_channels_against_float64(toy: Toy) -> None:
 
 def test_a_guided_walk_against_float64(toy: Toy, editor: Editor) -> None:
     """First the jump, then eleven steps of Adam on the channels that may move; two texts, one walk each."""
-    weights, models = toy[1], editor.models
+    weights, models = toy[1], models_of(editor)
     w_plus = np.concatenate([editor.sample(seed).w_plus for seed in (1, 2)])
-    prompts = [PromptEdit("red hair", neutral="hair"), PromptEdit("a hat", neutral="hair")]
+    prompts = [
+        PromptEdit("red hair", options=OptimizationOptions("hair")),
+        PromptEdit("a hat", options=OptimizationOptions("hair")),
+    ]
     parameters = LatentOptimizationParameters(**GUIDED)
     found = walk(models, w_plus, prompts, parameters, Timer())
     in_styles = replace(weights, affine=np.eye(STYLES, dtype=np.float32))
@@ -79,7 +90,7 @@ def test_a_guided_walk_against_float64(toy: Toy, editor: Editor) -> None:
             _, g = reference_gradient(in_styles, s, *arrays, np.array([1.0, 0.0, 0.02, 0.0]))
             g = (g[0, :, 0] * sigma + 2 * 0.001 * v) * free
             m, u = 0.9 * m + 0.1 * g, 0.999 * u + 0.001 * g**2
-            rate = parameters.schedule.rate(i)
+            rate = schedule(parameters).rate(i)
             v = v - rate * (m / (1 - 0.9**i)) / (np.sqrt(u / (1 - 0.999**i)) + 1e-8)
         moved = (found[row].w_plus - s0[row]).astype(np.float64)
         np.testing.assert_allclose(moved, v * sigma, atol=2e-3 * np.abs(v * sigma).max())  # Adam on small gradients
@@ -91,8 +102,8 @@ def test_a_guided_walk_against_float64(toy: Toy, editor: Editor) -> None:
 def direction_of(editor: Editor, prompt: PromptEdit) -> Array:
     """The text direction by the 79 templates, float64 from the toy's own text features."""
     means = []
-    for text in (prompt.text, prompt.neutral or ""):
-        features = editor.models.clip_text([t.replace("{}", text) for t in STYLECLIP_TEMPLATES]).astype(np.float64)
+    for text in (prompt.text, prompt.options.neutral):
+        features = models_of(editor).clip_text([t.replace("{}", text) for t in STYLECLIP_TEMPLATES]).astype(np.float64)
         mean = (features / np.linalg.norm(features, axis=1, keepdims=True)).mean(0)
         means.append(mean / np.linalg.norm(mean))
     difference = means[0] - means[1]
@@ -100,7 +111,7 @@ def direction_of(editor: Editor, prompt: PromptEdit) -> Array:
 
 
 def recipe(**parameters: Any) -> Recipe:
-    prompts = (PromptEdit("red hair", neutral="hair"),)
+    prompts = (PromptEdit("red hair", options={"neutral": "hair"}),)
     return Recipe("latent-optimization", Source.from_seed(2), prompts, parameters=GUIDED | parameters)
 
 
@@ -119,7 +130,9 @@ def test_elsewhere_start_and_relevance_count_nothing(editor: Editor) -> None:
         editor.edit(recipe(space="w_plus"))
     alone = recipe(space="w_plus")
     values = {
-        name: value for name, value in alone.parameters.items() if name not in ("start", "start_beta", "relevance")
+        name: value
+        for name, value in to_dict(alone.parameters).items()
+        if name not in ("start", "start_beta", "relevance")
     }
     plain = replace(alone, parameters=values)
     presets = replace(editor.bundle.manifest, defaults={"latent-optimization": {"start": 3.0, "relevance": 0.2}})
