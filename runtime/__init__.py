@@ -1,18 +1,17 @@
 """Limner's runtime: edits images by words with numpy and ONNX Runtime, without torch.
 
-Reading order:
+Reading order, from the ground up (`tests/test_packaging.py` holds the directions):
 
-1. `errors`, `schema`, `files`: the error tree, strict JSON, whole-or-nothing files
-2. `bundle_schema`, `bundle`: what a bundle is and how it is checked
-3. `providers`, `sessions`, `engines`: where the graphs run
-4. `tokenizer`, `templates`, `images`, `sheets`: words and pictures in and out
-5. `recipe`, `edit`, `editor`: an edit as data, its result, and what turns one into the other
-6. `sources`, `models`, `presets`, `methods`: where a picture comes from, what a method works with
-7. `descent`, `spaces`, `trajectory`, `adam`: the walk down a loss in W+, P_N or S
-8. `inversion`, `latent_optimization`, `global_directions`, `latent_mapper` (with `mapper_schema`): the methods
-9. `faces`: faces of photographs, cut out and pasted back
-10. `diffusion`, `attention`: latent diffusion, and attention control; `sega`, `prompt_to_prompt`: the methods on them
-11. `provenance`: the recipe in a PNG, and its replay
+1. `errors`, `schema`, `settings`, `storage`: the error tree, strict JSON, declared settings, whole-or-nothing files
+2. `pictures`, `faces`: pictures in and out, faces cut out of photographs
+3. `methods`, `recipe`: what each method declares, and an edit as data
+4. `bundle`, `graphs`, `text`: what a bundle is, where its graphs run, words as tokens
+5. `critics`, `outcome`, `edit`, `notices`: who judges a picture, what a method finds, the result, its warnings
+6. `stylegan2`, `diffusion`: the families, twins behind `outcome.Engine`; the walks of StyleCLIP, samplers and sources
+7. `guidance`, `attention`: SEGA and Prompt-to-Prompt on a diffusion model
+8. `completing`, `editor`: a recipe with all that acts filled in, and what turns it into an edit
+9. `photograph`, `provenance`: the edit pasted back; the recipe in a picture, and its replay
+10. `cli`: the command line
 
 Names below are imported when first used, so that `import limner.runtime` stays fast.
 """
@@ -69,7 +68,7 @@ _HOME = {
     "load_bundle": "bundle.loading",
     "make_sheet": "pictures.sheets",
     "read_picture": "pictures.images",
-    "whole_picture": "faces.whole",
+    "whole_picture": "photograph",
     "write_png_atomically": "pictures.images",
 }
 

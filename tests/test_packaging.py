@@ -152,6 +152,83 @@ def test_imports_point_one_way(top: str) -> None:
                 assert parts[1] in ALLOWED[top], f"{path} imports {name}"
 
 
+# From the ground up: a file of the runtime imports from its own level and from those below it. A module is of the
+# level that names it, or its nearest package.
+LEVELS = (
+    ("errors", "arrays", "timing", "grammar", "trajectory", "schema", "settings", "storage"),
+    ("pictures", "faces"),
+    ("methods", "recipe"),
+    ("bundle",),
+    ("graphs",),
+    ("text",),
+    ("critics", "outcome", "edit", "notices"),
+    ("diffusion", "stylegan2"),
+    ("guidance",),
+    ("attention",),
+    ("completing",),
+    ("editor",),
+    ("photograph",),
+    ("provenance",),
+    ("cli",),
+)
+
+
+def modules(*tops: str) -> dict[str, Path]:
+    """Full name -> file, of every module below the top folders; packages by their own name."""
+    found = {}
+    for top in tops:
+        for path in sorted((ROOT / top).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(("limner", *(part for part in parts if part != "__init__")))] = path
+    return found
+
+
+def module_imports(known: dict[str, Path]) -> dict[str, set[str]]:
+    """Module -> modules that it names in an import, those inside functions and for type checkers too."""
+    found: dict[str, set[str]] = {}
+    for name, path in known.items():
+        named = set(imports(path))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                named |= {f"{node.module}.{alias.name}" for alias in node.names}
+        found[name] = (named & known.keys()) - {name}
+    return found
+
+
+def level_of(module: str) -> int:
+    parts = module.split(".")[2:]
+    for level, rooms in enumerate(LEVELS):
+        if parts and parts[0] in rooms:
+            return level
+    return len(LEVELS)  # the package itself, which names all, and __main__
+
+
+def test_arrows_in_the_runtime_point_down() -> None:
+    known = modules("runtime")
+    rooms = {name.split(".")[2] for name in known if name.count(".") >= 2}
+    assert rooms - {"__main__"} == {room for level in LEVELS for room in level}
+    for module, named in module_imports(known).items():
+        for other in named:
+            assert level_of(other) <= level_of(module), f"{known[module]} imports {other}, which lies above it"
+
+
+def test_no_circle() -> None:
+    """Imports inside functions count, and those for type checkers alone."""
+    arrows = module_imports(modules("runtime", "export", "training"))
+    settled: set[str] = set()
+
+    def walk(module: str, way: tuple[str, ...]) -> None:
+        assert module not in way, f"a circle: {' -> '.join((*way[way.index(module) :], module))}"
+        if module not in settled:
+            for other in sorted(arrows[module]):
+                if not module.startswith(f"{other}."):  # the package that a module lies in
+                    walk(other, (*way, module))
+            settled.add(module)
+
+    for module in arrows:
+        walk(module, ())
+
+
 def test_the_runtime_names_nothing_heavy() -> None:
     for path in (ROOT / "runtime").rglob("*.py"):
         found = {name.split(".")[0] for name in imports(path)} & NOT_IN_RUNTIME

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-CONFIGS = Path(__file__).parent / "configs"
+from limner.training.running import CONFIGS, default_cache, resolve, run_family
+
 HELP = {
     "judge": "The attribute judge: for evaluation alone.",
     "clip": "CLIP and its tokenizer, on captioned avatars.",
@@ -52,13 +53,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-def default_cache() -> Path:
-    """Where rendered pictures are kept: below the cache folder of all of Limner (LIMNER_CACHE, else the user's)."""
-    from limner.runtime.storage.caches import cache_folder
-
-    return cache_folder() / "avatars"
 
 
 def _verb(family: str) -> Callable[..., None]:
@@ -220,49 +214,6 @@ def _show(run: Any) -> None:
     from limner.training.config import to_plain
 
     print(yaml.safe_dump(to_plain(run), sort_keys=False), end="")
-
-
-def resolve(name: str, config: Path | None = None, overrides: list[str] | None = None) -> Any:
-    """The run of a family from its YAML and overrides; InputError for anything unknown."""
-    from limner.training.config import from_mapping, override, read_yaml
-    from limner.training.families import family
-
-    spec = family(name)
-    values = read_yaml(config or CONFIGS / f"{name}.yaml")
-    return from_mapping(spec.Run, override(values, overrides or []), name)
-
-
-def run_family(
-    name: str,
-    run: Any,
-    out: Path,
-    save: Path,
-    cache: Path,
-    resume: bool = False,
-    fast_dev_run: bool = False,
-    callbacks: tuple[Any, ...] = (),
-) -> dict[str, Any]:
-    """Build, fit and save one family. Returns the figures of its card, empty after a fast dev run."""
-    import time
-
-    from limner.training.families import family
-    from limner.training.loop.runner import check_run, fit, quiet, seed_all
-    from limner.training.loop.saving import saved_whole
-
-    quiet()
-    spec = family(name)
-    check_run(run.trainer, run, out, resume, fast_dev_run)
-    seed_all(run.trainer)
-    module, data = spec.build(run, cache)
-    start = time.monotonic()
-    average = getattr(spec, "AVERAGE", "network")
-    trainer = fit(module, data, run.trainer, out, run, resume, fast_dev_run, average, callbacks)
-    if fast_dev_run or not trainer.is_global_zero:
-        return {}
-    minutes = round((time.monotonic() - start) / 60, 1)
-    with saved_whole(save) as beside:
-        figures = spec.save(run, module, beside, cache)
-    return {**figures, "training, minutes": minutes}
 
 
 if __name__ == "__main__":

@@ -188,7 +188,7 @@ def result_of(out: Path, part: Part) -> dict[str, Any]:
 def train_part(part: Part, seconds: float, work: Path, shipped: Path, pictures: int, settings: Sequence[str] = ()
                ) -> dict[str, Any]:  # fmt: skip
     """Train one part for about so many seconds, its figures included, and say what came of it."""
-    from limner.training.cli import resolve, run_family
+    from limner.training.running import resolve, run_family
 
     begun = time.monotonic()
     model, folder = work / "models" / part.name, work / "runs" / part.name

@@ -19,7 +19,7 @@ from limner.export.diffusion.parts import LatentDecoder, LatentEncoder, PairStat
 from limner.export.diffusion.surgery import operate
 from limner.export.diffusion.trace import export_module
 from limner.export.stylegan2.graphs import BATCH, OPSET, GraphSpec, Sample, Tensors
-from limner.runtime.bundle.manifest import TensorMeta
+from limner.runtime.bundle.parts import TensorMeta
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from limner.export.onnx.simplify import simplify
-from limner.runtime.bundle.manifest import TensorMeta
+from limner.runtime.bundle.parts import TensorMeta
 from limner.runtime.errors import LimnerError
 
 

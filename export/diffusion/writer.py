@@ -22,7 +22,8 @@ from limner.export.report import parity
 from limner.export.stylegan2.graphs import OPSET
 from limner.export.stylegan2.writer import PRESETS, Say, check_target, read_presets
 from limner.runtime.bundle.loading import Bundle, load_bundle, write_manifest
-from limner.runtime.bundle.manifest import BundleManifest, ClipMeta, DiffusionMeta, GraphMeta, ParityMeta, TokenizerMeta
+from limner.runtime.bundle.manifest import BundleManifest, ClipMeta, DiffusionMeta, TokenizerMeta
+from limner.runtime.bundle.parts import GraphMeta, ParityMeta
 from limner.runtime.bundle.vocabulary import FILE as WORDS
 from limner.runtime.errors import InputError, nearest
 from limner.runtime.methods.registry import find_method, method_names

@@ -46,7 +46,7 @@ from limner.export.precision.int8 import Int8Config, int8_model
 from limner.export.precision.samples import Samples
 from limner.export.stylegan2.writer import check_target
 from limner.runtime.bundle.loading import Bundle, load_bundle, write_manifest
-from limner.runtime.bundle.manifest import GraphMeta
+from limner.runtime.bundle.parts import GraphMeta
 from limner.runtime.errors import InputError, LimnerError
 from limner.runtime.storage.folders import folder_beside, open_to_readers, put_in_place, scratch
 

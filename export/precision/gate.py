@@ -14,7 +14,7 @@ import onnxruntime
 
 from limner.export.precision.samples import Arrays, Samples
 from limner.runtime.bundle.loading import Bundle
-from limner.runtime.bundle.manifest import ParityMeta
+from limner.runtime.bundle.parts import ParityMeta
 
 BATTERY_POINTS = 2.0  # of success that an edit may lose, in percent of the pictures
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from limner.runtime.bundle.engines import RangeMeta
 from limner.runtime.bundle.loading import Bundle
-from limner.runtime.bundle.manifest import GraphMeta, TensorMeta
+from limner.runtime.bundle.parts import GraphMeta, TensorMeta
 from limner.runtime.bundle.ranges import graph_ranges
 from limner.runtime.graphs.sessions import Sessions
 

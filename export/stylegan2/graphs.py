@@ -20,8 +20,8 @@ from limner.export.stylegan2.clip_tower import FastClipImage
 from limner.export.stylegan2.gradient_graph import INPUTS, LatentLoss, Network, trace
 from limner.export.stylegan2.networks import Networks
 from limner.export.stylegan2.synthesis import FastSynthesis
-from limner.runtime.bundle.manifest import TensorMeta
 from limner.runtime.bundle.mappers import graph_name
+from limner.runtime.bundle.parts import TensorMeta
 from limner.runtime.errors import LimnerError
 
 BATCH, TOKENS = "batch", "tokens"

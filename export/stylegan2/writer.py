@@ -26,17 +26,13 @@ from limner.runtime.bundle.manifest import (
     BundleManifest,
     ClipMeta,
     EncoderMeta,
-    GeneratorMeta,
-    GraphMeta,
     IdentityMeta,
-    LayerMeta,
     LicenceMeta,
     LimitsMeta,
-    ParityMeta,
-    TensorMeta,
     TokenizerMeta,
 )
 from limner.runtime.bundle.mappers import MapperMeta
+from limner.runtime.bundle.parts import GeneratorMeta, GraphMeta, LayerMeta, ParityMeta, TensorMeta
 from limner.runtime.bundle.vocabulary import FILE as WORDS
 from limner.runtime.errors import InputError, LimnerError
 from limner.runtime.schema import from_dict, read_json

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from limner.export.tensorrt.builders import Progress, Refusal, RefusedError, Request
+from limner.export.tensorrt.request import Progress, Refusal, RefusedError, Request
 from limner.runtime.bundle.engines import Builder
 from limner.runtime.errors import InputError
 from limner.runtime.graphs.driver import Driver

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from limner.export.precision.half import Half, HalfConfig, write_half
-from limner.export.tensorrt.builders import EngineBuilder, Progress, RefusedError, Request, find_builder
+from limner.export.tensorrt.builders import find_builder
 from limner.export.tensorrt.profiles import Sizes, check_asked, profile, resolve
+from limner.export.tensorrt.request import EngineBuilder, Progress, RefusedError, Request
 from limner.export.tensorrt.rows import prepare
 from limner.runtime.bundle.engines import EngineMeta, EnginePrecision, RangeMeta
 from limner.runtime.bundle.loading import Bundle, load_bundle, manifest_text

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from limner.runtime.bundle.engines import RangeMeta
-from limner.runtime.bundle.manifest import GraphMeta, TensorMeta
+from limner.runtime.bundle.parts import GraphMeta, TensorMeta
 from limner.runtime.errors import InputError, nearest
 
 Sizes = dict[str, tuple[int, int, int]]  # dimension -> smallest, best, largest

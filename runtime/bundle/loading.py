@@ -53,11 +53,10 @@ from limner.runtime.bundle.manifest import (
     BundleManifest,
     DiffusionMeta,
     FileMeta,
-    GeneratorMeta,
-    GraphMeta,
     check_manifest,
 )
 from limner.runtime.bundle.onnx_files import check_external_data
+from limner.runtime.bundle.parts import GeneratorMeta, GraphMeta
 from limner.runtime.bundle.vocabulary import read_vocabulary
 from limner.runtime.errors import BundleError, MissingGraphError, nearest
 from limner.runtime.schema import from_dict, parse_json, to_dict
@@ -76,7 +75,9 @@ class Bundle:
     manifest: BundleManifest
     digest: str = field(default="")
     stamps: dict[str, Stamp] = field(default_factory=dict, compare=False, repr=False)  # of the files as verified
-    presets: dict[Any, Any] = field(init=False, default_factory=dict, compare=False, repr=False)  # as read, see `bundle.presets`
+    presets: dict[Any, Any] = field(
+        init=False, default_factory=dict, compare=False, repr=False
+    )  # as read, see `bundle.presets`
 
     def graph(self, name: str) -> GraphMeta:
         """Return a graph's entry; raise MissingGraphError naming the graph and the known ones."""

@@ -7,13 +7,11 @@ A mapper NAME is the graph "mapper_NAME". It takes `w_plus` [batch,L,D], or `sty
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from limner.runtime.bundle.parts import GeneratorMeta, GraphMeta
 from limner.runtime.errors import BundleError
 from limner.runtime.methods.latent_mapper import MAX_STRENGTH
-
-if TYPE_CHECKING:
-    from limner.runtime.bundle.manifest import GeneratorMeta, GraphMeta
 
 __all__ = ["MapperMeta", "check_mappers", "graph_name"]
 
@@ -36,7 +34,7 @@ def graph_name(mapper: str) -> str:
 
 
 def check_mappers(
-    mappers: Mapping[str, MapperMeta], graphs: "Mapping[str, GraphMeta]", generator: "GeneratorMeta | None"
+    mappers: Mapping[str, MapperMeta], graphs: Mapping[str, GraphMeta], generator: GeneratorMeta | None
 ) -> None:
     """Check names, graphs, shapes and generators; raise BundleError naming the field."""
     for name, mapper in mappers.items():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from limner.runtime.bundle.engines import RangeMeta
 from limner.runtime.bundle.loading import Bundle
-from limner.runtime.bundle.manifest import GraphMeta
+from limner.runtime.bundle.parts import GraphMeta
 from limner.runtime.bundle.ranges import graph_ranges
 from limner.runtime.graphs.selection import graph_source
 from limner.runtime.storage.caches import cache_folder

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from limner.runtime.bundle.engines import Builder, EngineMeta, source_hash
 from limner.runtime.bundle.loading import Bundle
-from limner.runtime.bundle.manifest import GraphMeta
+from limner.runtime.bundle.parts import GraphMeta
 from limner.runtime.errors import InputError, ProviderError
 from limner.runtime.graphs.driver import Driver, probe_driver
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limner.runtime.bundle.loading import Bundle
-from limner.runtime.bundle.manifest import GraphMeta, TensorMeta
+from limner.runtime.bundle.parts import GraphMeta, TensorMeta
 from limner.runtime.errors import (
     BundleError,
     GraphError,

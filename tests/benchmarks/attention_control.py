@@ -25,7 +25,7 @@ from limner.export.diffusion.trace import export_module
 from limner.export.onnx.weights import WeightFile
 from limner.export.stylegan2.graphs import OPSET
 from limner.runtime.bundle.loading import Bundle
-from limner.runtime.bundle.manifest import TensorMeta
+from limner.runtime.bundle.parts import TensorMeta
 from limner.runtime.diffusion.control import AttentionControl
 
 if TYPE_CHECKING:

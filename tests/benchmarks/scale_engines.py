@@ -30,10 +30,11 @@ from limner.export.diffusion.specs import unet_graph
 from limner.export.precision.half import HalfConfig, half_graph
 from limner.export.stylegan2.graphs import BATCH, GraphSpec, export_graph
 from limner.export.stylegan2.synthesis import FastSynthesis
-from limner.export.tensorrt.builders import Request, find_builder
+from limner.export.tensorrt.builders import find_builder
 from limner.export.tensorrt.profiles import Profile
+from limner.export.tensorrt.request import Request
 from limner.export.tensorrt.rows import prepare
-from limner.runtime.bundle.manifest import TensorMeta
+from limner.runtime.bundle.parts import TensorMeta
 from limner.runtime.errors import InputError, nearest
 from limner.training.models.stylegan2 import Generator, StyleGAN2Config
 

@@ -11,16 +11,8 @@ from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
 from limner.runtime.bundle.loading import write_manifest
-from limner.runtime.bundle.manifest import (
-    BundleManifest,
-    ClipMeta,
-    GeneratorMeta,
-    GraphMeta,
-    LayerMeta,
-    LicenceMeta,
-    ParityMeta,
-    TensorMeta,
-)
+from limner.runtime.bundle.manifest import BundleManifest, ClipMeta, LicenceMeta
+from limner.runtime.bundle.parts import GeneratorMeta, GraphMeta, LayerMeta, ParityMeta, TensorMeta
 
 Z, W, LEVELS, CHANNELS, EMBEDDING = 4, 4, 4, 6, 3
 WEIGHT = np.arange(Z * W, dtype=np.float32).reshape(Z, W) / 10

@@ -16,6 +16,7 @@ from limner.runtime import editor as editor_module
 from limner.runtime import provenance
 from limner.runtime.bundle.loading import Bundle
 from limner.runtime.bundle.manifest import BundleManifest
+from limner.runtime.bundle.presets import presets as read_presets
 from limner.runtime.edit import Edit
 from limner.runtime.editor import Editor
 from limner.runtime.errors import BundleError, GraphError, InputError, MissingGraphError, ProviderError
@@ -172,7 +173,7 @@ def test_presets_of_the_bundle_then_the_recipe(toy: Toy) -> None:
     edit = editor.edit(global_recipe(Source.from_seed(1)))
     assert edit.recipe.prompts[0] == PromptEdit(BEARD.text, 6.0, DirectionOptions("a person", 0.15))
     assert Editor(toy[0], threads=1).edit(edit.recipe).image.tolist() == edit.image.tolist()  # the recipe has it all
-    assert presets(editor.bundle, InversionParameters, "inversion").refine_steps == 2
+    assert read_presets(editor.bundle, InversionParameters, "inversion").refine_steps == 2
     bad = with_presets(toy[0], defaults={"global-directions": {"alpha": 1e6}})
     with pytest.raises(BundleError) as caught:
         Editor(bad, threads=1).edit(global_recipe(Source.from_seed(1)))

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from limner.training.cli import resolve
 from limner.training.config import to_plain
 from limner.training.families.mapper.run import Run, with_prompts
 from limner.training.models.judge import Judge, JudgeConfig
 from limner.training.models.store import save_model
+from limner.training.running import resolve
 from support.tiny import GENERATOR, SIZE, write_tiny_checkpoints
 
 NUM_WS, W_DIM = GENERATOR.num_ws, GENERATOR.w_dim

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from limner.training.cli import CONFIGS, resolve
 from limner.training.config import read_yaml, to_plain
+from limner.training.running import CONFIGS, resolve
 
 TRAINER = ("trainer.max_steps=4", "trainer.batch_size=4", "trainer.validate_every=2", "trainer.validation_limit=4",
            "trainer.checkpoint_every=1", "trainer.log_every=1")  # fmt: skip

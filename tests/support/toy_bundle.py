@@ -19,17 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
 from limner.runtime.bundle.loading import Bundle, write_manifest
-from limner.runtime.bundle.manifest import (
-    BundleManifest,
-    ClipMeta,
-    EncoderMeta,
-    GeneratorMeta,
-    GraphMeta,
-    IdentityMeta,
-    LayerMeta,
-    LicenceMeta,
-    TensorMeta,
-)
+from limner.runtime.bundle.manifest import BundleManifest, ClipMeta, EncoderMeta, IdentityMeta, LicenceMeta
+from limner.runtime.bundle.parts import GeneratorMeta, GraphMeta, LayerMeta, TensorMeta
 
 SIZE, NUM_WS, W_DIM, Z_DIM, CLIP_DIM, IDENTITY_DIM, CONTEXT = 16, 6, 8, 8, 12, 10, 200
 LAYERS = (

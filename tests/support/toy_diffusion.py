@@ -9,14 +9,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from limner.runtime.bundle.loading import Bundle, write_manifest
-from limner.runtime.bundle.manifest import (
-    BundleManifest,
-    ClipMeta,
-    DiffusionMeta,
-    GraphMeta,
-    LicenceMeta,
-    TensorMeta,
-)
+from limner.runtime.bundle.manifest import BundleManifest, ClipMeta, DiffusionMeta, LicenceMeta
+from limner.runtime.bundle.parts import GraphMeta, TensorMeta
 from support.toy_bundle import Graph
 
 WIDTH, TOKENS, SIZE = 6, 77, 32  # pixels; latents are 16 x 16, attention is 4 x 4

@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from limner.runtime.errors import InputError
-from limner.training.cli import resolve
 from limner.training.dial import PARTS, Deadline, adopt, check_loads, pack, settings_of, train_all, unpack
 from limner.training.families.judge import run as judge
 from limner.training.loop.runner import cosine, fit, seed_all
+from limner.training.running import resolve
 
 TINY = ["data={size: 32, train: 24, validation: 8, test: 8}", "model.channels=[16, 16, 16]", "model.blocks=[1]",
         "model.features=16", "trainer.batch_size=8", "trainer.precision=32-true", "trainer.max_steps=1000000",

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import pytest
 from support.shipped_runs import leaves
 
-from limner.training.cli import resolve
 from limner.training.families import FAMILIES
+from limner.training.running import resolve
 from limner.training.settings_help import as_text, field_comments, kind_of, settings_of
 
 

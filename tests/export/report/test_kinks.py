@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from limner.export.report import parity
 from limner.export.report.kinks import near_zero, settle
 from limner.export.stylegan2.graphs import GraphSpec, Tensors, export_graph
-from limner.runtime.bundle.manifest import TensorMeta
+from limner.runtime.bundle.parts import TensorMeta
 
 WIDTH = 40
 

@@ -12,8 +12,9 @@ from onnx import TensorProto, helper
 from support.toy_bundle import build_toy_bundle
 
 from limner.export.tensorrt import compile as compiling
-from limner.export.tensorrt.builders import RefusedError, find_builder
+from limner.export.tensorrt.builders import find_builder
 from limner.export.tensorrt.compile import EngineConfig, compile_bundle, copy_bundle
+from limner.export.tensorrt.request import RefusedError
 from limner.runtime.bundle.loading import Bundle, load_bundle, parse_manifest, write_manifest
 from limner.runtime.errors import InputError, ProviderError
 from limner.runtime.graphs.driver import Driver, Gpu

@@ -6,14 +6,8 @@ import pytest
 
 from limner.export.tensorrt.profiles import check_asked, parse_shapes, profile, resolve
 from limner.runtime.bundle.engines import RangeMeta
-from limner.runtime.bundle.manifest import (
-    BundleManifest,
-    ClipMeta,
-    DiffusionMeta,
-    GraphMeta,
-    LicenceMeta,
-    TensorMeta,
-)
+from limner.runtime.bundle.manifest import BundleManifest, ClipMeta, DiffusionMeta, LicenceMeta
+from limner.runtime.bundle.parts import GraphMeta, TensorMeta
 from limner.runtime.bundle.ranges import graph_ranges
 from limner.runtime.errors import InputError
 

@@ -111,8 +111,9 @@ def test_a_control_unet_compiles(tmp_path: Path, precision: str) -> None:
     from benchmarks.scale_engines import tiny_unet, unet_feed, unet_graph_file, unet_shapes
 
     from limner.export.precision.half import half_graph
-    from limner.export.tensorrt.builders import Request, find_builder
+    from limner.export.tensorrt.builders import find_builder
     from limner.export.tensorrt.profiles import Profile
+    from limner.export.tensorrt.request import Request
 
     path = unet_graph_file(tiny_unet(), tmp_path / "unet.onnx")
     plain = prepare(path, tmp_path)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from limner.export.tensorrt.api import ServerBuilder
-from limner.export.tensorrt.builders import RefusedError, Request
 from limner.export.tensorrt.profiles import Profile
+from limner.export.tensorrt.request import RefusedError, Request
 from limner.runtime.errors import InputError
 from limner.runtime.graphs.driver import Driver, Gpu
 

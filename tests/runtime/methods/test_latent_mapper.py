@@ -14,8 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from support.toy_bundle import NUM_WS, SIZE, STYLES, W_DIM, ToyWeights, build_toy_bundle, toy_fixture  # noqa: F401
 
 from limner.runtime.bundle.loading import Bundle, load_bundle, write_manifest
-from limner.runtime.bundle.manifest import GraphMeta, TensorMeta
 from limner.runtime.bundle.mappers import MapperMeta
+from limner.runtime.bundle.parts import GraphMeta, TensorMeta
 from limner.runtime.editor import Editor
 from limner.runtime.errors import BundleError, InputError
 from limner.runtime.methods.registry import find_method, loaded

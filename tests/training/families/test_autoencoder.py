@@ -12,7 +12,6 @@ from support.small_autoencoder import IDENTITY, MODEL, module
 
 from limner.runtime.errors import InputError
 from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataset
-from limner.training.cli import resolve, run_family
 from limner.training.families.autoencoder import run as autoencoder
 from limner.training.families.autoencoder.figures import latent_deviation
 from limner.training.families.autoencoder.module import (
@@ -29,6 +28,7 @@ from limner.training.models.diffusion import (
 )
 from limner.training.models.irse import IdentityNet
 from limner.training.models.store import save_model
+from limner.training.running import resolve, run_family
 
 
 def test_kl_against_numbers() -> None:

@@ -14,9 +14,9 @@ from limner.runtime.errors import InputError
 from limner.training.avatars.attributes import AVATAAARS, sample_in_split
 from limner.training.avatars.captions import caption
 from limner.training.avatars.tokens import CaptionTokenizer, caption_words, learn_merges, write_tokenizer
-from limner.training.cli import resolve
 from limner.training.families.clip.module import Captioner, contrastive_loss, fits, zero_shot
 from limner.training.models.clip import MEAN, STD, ClipImageTower, ClipPixels, ClipTextTower, build_clip, clip_config
+from limner.training.running import resolve
 
 FP32 = 2e-5  # fp32 sums in another order
 

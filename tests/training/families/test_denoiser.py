@@ -15,7 +15,6 @@ from limner.training.avatars.attributes import STYLES, sample_in_split
 from limner.training.avatars.captions import BACKGROUND, HAIR_COLORS
 from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataset, image_float
 from limner.training.avatars.tokens import CaptionTokenizer, write_tokenizer
-from limner.training.cli import resolve, run_family
 from limner.training.families.diffusion.drawing import Sampler, noise_levels
 from limner.training.families.diffusion.figures import held_out_captions
 from limner.training.families.diffusion.latents import latents_of
@@ -38,6 +37,7 @@ from limner.training.models.diffusion import (
     text_encoder_of,
 )
 from limner.training.models.store import save_model
+from limner.training.running import resolve, run_family
 
 UNET = DenoiserConfig(widths=(16, 32), head_width=16, groups=8)
 STYLE = STYLES["avataaars"]

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from limner.runtime.errors import InputError
 from limner.training.avatars.attributes import STYLES
-from limner.training.cli import resolve
 from limner.training.config import to_plain
 from limner.training.families.encoder import run as encoder_family
 from limner.training.families.judge import run as judge_family
@@ -21,6 +20,7 @@ from limner.training.models.irse import BodyConfig
 from limner.training.models.psp import E4eEncoder, EncoderConfig
 from limner.training.models.store import save_model
 from limner.training.models.stylegan2 import Generator, StyleGAN2Config
+from limner.training.running import resolve
 
 TINY = "data={size: 32, train: 24, validation: 8, test: 8}"
 STYLE = STYLES["avataaars"]

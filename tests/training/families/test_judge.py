@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from limner.runtime.errors import InputError
-from limner.training.cli import resolve
 from limner.training.families.augment import AugmentConfig, augment
 from limner.training.models.judge import Judge, JudgeConfig, perceptual_distance
+from limner.training.running import resolve
 
 CONFIG = JudgeConfig((("hair", ("bald", "long")), ("eyewear", ("none", "glasses", "sunglasses"))), 32, 2,
                      (16, 16, 32), (1,), 24)  # fmt: skip

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from support.tiny import write_tiny_checkpoints
 from torch import Tensor
 
-from limner.training.cli import resolve
 from limner.training.families.relevance import run as job
 from limner.training.families.relevance.module import RelevanceModule
 from limner.training.families.relevance.rows import RowKeeper, kept_rows
+from limner.training.running import resolve
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from limner.runtime.errors import InputError
-from limner.training.cli import CONFIGS, resolve, run_family
 from limner.training.config import read_yaml
 from limner.training.families.stylegan2.stages import Stage, plan, read_stages, run_stages
 from limner.training.models.store import load_model
 from limner.training.models.stylegan2 import Generator
+from limner.training.running import CONFIGS, resolve, run_family
 
 SHIPPED = read_yaml(CONFIGS / "stylegan2_stages.yaml")
 TINY = ["data={size: 32, train: 24, validation: 8, test: 8}", "compile=false", "judge=",

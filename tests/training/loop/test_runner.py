@@ -13,12 +13,12 @@ import yaml
 from torch import nn
 
 from limner.runtime.errors import InputError
-from limner.training.cli import CONFIGS, resolve, run_family
 from limner.training.families import FAMILIES
 from limner.training.families.judge import run as judge
 from limner.training.loop.batches import InOrder, StepBatches, epoch_order
 from limner.training.loop.callbacks import WeightAverage, tile
 from limner.training.loop.runner import OptimizerConfig, TrainerConfig, fit, optimizer_of, seed_all
+from limner.training.running import CONFIGS, resolve, run_family
 
 TINY = ["data={size: 32, train: 24, validation: 8, test: 8}", "model.channels=[16, 16, 16]", "model.blocks=[1]",
         "model.features=16", "trainer.batch_size=8", "trainer.precision=32-true", "trainer.validation_limit=8",

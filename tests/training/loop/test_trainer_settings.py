@@ -11,9 +11,9 @@ import pytorch_lightning as pl
 import torch
 
 from limner.runtime.errors import InputError
-from limner.training.cli import resolve, run_family
 from limner.training.families.judge import run as judge
 from limner.training.loop.runner import fit, seed_all
+from limner.training.running import resolve, run_family
 
 TINY = ["data={size: 32, train: 24, validation: 8, test: 8}", "model.channels=[16, 16, 16]", "model.blocks=[1]",
         "model.features=16", "trainer.batch_size=8", "trainer.precision=32-true", "trainer.validation_limit=8",

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from limner.training.avatars.attributes import AVATAAARS
 from limner.training.avatars.identities import IdentitiesConfig, avatars
-from limner.training.cli import resolve
 from limner.training.families.identity.module import arcface_logits, area_under_curve, pair_scores
 from limner.training.models.irse import IR_SE50, BodyConfig, IdentityConfig, IdentityNet
+from limner.training.running import resolve
 
 SMALL = IdentityConfig(32, 16, "none", BodyConfig(8, (8, 16), (2, 2), 4), 12, 0.1)
 
