@@ -13,7 +13,7 @@ from limner.runtime.errors import InputError
 from limner.runtime.methods.registry import Method, find_method, loaded, methods_of
 from limner.runtime.recipe import Recipe
 from limner.runtime.schema import said
-from limner.runtime.settings import SamplingParameters, without
+from limner.runtime.settings import SamplerName, SamplingParameters, without
 
 __all__ = ["completed", "idle_settings", "needed_graphs", "refuse_idle", "require_family", "without_idle"]
 
@@ -34,7 +34,7 @@ def completed(bundle: Bundle, recipe: Recipe) -> Recipe:
     return replace(recipe, parameters=parameters, inversion=resolved(bundle, recipe.inversion, section))
 
 
-def _usual_sampler(bundle: Bundle) -> str:
+def _usual_sampler(bundle: Bundle) -> SamplerName:
     from limner.runtime.diffusion.samplers.by_name import default_sampler
     from limner.runtime.diffusion.samplers.schedule import bundle_scheduler
 

@@ -8,7 +8,8 @@ them typed, and remembers which were said (`said`): what was not takes the bundl
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from functools import cache
-from typing import Any, ClassVar, Literal, TypeVar, get_args, get_type_hints
+from types import UnionType
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from limner.runtime.errors import InputError, nearest
 from limner.runtime.schema import SAID, ErrorType, Remembering, from_dict, require_int, require_number, said
@@ -18,6 +19,7 @@ __all__ = [
     "TAKES_ETA",
     "DiffusionInversionParameters",
     "InversionParameters",
+    "SamplerName",
     "SamplingParameters",
     "Settings",
     "idle_sampling",
@@ -61,12 +63,18 @@ class Settings(Remembering):
 def number_types(cls: Any, name: str) -> tuple[Any, ...]:
     """The types that a field's value may have, None left out."""
     hint = get_type_hints(cls)[name]
-    return tuple(one for one in get_args(hint) if one is not type(None)) or (hint,)
+    if get_origin(hint) not in (Union, UnionType):
+        return (hint,)
+    return tuple(one for one in get_args(hint) if one is not type(None))
 
 
 def typed(cls: type[S], data: object, where: str, error: ErrorType = InputError) -> S:
     """Return `cls` from JSON data, or data that is one already."""
-    return data if isinstance(data, cls) else from_dict(cls, data, where, error)
+    if isinstance(data, cls):
+        return data
+    if data == {}:
+        return without(cls(), (one.name for one in fields(cls)))
+    return from_dict(cls, data, where, error)
 
 
 def laid_over(presets: S, settings: S) -> S:
@@ -101,10 +109,11 @@ def default_of(one: Field[Any]) -> Any:
 
 # --- what several methods declare ---------------------------------------------------------------------------
 
-SAMPLERS = (
+SamplerName = Literal[
     "ddim", "pndm", "euler", "euler-ancestral", "dpm-solver++", "lms", "heun", "ddpm", "unipc", "deis",
     "dpm-solver++-sde", "lcm", "tcd",
-)  # fmt: skip
+]  # fmt: skip
+SAMPLERS: tuple[str, ...] = get_args(SamplerName)
 TAKES_ETA = ("ddim", "tcd")
 MAX_STEPS = 1000
 MAX_SIDE = 4096
@@ -150,7 +159,7 @@ class SamplingParameters(Settings):
 
     steps: int = setting(50, "calls of the network, more or less", 1, MAX_STEPS)
     guidance_scale: float = setting(7.5, "w of classifier-free guidance; 1 and less is none", 0.0, MAX_GUIDANCE)
-    sampler: str | None = setting(None, "one of `limner models`' list; the model's own if not said")
+    sampler: SamplerName | None = setting(None, "how steps are taken; the model's own if not said")  # noqa: RUF009
     eta: float = setting(0.0, "noise of DDIM", 0.0, 1.0)
     height: int | None = setting(None, "pixels; the model's own if not said", 8, MAX_SIDE)
     width: int | None = setting(None, "pixels; the model's own if not said", 8, MAX_SIDE)

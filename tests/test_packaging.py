@@ -165,7 +165,7 @@ LEVELS = (
     ("diffusion", "stylegan2"),
     ("guidance",),
     ("attention",),
-    ("completing",),
+    ("completing", "declarations"),
     ("editor",),
     ("photograph",),
     ("provenance",),

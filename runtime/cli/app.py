@@ -5,6 +5,8 @@ from typing import Annotated
 import typer
 
 from limner.runtime.cli import commands, demo, editing, faces, inspecting, sampling
+from limner.runtime.cli import methods as declared
+from limner.runtime.cli.edit_command import EditCommand
 
 __all__ = ["app"]
 
@@ -33,7 +35,7 @@ def _root(
         typer.echo(context.get_help())
 
 
-app.command("edit")(editing.edit)
+app.command("edit", cls=EditCommand)(editing.edit)
 app.command("invert")(editing.invert)
 app.command("align")(faces.align)
 app.command("sample")(sampling.sample)
@@ -42,6 +44,10 @@ app.command("demo")(demo.demo)
 models = typer.Typer(invoke_without_command=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 models.callback()(inspecting.models)
 app.add_typer(models, name="models")
+methods = typer.Typer(invoke_without_command=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+methods.callback()(declared.methods)
+methods.command("show")(declared.show)
+app.add_typer(methods, name="methods")
 app.command("check")(inspecting.check)
 
 

@@ -11,7 +11,7 @@ from limner.runtime.cli.concepts import parse_concepts
 from limner.runtime.completing import completed, idle_settings, needed_graphs, refuse_idle, require_family
 from limner.runtime.errors import InputError
 from limner.runtime.faces.face import Face
-from limner.runtime.methods.registry import find_method, methods_of, methods_with
+from limner.runtime.methods.registry import Texts, find_method, method_names, methods_of, methods_with, usual_method
 from limner.runtime.recipe import TRUNCATION, PromptEdit, Recipe, Source
 from limner.runtime.schema import parse_json
 
@@ -28,8 +28,7 @@ __all__ = [
 ]
 
 SEED = "seed:"
-USUAL_METHOD, MAPPER_METHOD = "global-directions", "latent-mapper"
-CONCEPT_METHOD, PROMPT_METHOD = "sega", "prompt-to-prompt"
+TEXTS_OF: dict[Texts, str] = {"mapper": "mapper", "concept": "concept"}  # kinds of text with an option of their own
 T = TypeVar("T")
 
 
@@ -60,17 +59,22 @@ def choose_method(
 ) -> str:
     """Return the method that was asked for or that the words imply; InputError for words of another method.
 
-    `prompts` are texts for any method; alone they mean prompt-to-prompt.
+    `prompts` are texts for any method; alone they mean the one that reads the text of a whole picture.
     """
-    implied = None
-    for field, words, owner in (("mapper", mappers, MAPPER_METHOD), ("concept", concepts, CONCEPT_METHOD)):
-        if not words:
+    implied = method
+    for texts, words in TEXTS_OF.items():
+        given = {"mapper": mappers, "concept": concepts}[texts]
+        if not given:
             continue
-        if (method or implied) not in (None, owner):
-            given = f"{words[0]!r} with the method {method or implied!r}"
-            raise InputError(field, given, f"--{field} with {owner} alone")
-        implied = owner
-    return method or implied or (PROMPT_METHOD if prompts else USUAL_METHOD)
+        if implied is not None and find_method(implied).texts != texts:
+            shown, owners = f"{given[0]!r} with the method {implied!r}", ", ".join(_reading(texts))
+            raise InputError(words, shown, f"--{words} with {owners} alone")
+        implied = implied or usual_method(texts)
+    return implied or usual_method("prompt" if prompts else "text")
+
+
+def _reading(texts: Texts) -> list[str]:
+    return [name for name in method_names() if find_method(name).texts == texts]
 
 
 def make_recipe(
@@ -87,7 +91,7 @@ def make_recipe(
 ) -> Recipe:
     """Return the recipe; neutral, strength and beta hold one value for all texts, or one a text.
 
-    The texts of `sega` are concepts with a sign and options of their own.
+    Concepts have a sign and options of their own.
     """
     count = len(texts)
     if not count:
@@ -97,7 +101,7 @@ def make_recipe(
         require_use(method, "neutral", "neutral")
     if beta:
         require_use(method, "beta", "beta")
-    if method == CONCEPT_METHOD:
+    if find_method(method).texts == "concept":
         prompts = parse_concepts(texts, strengths)
     else:
         columns = (texts, strengths, _each("neutral", neutral, count), _each("beta", beta, count))

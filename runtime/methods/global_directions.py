@@ -83,5 +83,6 @@ method = Method(
     check=check,
     run="limner.runtime.stylegan2.global_directions:run",
     options=DirectionOptions,
+    usual=True,
     idle=idle,
 )

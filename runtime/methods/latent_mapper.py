@@ -42,5 +42,7 @@ method = Method(
     check=check,
     run="limner.runtime.stylegan2.latent_mapper:run",
     graphs_of="limner.runtime.stylegan2.latent_mapper:graphs_of",
+    texts="mapper",
+    usual=True,
     idle=idle,
 )

@@ -144,6 +144,8 @@ method = Method(
     family="diffusion",
     options=EditOptions,
     graphs_of="limner.runtime.attention.prompt_to_prompt:needed",
+    texts="prompt",
+    usual=True,
     takes=("maps",),
     idle=idle,
 )

@@ -23,12 +23,25 @@ from limner.runtime.settings import (
     options_of,
 )
 
-__all__ = ["Family", "Method", "Use", "find_method", "loaded", "method_names", "methods_of", "methods_with"]
+__all__ = [
+    "Family",
+    "Method",
+    "Use",
+    "find_method",
+    "loaded",
+    "method_names",
+    "methods_of",
+    "methods_with",
+    "usual_method",
+]
 
 GROUP = "limner.methods"
 Family = Literal["stylegan2", "diffusion"]
 Use = Literal["maps", "seed"]
 """maps: pictures beside the edit; seed: draws at a picture's inversion."""
+Texts = Literal["text", "mapper", "concept", "prompt"]
+"""How a command line names and reads a method's texts: plain ones, names of mappers, concepts with a sign and settings
+of their own, or the text of the whole picture."""
 INVERSIONS: dict[Family, type[Settings]] = {
     "stylegan2": InversionParameters,
     "diffusion": DiffusionInversionParameters,
@@ -55,6 +68,8 @@ class Method:
     options: type[Settings] = NoOptions  # what PromptEdit.options may hold
     max_prompts: int = 8
     graphs_of: Callable[[Any, Any], tuple[str, ...]] | str | None = None  # (bundle, complete recipe) -> further ones
+    texts: Texts = "text"
+    usual: bool = False  # the one of its `texts` that is taken where no method is named
     takes: tuple[Use, ...] = ()  # what it has use for beside texts, strengths and its settings
     idle: Callable[[Any], Mapping[str, str]] | None = None  # settings that cannot act, see `completing`
 
@@ -94,6 +109,11 @@ def find_method(name: object) -> Method:
 def methods_with(name: str) -> tuple[str, ...]:
     """Return the names of the methods that have use for something or whose texts have an option, sorted."""
     return tuple(one for one in method_names() if find_method(one).has(name))
+
+
+def usual_method(texts: Texts) -> str:
+    """Return the name of the method that is taken for such texts where none is named."""
+    return next(name for name in method_names() if find_method(name).usual and find_method(name).texts == texts)
 
 
 def methods_of(family: Family) -> tuple[str, ...]:

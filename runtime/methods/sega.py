@@ -121,6 +121,8 @@ method = Method(
     family="diffusion",
     options=ConceptOptions,
     max_prompts=MAX_CONCEPTS,
+    texts="concept",
+    usual=True,
     takes=("maps", "seed"),
     idle=idle,
 )

@@ -23,7 +23,7 @@ from limner.runtime.diffusion.samplers.schedule import NoiseSchedule, SchedulerC
 from limner.runtime.diffusion.samplers.sigma import LMS, Euler, EulerAncestral, Heun
 from limner.runtime.errors import BundleError, InputError, nearest
 from limner.runtime.schema import require_int, require_number
-from limner.runtime.settings import TAKES_ETA, require_sampler
+from limner.runtime.settings import TAKES_ETA, SamplerName, require_sampler
 
 __all__ = ["SAMPLERS", "Sampler", "default_sampler", "make_sampler"]
 
@@ -67,7 +67,7 @@ SAMPLERS: dict[str, Callable[[NoiseSchedule, int], Sampler]] = {
     "tcd": TCD,
 }
 NO_ZERO_SNR = ("pndm", "lms", "heun", "deis")
-DIFFUSERS_CLASSES = {
+DIFFUSERS_CLASSES: dict[str, SamplerName] = {
     "DDIMScheduler": "ddim",
     "PNDMScheduler": "pndm",
     "EulerDiscreteScheduler": "euler",
@@ -89,7 +89,7 @@ OWN_DEFAULTS: dict[str, dict[str, object]] = {
 }
 
 
-def default_sampler(config: SchedulerConfig) -> str:
+def default_sampler(config: SchedulerConfig) -> SamplerName:
     """Return the sampler that scheduler_config.json names; BundleError lists the known ones for another class."""
     if config.class_name not in DIFFUSERS_CLASSES:
         raise BundleError(
@@ -97,7 +97,7 @@ def default_sampler(config: SchedulerConfig) -> str:
             nearest(config.class_name, DIFFUSERS_CLASSES),
         )  # fmt: skip
     name = DIFFUSERS_CLASSES[config.class_name]
-    return f"{name}-sde" if name == "dpm-solver++" and config.algorithm_type == "sde-dpmsolver++" else name
+    return "dpm-solver++-sde" if name == "dpm-solver++" and config.algorithm_type == "sde-dpmsolver++" else name
 
 
 def make_sampler(

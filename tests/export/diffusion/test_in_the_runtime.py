@@ -1,5 +1,6 @@
 """An exported folder in the runtime against diffusers on the same folder: plain generation, SEGA, a picture edited."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,9 @@ from diffusers.pipelines.deprecated.semantic_stable_diffusion.pipeline_semantic_
 
 from limner.runtime import Editor, PromptEdit, Recipe, Source
 from limner.runtime.bundle.loading import Bundle
+from limner.runtime.completing import completed
 from limner.runtime.diffusion.sampling import Draws, generate
 from limner.runtime.guidance.sega import edited_latents
-from limner.runtime.methods.sega import method
 from limner.runtime.settings import SamplingParameters
 
 STEPS = 12
@@ -41,7 +42,7 @@ def test_plain_generation(sd1_folder: Path, sd1_bundle: Bundle) -> None:
     found = pipeline(StableDiffusionPipeline, sd1_folder)(
         PROMPT, num_inference_steps=STEPS, latents=torch.from_numpy(noise(sd1_bundle)), output_type="latent"
     )
-    networks = Editor(sd1_bundle).diffusion.networks
+    networks = Editor(sd1_bundle).engine.networks
     mine = generate(networks, [PROMPT], [3], SamplingParameters(steps=STEPS))
     assert difference(mine, found.images.numpy()) <= TOLERANCE
 
@@ -66,10 +67,10 @@ def test_sega(sd1_folder: Path, sd1_bundle: Bundle) -> None:
     )
     recipe = Recipe("sega", Source.from_prompt(PROMPT, 3), prompts, {"steps": STEPS, "momentum_scale": 0.3})
     editor = Editor(sd1_bundle)
-    completed = editor.engine.completed(method, recipe)
-    completed.parameters.guidance = "semantic"
-    start = editor.engine.start(completed, None)
-    mine, _ = edited_latents(editor.engine.networks, [start], [completed], None, None)
+    whole = completed(editor.bundle, recipe)
+    whole = replace(whole, parameters=replace(whole.parameters, guidance="semantic"))
+    start = editor.engine.start(whole, None)
+    mine, _ = edited_latents(editor.engine.networks, [start], [whole], None, None)
     assert difference(mine, np.asarray(found.images)) <= TOLERANCE
     assert editor.edit(recipe).image.shape == (16, 16, 3)
 

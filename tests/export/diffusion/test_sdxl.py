@@ -58,7 +58,7 @@ def test_plain_generation(folder: Path, bundle: Bundle, negative: str) -> None:
         output_type="latent",
     ).images.numpy()
     parameters = SamplingParameters(steps=8, guidance_scale=5.0, height=16, width=32)
-    mine = generate(Editor(bundle).diffusion.networks, [PROMPT], [3], parameters, negative=negative)
+    mine = generate(Editor(bundle).engine.networks, [PROMPT], [3], parameters, negative=negative)
     assert np.abs(mine - found).max() <= TOLERANCE * max(1.0, np.abs(found).max())
 
 
