@@ -1,7 +1,5 @@
 """The networks that judge a picture, whatever model made it: CLIP (picture and text) and identity, kept warm."""
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
@@ -10,6 +8,7 @@ from numpy.typing import NDArray
 
 from limner.runtime.bundle.loading import Bundle
 from limner.runtime.graphs.sessions import Sessions
+from limner.runtime.storage.remembered import Remembered
 from limner.runtime.text.tokenizer import Tokenizer
 
 __all__ = ["Critics", "unit"]
@@ -32,8 +31,7 @@ class Critics:
         self.bundle = bundle
         self.sessions = sessions
         self._tokenizer: Tokenizer | None = None
-        self._cache: OrderedDict[Hashable, Any] = OrderedDict()
-        self._lock = threading.Lock()
+        self._cache: Remembered[Any] = Remembered(CACHE_ENTRIES)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -80,19 +78,15 @@ class Critics:
 
     def cached(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return what `make()` gave for `key` before, or call it; arrays become read-only."""
-        with self._lock:
-            if key in self._cache:
-                self._cache.move_to_end(key)
-                found: T = self._cache[key]
-                return found
-        value = make()
-        if isinstance(value, np.ndarray):
-            value.setflags(write=False)
-        with self._lock:
-            self._cache[key] = value
-            while len(self._cache) > CACHE_ENTRIES:
-                self._cache.popitem(last=False)
-        return value
+
+        def read_only() -> T:
+            value = make()
+            if isinstance(value, np.ndarray):
+                value.setflags(write=False)
+            return value
+
+        found: T = self._cache.make(key, read_only)
+        return found
 
     def _one(self, graph: str, output: str, **inputs: NDArray[Any]) -> FloatArray:
         result: FloatArray = self.sessions.run(graph, only=[output], **inputs)[output]

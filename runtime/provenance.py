@@ -16,7 +16,6 @@ where it comes from a picture, trainedAlgorithmicMedia where it was made from a 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from limner.runtime.pictures.xmp import COMPOSITE, GENERATED
 from limner.runtime.recipe import Recipe
 from limner.runtime.storage.files import sha256_bytes
 from limner.runtime.timing import Progress
+from limner.runtime.versions import package_version
 
 __all__ = ["Replay", "metadata", "read_recipe", "replay", "save_edit", "write_edit"]
 
@@ -56,7 +56,7 @@ def metadata(edit: Edit, image: NDArray[np.uint8] | None = None) -> dict[str, st
         RECIPE_KEY: recipe.to_json(),
         "limner.provider": edit.provider,
         PIXELS_KEY: _pixels_hash(whole_picture(edit) if image is None else image),
-        "limner.software": f"limner {_version()}",
+        "limner.software": f"limner {package_version('limner') or 'unknown'}",
         "Source": "edited by a model",
     }
     optional = {"limner.bundle": recipe.bundle, "limner.source": recipe.source.sha256}
@@ -126,10 +126,3 @@ def _recipe_of(texts: Mapping[str, str], path: str | Path, field: str) -> Recipe
 
 def _pixels_hash(image_u8: NDArray[np.uint8]) -> str:
     return sha256_bytes(np.ascontiguousarray(image_u8).tobytes())
-
-
-def _version() -> str:
-    try:
-        return version("limner")
-    except PackageNotFoundError:
-        return "unknown"

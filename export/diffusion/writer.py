@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from limner.runtime.methods.registry import find_method, method_names
 from limner.runtime.schema import from_dict
 from limner.runtime.settings import DiffusionInversionParameters, SamplingParameters
 from limner.runtime.storage.folders import folder_beside, open_to_readers, put_in_place
+from limner.runtime.versions import package_version
 
 SCHEDULER = "scheduler/scheduler_config.json"
 BATCHES = (1, 2, 3)
@@ -154,7 +154,7 @@ def manifest(
     height, width = folder.sample_size
     return BundleManifest(
         name=config.name,
-        created_by=f"limner {_version()}",
+        created_by=f"limner {package_version('limner') or 0}",
         family="diffusion",
         opset=config.opset,
         weights_storage=config.weights_storage,
@@ -224,13 +224,6 @@ def _copy_files(folder: DiffusionFolder, out: Path) -> None:
     for name in ("vocab.json", "merges.txt", WORDS):  # the files as they are, where there are any
         if (folder.root / "tokenizer" / name).is_file():
             shutil.copyfile(folder.root / "tokenizer" / name, out / "tokenizer" / name)
-
-
-def _version() -> str:
-    try:
-        return version("limner")
-    except PackageNotFoundError:
-        return "0"
 
 
 def plan(model: Path, out: Path | None, config: DiffusionExport) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from limner.export.precision.samples import Arrays, Samples
+from limner.export.report.parity import open_session
 from limner.runtime.bundle.loading import Bundle
 from limner.runtime.bundle.parts import ParityMeta
 
@@ -86,13 +86,6 @@ def time_pair(before: Path, after: Path, feed: Arrays, repeats: int = 9) -> tupl
             if repeat >= 2:
                 found.append(1000 * (time.perf_counter() - start))
     return median(times[0]), median(times[1])
-
-
-def open_session(path: Path) -> onnxruntime.InferenceSession:
-    """A CPU session with one thread."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def battery(bundle: Bundle, judge: Path, count: int, method: str = "global-directions") -> dict[str, float]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from limner.runtime.bundle.mappers import FOLDER
 from limner.runtime.errors import InputError
 from limner.training.models.clip import ClipImageTower, ClipTextTower
 from limner.training.models.mapper import LatentMapper, fits, generator_digest
@@ -17,7 +18,6 @@ from limner.training.models.store import FP16_LARGEST, FP16_SMALLEST, load_model
 from limner.training.models.stylegan2 import Generator
 
 Preprocess = Literal["correct", "published"]
-MAPPERS = "edits/mappers"  # one folder a mapper
 FOLDERS = {"generator": "stylegan2", "clip": "clip", "identity": "identity", "encoder": "encoder"}
 
 
@@ -67,7 +67,7 @@ def load_networks(folder: Path, preprocess: Preprocess = "correct") -> Networks:
     if not isinstance(generator, Generator):
         raise InputError("checkpoints.stylegan2", type(generator).__name__, "a StyleGAN2 generator")
     found = Networks.of(generator, loaded["clip"], loaded["identity"], loaded["encoder"], preprocess)
-    return replace(found, mappers=load_mappers(folder / MAPPERS, generator))
+    return replace(found, mappers=load_mappers(folder / FOLDER, generator))
 
 
 def load_mappers(folder: Path, generator: Generator) -> dict[str, LatentMapper]:
@@ -75,7 +75,7 @@ def load_mappers(folder: Path, generator: Generator) -> dict[str, LatentMapper]:
     digest = generator_digest(generator.state_dict())
     found = {}
     for place in sorted(path.parent for path in folder.glob("*/config.json")):
-        mapper, where = load_model(place), f"checkpoints.{MAPPERS}/{place.name}"
+        mapper, where = load_model(place), f"checkpoints.{FOLDER}/{place.name}"
         if not isinstance(mapper, LatentMapper):
             raise InputError(where, f"a {type(mapper).__name__}", "a latent mapper")
         own = mapper.config.generator

@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +18,7 @@ from limner.export.onnx.weights import WEIGHTS, Storage, WeightFile
 from limner.export.report import parity
 from limner.export.report.cards import read_licences
 from limner.export.stylegan2.graphs import OPSET, GraphSpec, build_specs, export_graph
-from limner.export.stylegan2.networks import FOLDERS, MAPPERS, Networks, load_networks
+from limner.export.stylegan2.networks import FOLDERS, Networks, load_networks
 from limner.runtime.bundle.loading import Bundle, load_bundle, write_manifest
 from limner.runtime.bundle.manifest import (
     MANIFEST,
@@ -31,13 +30,14 @@ from limner.runtime.bundle.manifest import (
     LimitsMeta,
     TokenizerMeta,
 )
-from limner.runtime.bundle.mappers import MapperMeta
+from limner.runtime.bundle.mappers import FOLDER, MapperMeta
 from limner.runtime.bundle.parts import GeneratorMeta, GraphMeta, LayerMeta, ParityMeta, TensorMeta
 from limner.runtime.bundle.vocabulary import FILE as WORDS
 from limner.runtime.errors import InputError, LimnerError
 from limner.runtime.schema import from_dict, read_json
 from limner.runtime.storage.folders import folder_beside, open_to_readers, put_in_place
 from limner.runtime.stylegan2.spaces import SLOPE
+from limner.runtime.versions import package_version
 from limner.training.models.mapper import generator_digest
 from limner.training.models.stylegan2 import Generator
 
@@ -95,8 +95,8 @@ def find_extras(checkpoints: Path) -> Extras:
                 "checkpoints", f"no clip/{name} in {str(checkpoints)!r}", "the tokenizer beside CLIP's weights"
             )
     licences = [entry for name in FOLDERS.values() for entry in read_licences(checkpoints / name, name)]
-    mappers = sorted(path.parent for path in (checkpoints / MAPPERS).glob("*/config.json"))
-    licences += [entry for place in mappers for entry in read_licences(place, f"{MAPPERS}/{place.name}")]
+    mappers = sorted(path.parent for path in (checkpoints / FOLDER).glob("*/config.json"))
+    licences += [entry for place in mappers for entry in read_licences(place, f"{FOLDER}/{place.name}")]
     relevance, presets = edits / RELEVANCE, edits / PRESETS
     return Extras(
         tokenizer,
@@ -206,7 +206,7 @@ def manifest(
     sizes = generator.config
     return BundleManifest(
         name=config.name,
-        created_by=f"limner {_version()}",
+        created_by=f"limner {package_version('limner') or 0}",
         opset=config.opset,
         weights_storage=config.weights_storage,
         generator=GeneratorMeta(
@@ -260,10 +260,3 @@ def read_presets(path: Path | None) -> dict[str, Any]:
     if "limits" in found:
         found["limits"] = from_dict(LimitsMeta, found["limits"], f"{path.name}:limits")
     return found
-
-
-def _version() -> str:
-    try:
-        return version("limner")
-    except PackageNotFoundError:
-        return "0"

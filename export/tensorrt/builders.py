@@ -16,9 +16,8 @@ from limner.export.tensorrt.request import EngineBuilder
 from limner.runtime.bundle.engines import Builder
 from limner.runtime.errors import InputError
 from limner.runtime.graphs.driver import Driver, probe_driver
-from limner.runtime.graphs.selection import package_version
+from limner.runtime.graphs.selection import RUNTIMES, module_version
 
-MODULES: dict[Builder, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 WAYS: dict[Builder, str] = {
     "tensorrt": "`pip install 'limner[tensorrt]'` builds on and for the GPU at hand",
     "tensorrt-rtx": "`pip install 'limner[tensorrt-rtx]'` builds for RTX GPUs, and needs none",
@@ -27,7 +26,7 @@ WAYS: dict[Builder, str] = {
 
 def installed() -> tuple[Builder, ...]:
     """The builders whose packages are there, without importing them."""
-    return tuple(name for name, module in MODULES.items() if package_version(module) is not None)
+    return tuple(name for name, module in RUNTIMES.items() if module_version(module) is not None)
 
 
 def find_builder(name: str | None = None, driver: Driver | None = None) -> EngineBuilder:
@@ -38,14 +37,14 @@ def find_builder(name: str | None = None, driver: Driver | None = None) -> Engin
     from limner.export.tensorrt.api import RtxBuilder, ServerBuilder
 
     there, driver = installed(), probe_driver() if driver is None else driver
-    if name is not None and name not in MODULES:
-        raise InputError("builder", repr(name), " or ".join(MODULES))
+    if name is not None and name not in RUNTIMES:
+        raise InputError("builder", repr(name), " or ".join(RUNTIMES))
     if name is None:
         usable = [found for found in there if found == "tensorrt-rtx" or driver.gpus]
         if not usable:
             given = f"no builder that can work here ({', '.join(there) or 'none'} installed"
             given += f", {driver.reason})" if driver.reason else ")"
-            raise InputError("builder", given, " or ".join(MODULES), "; ".join(WAYS.values()))
+            raise InputError("builder", given, " or ".join(RUNTIMES), "; ".join(WAYS.values()))
         name = usable[0]
     if name not in there:
         other = next((found for found in there if found != name), None)
@@ -53,8 +52,8 @@ def find_builder(name: str | None = None, driver: Driver | None = None) -> Engin
         raise InputError("builder", f"{name!r}, which is not installed", allowed, WAYS[name])
     if name == "tensorrt":
         driver.require("tensorrt")
-        return ServerBuilder(_import(MODULES["tensorrt"]), driver)
-    return RtxBuilder(_import(MODULES["tensorrt-rtx"]), driver)
+        return ServerBuilder(_import(RUNTIMES["tensorrt"]), driver)
+    return RtxBuilder(_import(RUNTIMES["tensorrt-rtx"]), driver)
 
 
 def _import(module: str) -> Any:

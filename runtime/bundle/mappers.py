@@ -13,9 +13,10 @@ from limner.runtime.bundle.parts import GeneratorMeta, GraphMeta
 from limner.runtime.errors import BundleError
 from limner.runtime.methods.latent_mapper import MAX_STRENGTH
 
-__all__ = ["MapperMeta", "check_mappers", "graph_name"]
+__all__ = ["FOLDER", "NAME", "MapperMeta", "check_mappers", "graph_name"]
 
-NAME = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
+NAME = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")  # of a mapper
+FOLDER = "edits/mappers"  # of a family's checkpoints: one folder a mapper
 
 
 @dataclass(frozen=True)

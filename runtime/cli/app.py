@@ -27,7 +27,7 @@ def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
 ) -> None:
     if version:
-        from limner.runtime.cli.inspecting import package_version
+        from limner.runtime.versions import package_version
 
         typer.echo(f"limner {package_version('limner')}")
         raise typer.Exit()

@@ -1,6 +1,5 @@
 """The verbs that look and change nothing: models, check."""
 
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +8,12 @@ import typer
 from limner.runtime.cli.console import print_json
 from limner.runtime.cli.options import BundleOption, JsonOption, open_bundle
 from limner.runtime.errors import BundleError, LimnerError
+from limner.runtime.versions import package_version
 
 if TYPE_CHECKING:
     from limner.runtime.bundle.loading import Bundle
 
-__all__ = ["check", "models", "package_version"]
+__all__ = ["check", "models"]
 
 PACKAGES = ("numpy", "pillow", "tokenizers", "ftfy", "safetensors", "typer", "rich")
 OPTIONAL_PACKAGES = ("torch", "pytorch-lightning", "transformers", "onnx", "onnxscript", "tensorrt", "tensorrt-rtx")
@@ -76,14 +76,6 @@ def check(bundle: BundleOption = None, as_json: JsonOption = False) -> int:
     else:
         _print_report(report)
     return 1 if problems else 0
-
-
-def package_version(name: str) -> str | None:
-    """Return the version of an installed distribution without importing it, or None."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _machine() -> dict[str, Any]:

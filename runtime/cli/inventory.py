@@ -4,19 +4,19 @@ from pathlib import Path
 from typing import Any
 
 from limner.runtime.bundle.loading import Bundle
+from limner.runtime.bundle.mappers import FOLDER
 from limner.runtime.schema import read_json, to_dict
 from limner.runtime.storage.files import sha256_file
 
 __all__ = ["bundle_entry", "checkpoint_entries"]
 
 WEIGHTS = "*.safetensors"
-MAPPERS = "edits/mappers"  # below a family, one folder a mapper
 
 
 def checkpoint_entries(root: Path) -> list[dict[str, Any]]:
     """Return one entry per weights file under <root>/<family>/<model>/, mappers too, with size, hash and licence."""
     entries = []
-    for path in sorted([*root.glob(f"*/*/{WEIGHTS}"), *root.glob(f"*/{MAPPERS}/*/{WEIGHTS}")]):
+    for path in sorted([*root.glob(f"*/*/{WEIGHTS}"), *root.glob(f"*/{FOLDER}/*/{WEIGHTS}")]):
         folder = path.parent
         if (folder / "bundle.json").is_file():
             continue  # the graphs of a bundle have their own list

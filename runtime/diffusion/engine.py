@@ -1,7 +1,6 @@
 """Runs recipes on a diffusion bundle: sources, the method, scores; plain generation beside it."""
 
 import math
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -22,6 +21,7 @@ from limner.runtime.pictures.images import checked_u8, to_float
 from limner.runtime.recipe import MAX_SEED, Recipe
 from limner.runtime.schema import require_int, to_dict
 from limner.runtime.settings import SamplingParameters, typed
+from limner.runtime.storage.remembered import Remembered
 from limner.runtime.timing import Progress, Timer
 
 __all__ = ["DiffusionEngine", "PromptSample"]
@@ -52,7 +52,7 @@ class DiffusionEngine:
         self.bundle = bundle
         self.critics = Critics(bundle, sessions)
         self.networks = DiffusionNetworks.from_bundle(bundle, sessions)
-        self._plain: OrderedDict[str, FloatArray] = OrderedDict()
+        self._plain: Remembered[FloatArray] = Remembered(REMEMBERED)
 
     def graphs(self, recipe: Recipe) -> tuple[str, ...]:
         """What the recipe's source needs of the bundle."""
@@ -151,9 +151,9 @@ class DiffusionEngine:
             if outcome.reconstruction is not None:
                 found[row] = outcome.reconstruction
                 if start.picture is None:
-                    self._remember(key, outcome.reconstruction)
-            elif key in self._plain:
-                found[row] = self._plain[key]
+                    self._plain.put(key, outcome.reconstruction)
+            elif (plain := self._plain.get(key)) is not None:
+                found[row] = plain
             else:
                 missing.setdefault(key, []).append(row)
         if missing:
@@ -162,15 +162,9 @@ class DiffusionEngine:
             with timer.stage("plain picture"):
                 images = self.generate(prompts, seeds, common, negative=negative, progress=progress)
             for number, (key, rows) in enumerate(missing.items()):
-                self._remember(key, images[number : number + 1])
+                self._plain.put(key, images[number : number + 1])
                 found |= dict.fromkeys(rows, images[number : number + 1])
         return [found[row] for row in range(len(starts))]
-
-    def _remember(self, key: str, image: FloatArray) -> None:
-        self._plain[key] = image
-        self._plain.move_to_end(key)
-        while len(self._plain) > REMEMBERED:
-            self._plain.popitem(last=False)
 
 
 def _common(parameters: SamplingParameters) -> SamplingParameters:

@@ -17,9 +17,7 @@ Outside this file a text is one array all the same, [78,D] in place of [77,D]: i
 then zeros. Sizes are those of the picture that is made, cut nowhere.
 """
 
-import threading
-from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -31,6 +29,7 @@ from limner.runtime.bundle.manifest import DiffusionMeta
 from limner.runtime.diffusion.control import AttentionControl
 from limner.runtime.diffusion.samplers.schedule import SchedulerConfig, bundle_scheduler
 from limner.runtime.errors import BundleError, InputError
+from limner.runtime.storage.remembered import Remembered
 from limner.runtime.text.tokenizer import Tokenizer
 
 __all__ = ["DiffusionNetworks", "Graphs", "Prediction"]
@@ -67,8 +66,7 @@ class DiffusionNetworks:
         self.scheduler = scheduler
         self.unet_rows = 0  # rows that the UNet has worked on, all calls together
         self.tokens = tokenizer.context_length
-        self._texts: OrderedDict[Hashable, FloatArray] = OrderedDict()
-        self._lock = threading.Lock()
+        self._texts: Remembered[FloatArray] = Remembered(REMEMBERED_TEXTS)
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, graphs: Graphs) -> "DiffusionNetworks":
@@ -82,20 +80,16 @@ class DiffusionNetworks:
         InputError naming `field` for a text that the tokenizer does not take; what has no room is not read.
         """
         wanted = list(dict.fromkeys(texts))
-        with self._lock:
-            found = {text: self._texts[text] for text in wanted if text in self._texts}
+        remembered = {text: self._texts.get(text) for text in wanted}
+        found = {text: states for text, states in remembered.items() if states is not None}
         missing = [text for text in wanted if text not in found]
         if missing:
             states = self._encoded(np.concatenate([self._ids(text, field) for text in missing]))
             if self.meta.zero_empty:
                 states[[not text.strip() for text in missing]] = 0.0
             found |= dict(zip(missing, states, strict=True))
-        with self._lock:
-            for text in wanted:
-                self._texts[text] = found[text]
-                self._texts.move_to_end(text)
-            while len(self._texts) > REMEMBERED_TEXTS:
-                self._texts.popitem(last=False)
+        for text in wanted:
+            self._texts.put(text, found[text])
         return np.stack([found[text] for text in texts])
 
     def encode(self, image: FloatArray) -> FloatArray:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from limner.runtime.errors import LimnerError
 from limner.runtime.graphs.driver import Driver, probe_driver
+from limner.runtime.graphs.providers import PLUGIN
 from limner.runtime.graphs.selection import this_machine
-
-PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 from limner.runtime.errors import ProviderError, nearest
 from limner.runtime.graphs.driver import probe_driver
 from limner.runtime.graphs.selection import this_machine
+from limner.runtime.versions import package_version
 
 # Our name -> ONNX Runtime's providers in order of precedence; the first is the one asked for, and only
 # TensorRT may hand nodes that it cannot run to CUDA.
@@ -78,15 +79,8 @@ def available_providers() -> tuple[str, ...]:
 
 def installed_wheels() -> dict[str, str]:
     """Return the installed onnxruntime wheels with their versions; they all share one import path."""
-    versions = {wheel: _version(wheel) for wheel in WHEELS}
+    versions = {wheel: package_version(wheel) for wheel in WHEELS}
     return {wheel: version for wheel, version in versions.items() if version is not None}
-
-
-def _version(wheel: str) -> str | None:
-    try:
-        return importlib.metadata.version(wheel)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def wheel_conflict() -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from limner.runtime.bundle.loading import Bundle
 from limner.runtime.bundle.parts import GraphMeta
 from limner.runtime.errors import InputError, ProviderError
 from limner.runtime.graphs.driver import Driver, probe_driver
+from limner.runtime.versions import package_version
 
 RUNTIMES: dict[Builder, str] = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
 RTX_MAGIC = b"vtrt"  # the first bytes of an engine of TensorRT for RTX; its version follows at byte 24
@@ -33,17 +33,14 @@ class Here:
 def this_machine(driver: Driver | None = None) -> Here:
     """Look at the driver and at the installed packages; TensorRT is not imported."""
     driver = probe_driver() if driver is None else driver
-    found = {name: package_version(module) for name, module in RUNTIMES.items()}
+    found = {name: module_version(module) for name, module in RUNTIMES.items()}
     versions: dict[str, str] = {name: text for name, text in found.items() if text is not None}
     return Here(driver.gpus[0].target if driver.gpus else None, versions, driver.reason)
 
 
-def package_version(module: str) -> str | None:
-    """The version of an installed package, without importing it; None where it is not installed."""
-    try:
-        return version(module) if importlib.util.find_spec(module) is not None else None
-    except PackageNotFoundError:
-        return None
+def module_version(module: str) -> str | None:
+    """The version of an importable package, without importing it; None where there is none."""
+    return package_version(module) if importlib.util.find_spec(module) is not None else None
 
 
 def graph_source(bundle: Bundle, name: str) -> str:

@@ -1,7 +1,5 @@
 """From the source of a recipe to W+: a picture is inverted, a seed is mapped, latents are read."""
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,6 +18,7 @@ from limner.runtime.pictures.images import to_float, to_u8
 from limner.runtime.recipe import Recipe, Source
 from limner.runtime.settings import InversionParameters
 from limner.runtime.storage.files import read_plain, sha256_bytes
+from limner.runtime.storage.remembered import Remembered
 from limner.runtime.stylegan2.inversion import Inversion, invert
 from limner.runtime.stylegan2.networks import Models
 from limner.runtime.timing import Progress
@@ -53,8 +52,7 @@ class Sources:
 
     def __init__(self, models: Models) -> None:
         self.models = models
-        self._inversions: OrderedDict[str, Inversion] = OrderedDict()
-        self._lock = threading.Lock()
+        self._inversions: Remembered[Inversion] = Remembered(REMEMBERED)
 
     def resolve(self, recipe: Recipe, given: NDArray[Any] | None = None, progress: Progress | None = None) -> Start:
         """Return the start of `recipe`; `given` is the array of an image or w_plus source without a path."""
@@ -111,17 +109,12 @@ class Sources:
             check(digest)
         place = None if face is None else face.place
         key = f"{digest} {isinstance(picture, np.ndarray)} {parameters} {place}"
-        with self._lock:
-            found = self._inversions.get(key)
+        found = self._inversions.get(key)
         if found is None:
             found = invert(self.models, to_float(image_u8), parameters, progress)[0]
             found = replace(found, notes=notes, carried=carried)
             found.w_plus.setflags(write=False)
-        with self._lock:
-            self._inversions[key] = found
-            self._inversions.move_to_end(key)
-            while len(self._inversions) > REMEMBERED:
-                self._inversions.popitem(last=False)
+            self._inversions.put(key, found)
         return found, digest
 
     def _image(self, recipe: Recipe, given: NDArray[Any] | None, progress: Progress | None) -> Start:

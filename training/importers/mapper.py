@@ -13,19 +13,19 @@ from typing import Any
 
 from torch import Tensor
 
+from limner.runtime.bundle.mappers import FOLDER, NAME
 from limner.runtime.errors import InputError
 from limner.training.importers import stylegan2
 from limner.training.importers.encoder import plain_options
 from limner.training.importers.files.opening import Foreign
 from limner.training.importers.files.pickles import Refused
-from limner.training.importers.sets import MAPPERS, generator_layers, refuse_other_generator, set_generator
+from limner.training.importers.sets import generator_layers, refuse_other_generator, set_generator
 from limner.training.importers.states import Imported, Options, as_tensors, below, flat, shape
 from limner.training.models.mapper import LEVELS, NAMES, MapperConfig, generator_digest
 from limner.training.models.stylegan2 import StyleGAN2Config
 
 WHAT = "StyleCLIP mapper .pt"
 LONGEST_PROMPT = 200  # characters
-LABEL = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
 
 
 def recognises(foreign: Foreign) -> bool:
@@ -62,7 +62,7 @@ def convert(foreign: Foreign, options: Options) -> Imported:
     facts = {"kind": config.kind, "layers of w_plus": config.num_ws, "text": config.prompt}
     notes = () if decoder else ("The file does not say which generator it was trained on.",)
     title = f"Latent mapper: {config.prompt}"
-    return Imported("mapper", f"{MAPPERS}/{label}", config, tensors, title, facts, notes, unknown=unknown)
+    return Imported("mapper", f"{FOLDER}/{label}", config, tensors, title, facts, notes, unknown=unknown)
 
 
 def prompt_of(given: Mapping[str, Any], label: str) -> str:
@@ -75,7 +75,7 @@ def prompt_of(given: Mapping[str, Any], label: str) -> str:
 def label_of(foreign: Foreign, options: Options) -> str:
     """The mapper's name: as given, or the file's in lower case."""
     label = options.name or re.sub(r"[^a-z0-9]+", "-", foreign.path.stem.lower()).strip("-")
-    if not LABEL.fullmatch(label):
+    if not NAME.fullmatch(label):
         raise InputError("name", repr(label), "lower-case letters, digits and single dashes", "--name NAME")
     return label
 

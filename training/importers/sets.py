@@ -21,7 +21,6 @@ from limner.training.importers.states import Imported, same_weights
 from limner.training.models.store import build_on_meta, read_config, read_tensors, save_model
 from limner.training.models.stylegan2 import Generator, LayerSpec, StyleGAN2Config
 
-MAPPERS = "edits/mappers"  # one folder each, as export.networks reads them
 RELEVANCE = "relevance.safetensors"
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from limner.runtime.bundle.mappers import NAME
 from limner.runtime.errors import InputError, nearest
 from limner.training.avatars.tokens import CaptionTokenizer
 from limner.training.families.mapper.figures import save_mapper
@@ -26,7 +27,6 @@ from limner.training.models.mapper import Kind, LatentMapper, MapperConfig, buil
 from limner.training.models.store import load_model
 from limner.training.models.stylegan2 import Generator
 
-NAME = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
 Level = Literal["coarse", "medium", "fine"]
 
 
