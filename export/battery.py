@@ -203,7 +203,7 @@ def latent_optimization(models: Models, parameters: LatentOptimizationParameters
         images = []
         for rows in np.array_split(w_plus, max(1, math.ceil(len(w_plus) / batch))):
             found = walk(models, rows, [prompt] * len(rows), chosen, Timer())
-            images.append(render_latents(models, np.stack([one.w_plus for one in found]), chosen))
+            images.append(render_latents(models, np.stack([one.latents for one in found]), chosen))
         return np.concatenate(images)
 
     return run

@@ -17,7 +17,7 @@ class Trajectory:
     """
 
     steps: tuple[int, ...]  # how many updates each point has behind it, rising, the first 0
-    w_plus: NDArray[np.float32]  # [T,L,D]; style channels [T,S] of a descent in S
+    latents: NDArray[np.float32]  # [T,L,D] w_plus; [T,S] style channels of a descent in S
     losses: tuple[dict[str, float], ...] = ()  # loss terms at each point but the result, T-1 of them
     images: tuple[NDArray[np.uint8] | None, ...] = ()  # T of them, or none at all
 
@@ -30,25 +30,25 @@ class Trajectory:
         """
         if len(self.steps) < 2:
             return 0, 0.0
-        hops = np.linalg.norm(np.diff(self.w_plus.astype(np.float64), axis=0).reshape(len(self.steps) - 1, -1), axis=1)
+        hops = np.linalg.norm(np.diff(self.latents.astype(np.float64), axis=0).reshape(len(self.steps) - 1, -1), axis=1)
         lengths = np.concatenate([[0.0], np.cumsum(hops)])
         goal = min(max(strength, 0.0), 1.0) * lengths[-1]
         i = min(max(int(np.searchsorted(lengths, goal, side="right")) - 1, 0), len(hops) - 1)
         return i, float((goal - lengths[i]) / hops[i]) if hops[i] > 0.0 else 0.0
 
     def at(self, strength: float) -> NDArray[np.float32]:
-        """Return w_plus [1,L,D] at `strength`: 0 the source, 1 the result, between them along the path.
+        """Return the latents [1,L,D] or [1,S] at `strength`: 0 the source, 1 the result, between them along the path.
 
         Above 1 the straight line from source to result goes on.
         """
-        first, last = self.w_plus[0], self.w_plus[-1]
+        first, last = self.latents[0], self.latents[-1]
         if strength >= 1.0:
             beyond = last if strength == 1.0 else last + np.float32(strength - 1.0) * (last - first)
             return np.ascontiguousarray(beyond[None])
         i, part = self.position(strength)
         if part == 0.0:
-            return np.ascontiguousarray(self.w_plus[i][None])
-        point = self.w_plus[i] + np.float32(part) * (self.w_plus[i + 1] - self.w_plus[i])
+            return np.ascontiguousarray(self.latents[i][None])
+        point = self.latents[i] + np.float32(part) * (self.latents[i + 1] - self.latents[i])
         return np.ascontiguousarray(point[None])
 
     def seen(self, strength: float) -> NDArray[np.uint8] | None:

@@ -32,8 +32,8 @@ class GradientGraph(Protocol):
     def __call__(
         self,
         *,
-        w_plus: FloatArray,
-        w_plus_source: FloatArray,
+        latents: FloatArray,
+        source: FloatArray,
         text_features: FloatArray,
         identity_source: FloatArray,
         target_image: FloatArray,
@@ -92,7 +92,7 @@ class Stopping:
 class Targets:
     """What the loss compares with, one row a picture; shapes as in `Models.latent_gradient`."""
 
-    w_plus_source: FloatArray  # [N,L,D], or [N,S] in S
+    source: FloatArray  # [N,L,D], or [N,S] in S
     text_features: FloatArray  # [N,C]
     identity_source: FloatArray  # [N,I]
     target_image: FloatArray  # [N,3,H,W]
@@ -106,7 +106,7 @@ class Targets:
 class Descent:
     """One picture's result: where it ended, after how many steps, the losses last seen, and the way there."""
 
-    w_plus: FloatArray  # [L,D], or style channels [S] in S
+    latents: FloatArray  # [L,D] w_plus, or [S] style channels in S
     steps: int
     stopped_early: bool
     losses: dict[str, float]
@@ -147,7 +147,7 @@ def descend(
         only = [*LOSSES, "gradient", "image"] if keep and keep_every > 0 else [*LOSSES, "gradient"]
         try:
             found = gradient_graph(
-                w_plus=state.w_plus[rows], **targets.rows(rows), loss_weights=graph_weights, only=only
+                latents=state.latents[rows], **targets.rows(rows), loss_weights=graph_weights, only=only
             )
         except GraphError as reason:
             advice = "lower parameters.learning_rate or the loss weights"
@@ -165,7 +165,7 @@ def descend(
         else:
             moved = adam.step(v, gradient, schedule.rate(step)).astype(np.float32)
         v = np.where(_wide(state.active, v), moved, v)
-        state.w_plus = np.where(_wide(state.active, state.w_plus), space.point(state.start, v), state.w_plus)
+        state.latents = np.where(_wide(state.active, state.latents), space.point(state.start, v), state.latents)
         if progress is not None:
             progress(step + 1, schedule.steps, {name: float(found[name].mean()) for name in LOSSES})
     return state.results()
@@ -182,11 +182,11 @@ class _State:
     def __init__(self, start: FloatArray, schedule: Schedule, stopping: Stopping, keep_every: int) -> None:
         count = len(start)
         self.start: FloatArray = start.astype(np.float32)
-        self.w_plus: FloatArray = self.start.copy()
+        self.latents: FloatArray = self.start.copy()
         self.active = np.ones(count, dtype=bool)
         self.schedule = schedule
         self.stopping = stopping
-        self.best = self.w_plus.copy()
+        self.best = self.latents.copy()
         self.best_loss = np.full(count, np.inf)
         self.best_step = np.zeros(count, dtype=int)
         self.mark_loss = np.full(count, np.inf)  # the loss that has to be beaten by min_improvement
@@ -207,10 +207,10 @@ class _State:
             self.last_losses[row] = losses
             if keep:
                 image = to_u8(found["image"][place : place + 1])[0] if "image" in found else None
-                self.kept[row].append((step, self.w_plus[row].copy(), losses, image))
+                self.kept[row].append((step, self.latents[row].copy(), losses, image))
             if total[place] < self.best_loss[row]:
                 self.best_loss[row], self.best_step[row] = total[place], step
-                self.best[row], self.best_losses[row] = self.w_plus[row], losses
+                self.best[row], self.best_losses[row] = self.latents[row], losses
             if not settled or total[place] < self.mark_loss[row] - self.stopping.min_improvement:
                 self.mark_loss[row], self.mark_step[row] = min(total[place], self.mark_loss[row]), step
             elif 0 < self.stopping.patience <= step - self.mark_step[row]:
@@ -222,11 +222,11 @@ class _State:
         for row, moving in enumerate(self.active):
             last = moving and not self.stopping.best
             end_step = self.schedule.steps if last else int(self.best_step[row])
-            end = self.w_plus[row] if last else self.best[row]
+            end = self.latents[row] if last else self.best[row]
             kept = [point for point in self.kept[row] if point[0] < end_step]
             trajectory = Trajectory(
                 steps=(*(point[0] for point in kept), end_step),
-                w_plus=np.stack([*(point[1] for point in kept), end]),
+                latents=np.stack([*(point[1] for point in kept), end]),
                 losses=tuple(point[2] for point in kept),
                 images=(*(point[3] for point in kept), None),
             )

@@ -119,7 +119,7 @@ def _refine(
     progress: Progress | None,
 ) -> tuple[FloatArray, list[int]]:
     targets = Targets(
-        w_plus_source=start,
+        source=start,
         text_features=models.clip_image(image),
         identity_source=models.identity(image),
         target_image=image,
@@ -139,4 +139,4 @@ def _refine(
         stopping=Stopping(parameters.patience, best=True),
         progress=progress,
     )
-    return np.stack([one.w_plus for one in found]), [one.steps for one in found]
+    return np.stack([one.latents for one in found]), [one.steps for one in found]

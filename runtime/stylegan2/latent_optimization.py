@@ -69,7 +69,7 @@ def layer_mask(layers: Sequence[str], num_ws: int) -> NDArray[np.bool_]:
 
 def optimise(
     gradient_graph: GradientGraph,
-    w_plus: FloatArray,  # [N,L,D] the sources; style channels [N,S] in S
+    latents: FloatArray,  # [N,L,D] the sources; style channels [N,S] in S
     text_features: FloatArray,  # [N,C] unit, one goal a picture
     identity_source: FloatArray,  # [N,I] unit, of the sources' pictures
     image_source: FloatArray,  # [N,3,H,W]; its pixels count nothing here, but the graph takes them
@@ -80,12 +80,12 @@ def optimise(
     free: NDArray[np.bool_] | None = None,
 ) -> list[Descent]:
     """Edit N pictures at once, each towards its own goal; one result a row, the same as if it ran alone."""
-    targets = Targets(w_plus, text_features, identity_source, image_source)
+    targets = Targets(latents, text_features, identity_source, image_source)
     if space is None:
-        space = Latents(layer_mask(parameters.layers, w_plus.shape[1]), parameters.space == "w")
+        space = Latents(layer_mask(parameters.layers, latents.shape[1]), parameters.space == "w")
     return descend(
         gradient_graph,
-        w_plus,
+        latents,
         targets,
         loss_weights(parameters),
         schedule(parameters),

@@ -49,8 +49,8 @@ class Models(Critics):
     def latent_gradient(
         self,
         *,
-        w_plus: FloatArray,  # [N,L,D] where the gradient is taken
-        w_plus_source: FloatArray,  # [N,L,D] what the L2 term pulls towards
+        latents: FloatArray,  # [N,L,D] where the gradient is taken
+        source: FloatArray,  # [N,L,D] what the L2 term pulls towards
         text_features: FloatArray,  # [N,C] unit
         identity_source: FloatArray,  # [N,I] unit
         target_image: FloatArray,  # [N,3,H,W] of the pixel term
@@ -61,8 +61,8 @@ class Models(Critics):
         return self.sessions.run(
             "latent_gradient",
             only=only,
-            w_plus=w_plus,
-            w_plus_source=w_plus_source,
+            w_plus=latents,
+            w_plus_source=source,
             text_features=text_features,
             identity_source=identity_source,
             target_image=target_image,
@@ -72,11 +72,11 @@ class Models(Critics):
     def style_gradient(
         self,
         *,
-        w_plus: FloatArray,  # style channels [N,S], as are the sources; the rest as in `latent_gradient`
-        w_plus_source: FloatArray,
+        latents: FloatArray,  # style channels [N,S], as is the source; the rest as in `latent_gradient`
+        source: FloatArray,
         only: Sequence[str] | None = None,
         **targets: FloatArray,
     ) -> dict[str, FloatArray]:
         """`latent_gradient` in S: a descent names its latents alike in every space."""
-        latents = {"style_channels": w_plus, "style_channels_source": w_plus_source}
-        return self.sessions.run("style_gradient", only=only, **latents, **targets)
+        both = {"style_channels": latents, "style_channels_source": source}
+        return self.sessions.run("style_gradient", only=only, **both, **targets)

@@ -93,13 +93,14 @@ def runtime_step(
     models: Models, inputs: Sequence[torch.Tensor], rate: float = 0.01
 ) -> Callable[[], NDArray[np.float32]]:
     """The same step in the runtime."""
-    feed = {name: tensor.numpy() for name, tensor in zip(INPUTS, inputs, strict=True)}
+    names = {"w_plus": "latents", "w_plus_source": "source"}
+    feed = {names.get(name, name): tensor.numpy() for name, tensor in zip(INPUTS, inputs, strict=True)}
     adam = Adam(AdamConfig(learning_rate=rate))
 
     def step() -> NDArray[np.float32]:
         found = models.latent_gradient(**feed, only=[*LOSSES, "gradient"])
-        feed["w_plus"] = adam.step(feed["w_plus"], found["gradient"]).astype(np.float32)
-        return feed["w_plus"]
+        feed["latents"] = adam.step(feed["latents"], found["gradient"]).astype(np.float32)
+        return feed["latents"]
 
     return step
 

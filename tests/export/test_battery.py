@@ -22,7 +22,7 @@ def walked(monkeypatch: pytest.MonkeyPatch) -> list[LatentOptimizationParameters
 
     def walk(models: Any, rows: Any, prompts: Any, parameters: LatentOptimizationParameters, timer: Any) -> list[Any]:
         seen.append(parameters)
-        return [SimpleNamespace(w_plus=row) for row in rows]
+        return [SimpleNamespace(latents=row) for row in rows]
 
     monkeypatch.setattr(battery, "walk", walk)
     monkeypatch.setattr(battery, "render_latents", lambda models, w_plus, parameters: w_plus)

@@ -77,8 +77,8 @@ def test_the_toy_graph_is_its_reference(toy: Toy, editor: Editor) -> None:
     k = np.array([1.0, 0.02, 0.3, 0.7], np.float32)
     moved = w_plus + np.float32(0.1)
     found = models_of(editor).latent_gradient(
-        w_plus=moved,
-        w_plus_source=w_plus,
+        latents=moved,
+        source=w_plus,
         text_features=text,
         identity_source=identity,
         target_image=image,
@@ -98,7 +98,7 @@ def test_against_the_float64_walk(toy: Toy, editor: Editor) -> None:
     for row, found in enumerate(optimise(models_of(editor).latent_gradient, *arrays, parameters)):
         assert found.trajectory.steps == tuple(range(41))
         assert not found.stopped_early
-        off = np.abs(found.trajectory.w_plus - walk[:, row]).max()
+        off = np.abs(found.trajectory.latents - walk[:, row]).max()
         assert off < 2e-3 * np.abs(walk[-1, row] - walk[0, row]).max()  # Adam divides rounding by small roots
         assert found.losses["loss_clip"] < found.trajectory.losses[0]["loss_clip"]
 
@@ -111,7 +111,7 @@ def test_each_row_is_the_same_as_alone(editor: Editor) -> None:
     for row, found in enumerate(together):
         alone = optimise(models_of(editor).latent_gradient, *(array[row : row + 1] for array in arrays), parameters)[0]
         assert found.steps == alone.steps
-        np.testing.assert_allclose(found.w_plus, alone.w_plus, atol=1e-4)
+        np.testing.assert_allclose(found.latents, alone.latents, atol=1e-4)
 
 
 def bowl(calls: list[int]) -> Any:
@@ -150,10 +150,10 @@ def test_early_stop_gives_the_best_point_and_saves_the_work() -> None:
     )
     assert found[0].stopped_early
     assert found[0].steps == 0
-    np.testing.assert_array_equal(found[0].w_plus, start[0])
+    np.testing.assert_array_equal(found[0].latents, start[0])
     assert found[1].stopped_early
     assert 0 < found[1].steps < 200
-    assert np.abs(found[1].w_plus - 1).max() < 0.05
+    assert np.abs(found[1].latents - 1).max() < 0.05
     assert found[1].trajectory.steps[-1] == found[1].steps
     assert calls[0] == 2
     assert calls[-1] == 1
@@ -190,7 +190,7 @@ def test_layers_that_are_not_named_do_not_move(editor: Editor) -> None:
     arrays = inputs(editor, 1)
     parameters = LatentOptimizationParameters(steps=10, layers=("medium",))
     found = optimise(models_of(editor).latent_gradient, *arrays, parameters)[0]
-    moved = np.abs(found.w_plus - arrays[0][0]).max(axis=1) > 0
+    moved = np.abs(found.latents - arrays[0][0]).max(axis=1) > 0
     assert moved.tolist() == [False] * 4 + [True] * 2
     assert layer_mask(["coarse", "fine"], 18).tolist() == [True] * 4 + [False] * 4 + [True] * 10
     with pytest.raises(InputError) as caught:
@@ -202,7 +202,7 @@ def test_space_w_moves_all_layers_alike(editor: Editor) -> None:
     arrays = inputs(editor, 2)
     parameters = LatentOptimizationParameters(steps=6, space="w")
     for row, found in enumerate(optimise(models_of(editor).latent_gradient, *arrays, parameters)):
-        moved = found.w_plus - arrays[0][row]
+        moved = found.latents - arrays[0][row]
         assert np.abs(moved).max() > 0
         assert np.abs(moved - moved[:1]).max() < 1e-6  # float32 sums
 
@@ -235,7 +235,7 @@ def recipe(**changes: Any) -> Recipe:
 def test_the_slider_costs_one_synthesis_or_none(editor: Editor, monkeypatch: pytest.MonkeyPatch) -> None:
     edit = editor.edit(recipe())
     assert edit.trajectory is not None
-    assert edit.trajectory.w_plus.shape == (6, NUM_WS, W_DIM)
+    assert edit.trajectory.latents.shape == (6, NUM_WS, W_DIM)
     assert FLAT == NUM_WS * W_DIM
     runs: list[str] = []
     run = models_of(editor).sessions.run

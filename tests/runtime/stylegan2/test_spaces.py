@@ -100,7 +100,7 @@ def test_a_descent_in_p_n_against_float64(toy: Toy, editor: Editor) -> None:
         v = v - Schedule(10, 0.05).rate(i) * step
     p = p0 + v @ basis.astype(np.float64)
     expected = np.where(p >= 0, p, p / 5)
-    assert np.abs(found.w_plus - expected[0]).max() < 2e-3 * np.abs(expected - w0).max()
+    assert np.abs(found.latents - expected[0]).max() < 2e-3 * np.abs(expected - w0).max()
 
 
 def test_one_moment_a_row_keeps_the_gradients_direction() -> None:
@@ -120,7 +120,7 @@ def test_every_space_moves_towards_the_text_and_replays(editor: Editor, space: S
     edit = editor.edit(recipe(space, l2_weight=0.001))
     assert edit.scores["clip_after"] > edit.scores["clip_before"]
     assert edit.trajectory is not None
-    first, last = edit.trajectory.w_plus[0], edit.trajectory.w_plus[-1]
+    first, last = edit.trajectory.latents[0], edit.trajectory.latents[-1]
     if space == "s":
         assert last.shape == (STYLES,)
         assert not (last - first)[~EDITABLE].any()  # to-RGB stays

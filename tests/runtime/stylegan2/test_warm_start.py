@@ -92,10 +92,10 @@ def test_a_guided_walk_against_float64(toy: Toy, editor: Editor) -> None:
             m, u = 0.9 * m + 0.1 * g, 0.999 * u + 0.001 * g**2
             rate = schedule(parameters).rate(i)
             v = v - rate * (m / (1 - 0.9**i)) / (np.sqrt(u / (1 - 0.999**i)) + 1e-8)
-        moved = (found[row].w_plus - s0[row]).astype(np.float64)
+        moved = (found[row].latents - s0[row]).astype(np.float64)
         np.testing.assert_allclose(moved, v * sigma, atol=2e-3 * np.abs(v * sigma).max())  # Adam on small gradients
         assert not moved[~free].any()
-        np.testing.assert_allclose(found[row].trajectory.w_plus[0], s0[row], atol=1e-6)  # it starts at the source
+        np.testing.assert_allclose(found[row].trajectory.latents[0], s0[row], atol=1e-6)  # it starts at the source
         assert found[row].trajectory.steps == (0, 4, 8, STEPS)
 
 
