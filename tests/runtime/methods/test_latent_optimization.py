@@ -117,14 +117,14 @@ def test_each_row_is_the_same_as_alone(editor: Editor) -> None:
 def bowl(calls: list[int]) -> Any:
     """A quadratic loss around 1 without a bundle: loss_l2 = sum (w - 1)^2, whose gradient is 2 (w - 1)."""
 
-    def graph(*, w_plus: Any, only: Sequence[str] | None = None, **_: Any) -> dict[str, Any]:
-        calls.append(len(w_plus))
-        zeros = np.zeros(len(w_plus), np.float32)
+    def graph(*, latents: Any, only: Sequence[str] | None = None, **_: Any) -> dict[str, Any]:
+        calls.append(len(latents))
+        zeros = np.zeros(len(latents), np.float32)
         losses = {"loss_clip": zeros, "loss_identity": zeros, "loss_pixel": zeros}
         return losses | {
-            "loss_l2": ((w_plus - 1) ** 2).sum((1, 2)),
-            "gradient": 2 * (w_plus - 1),
-            "image": np.zeros((len(w_plus), 3, 4, 4), np.float32),
+            "loss_l2": ((latents - 1) ** 2).sum((1, 2)),
+            "gradient": 2 * (latents - 1),
+            "image": np.zeros((len(latents), 3, 4, 4), np.float32),
         }
 
     return graph
