@@ -140,6 +140,19 @@ test-fuzz: $(FULL) ## Feed the parsers TIMES=100 times as many random inputs as 
 full-scale: $(FULL) ## Published files of real size, random inside, to edits at 1024 px; may take 14 GB
 	$(BIN)/python -m pytest -q -s tests/test_full_scale.py -k full $(ARGS)
 
+.PHONY: docs
+docs: $(FULL) typings ## Build the documentation into out/docs, warnings as errors; needs no network
+	$(BIN)/python docs/reference.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file .mkdocs.yml
+
+.PHONY: docs-write
+docs-write: $(FULL) ## Write the generated pages of docs/reference anew
+	$(BIN)/python docs/reference.py
+
+.PHONY: docs-pictures
+docs-pictures: $(FULL) ## Make the documentation's pictures anew, by the present code and bundles
+	sh docs/pictures/make.sh $(BIN)/limner
+
 .PHONY: check
 check: lint types wheel ## Format, lint, types, import directions and a smoke test of the wheel
 
@@ -187,5 +200,5 @@ $(RUNTIME): pyproject.toml $(wildcard $(PINS)/runtime.txt) | $(BIN)/python
 	@touch $@
 
 $(FULL): pyproject.toml $(wildcard $(PINS)/train.txt) | $(BIN)/python
-	$(INSTALL) --editable '.[cpu,train,export,tensorrt-rtx,dev]' $(patsubst %,--constraint %,$(wildcard $(PINS)/train.txt))
+	$(INSTALL) --editable '.[cpu,train,export,tensorrt-rtx,docs,dev]' $(patsubst %,--constraint %,$(wildcard $(PINS)/train.txt))
 	@touch $(RUNTIME) $@

@@ -12,7 +12,10 @@ from pathlib import Path
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 TORCH = "torch==2.13.0"  # builds with and without CUDA carry this version
-SETS = {"runtime.txt": (("cpu",), ()), "train.txt": (("cpu", "train", "export", "tensorrt-rtx", "dev"), (TORCH,))}
+SETS = {
+    "runtime.txt": (("cpu",), ()),
+    "train.txt": (("cpu", "train", "export", "tensorrt-rtx", "docs", "dev"), (TORCH,)),
+}
 OF_CUDA = ("nvidia-", "triton", "cuda-")  # come with torch's own build for CUDA, which pins them itself
 HERE = Path(__file__).parent
 

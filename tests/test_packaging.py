@@ -313,6 +313,14 @@ def test_the_commands_of_make_parse(target: str) -> None:
         parse(shlex.split(line.replace("$kind", "fp16")))
 
 
+def test_the_root_holds_the_door_alone() -> None:
+    """What a visitor sees first: figures, documentation and code have folders of their own."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
+    files = {name for name in tracked if "/" not in name and not name.startswith(".")}
+    if files:  # not in a copy without its history
+        assert files == {"CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "pyproject.toml"}
+
+
 def test_readme_opens_with_a_picture_and_the_two_commands() -> None:
     text = (ROOT / "README.md").read_text()
     assert text.index("![") < text.index("make demo") < text.index("make test") < 2000

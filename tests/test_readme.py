@@ -1,4 +1,4 @@
-"""The `limner` lines of the README, run as they are written, in their order; each picture they make is judged.
+"""The `limner` lines of README and documentation, run as they are written, in this order; each picture is judged.
 
 What trains, exports or imports runs at its own tests; here it is only checked that it does not run unseen.
 """
@@ -33,15 +33,40 @@ def find(image_u8):
 """
 
 
-def readme_lines() -> list[str]:
-    blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+FIRST = ("README.md", "docs/use.md", "docs/faces.md", "docs/methods/sega.md", "docs/methods/prompt-to-prompt.md")
+
+
+def pages() -> list[Path]:
+    """Every page that a person reads, those whose lines build on each other first."""
+    first = [ROOT / name for name in FIRST]
+    others = [
+        path for path in sorted((ROOT / "docs").rglob("*.md")) if path not in first and path.parent.name != "reference"
+    ]
+    return [*first, *others]
+
+
+def all_lines() -> list[str]:
+    """The `limner` lines of all pages, each once."""
+    text = "\n".join(path.read_text() for path in pages())
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)
     lines = [line.strip() for block in blocks for line in block.replace("\\\n", "").splitlines()]
-    found = [line.split("  #")[0].strip() for line in lines if line.startswith("limner ")]
-    return [line for line in found if not line.removeprefix("limner ").startswith(ELSEWHERE)]
+    return list(dict.fromkeys(line.split("  #")[0].strip() for line in lines if line.startswith("limner ")))
+
+
+def readme_lines() -> list[str]:
+    return [line for line in all_lines() if not line.removeprefix("limner ").startswith(ELSEWHERE)]
 
 
 # line -> (picture, what the judge sees in it); a line that makes no edit is compared in `CHECKS`
 JUDGED: dict[str, list[tuple[str, dict[str, str]]]] = {
+    "limner edit portrait.png --mapper glasses -o": [("glasses.png", {"eyewear": "glasses"})],
+    'limner edit portrait.png "a bald person" -m': [("bald.png", {"hair": "bald"})],
+    'limner edit seed:5 --source-prompt "a person with short black hair and no beard in a red hoodie"   --prompt '
+    '"a person with short black hair and a beard in a red hoodie" --blend beard -o': [
+        ("swapped.png", {"facial_hair": "beard", "hair_color": "black"})
+    ],
+    'limner edit seed:7 --source-prompt "a person with pale skin, short red hair and a beard"   --concept +glasses '
+    "--concept -beard -o": [("steered.png", {"eyewear": "glasses", "hair_color": "red"})],
     'limner edit portrait.png "a person with a beard" -o': [("bearded.png", {"facial_hair": "beard"})],
     "limner edit portraits/": [(f"edited/{name}.png", {"eyewear": "glasses"}) for name in ("one", "two", "three")],
     'limner edit portrait.png "a person with glasses" "a person with a beard"': [
@@ -163,13 +188,9 @@ def test_the_line_runs_as_written_and_its_picture_is_good(
 
 
 def test_every_line_is_run_here_or_has_a_test_of_its_own() -> None:
-    text = (ROOT / "README.md").read_text()
-    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)
-    count = sum(line.startswith("limner ") for block in blocks for line in block.splitlines())
-    others = sum(
-        line.removeprefix("limner ").startswith(ELSEWHERE)
-        for block in blocks
-        for line in block.splitlines()
-        if line.startswith("limner ")
-    )
-    assert len(readme_lines()) + others == count and len(readme_lines()) >= 22
+    others = [line for line in all_lines() if line.removeprefix("limner ").startswith(ELSEWHERE)]
+    assert len(readme_lines()) + len(others) == len(all_lines()) and len(readme_lines()) >= 27
+
+
+def test_the_readme_is_a_door() -> None:
+    assert len((ROOT / "README.md").read_bytes()) < 8000
