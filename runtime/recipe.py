@@ -33,7 +33,17 @@ from limner.runtime.schema import (
 )
 from limner.runtime.settings import Settings, options_of, typed
 
-__all__ = ["PromptEdit", "Recipe", "Source", "check_text"]
+__all__ = [
+    "MAX_CHARACTERS",
+    "MAX_SEED",
+    "RECIPE_VERSION",
+    "STRENGTH_LIMIT",
+    "TRUNCATION",
+    "PromptEdit",
+    "Recipe",
+    "Source",
+    "check_text",
+]
 
 RECIPE_VERSION = 2
 MAX_WORDS = 120  # a CLIP text holds 77 tokens; the tokenizer counts them and names what falls off

@@ -15,10 +15,14 @@ from limner.runtime.errors import InputError, nearest
 from limner.runtime.schema import SAID, ErrorType, Remembering, from_dict, require_int, require_number, said
 
 __all__ = [
+    "HELP",
+    "HIGH",
+    "LOW",
     "SAMPLERS",
     "TAKES_ETA",
     "DiffusionInversionParameters",
     "InversionParameters",
+    "NoOptions",
     "SamplerName",
     "SamplingParameters",
     "Settings",
@@ -29,6 +33,7 @@ __all__ = [
     "said",
     "setting",
     "typed",
+    "without",
 ]
 
 S = TypeVar("S", bound="Settings")

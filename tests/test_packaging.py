@@ -229,6 +229,29 @@ def test_no_circle() -> None:
         walk(module, ())
 
 
+def test_what_a_module_says_it_has_is_what_others_take() -> None:
+    """`__all__` names what is there, and everything that another module imports."""
+    import importlib
+
+    known = modules("runtime", "export", "training")
+    taken: dict[str, set[str]] = {}
+    for path in known.values():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module in known:
+                taken.setdefault(node.module, set()).update(alias.name for alias in node.names)
+    for name, path in known.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        if not any(isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__" for node in tree.body):
+            continue
+        module = importlib.import_module(name)
+        listed = set(module.__all__)
+        assert len(listed) == len(module.__all__)
+        assert all(hasattr(module, one) for one in listed), name
+        here = {one for one in taken.get(name, ()) if f"{name}.{one}" not in known}
+        hidden = {one for one in here - listed if callable(getattr(module, one)) or one.isupper()}
+        assert not hidden, f"{path} has no {', '.join(sorted(hidden))} in __all__"
+
+
 def test_the_runtime_names_nothing_heavy() -> None:
     for path in (ROOT / "runtime").rglob("*.py"):
         found = {name.split(".")[0] for name in imports(path)} & NOT_IN_RUNTIME

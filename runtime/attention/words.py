@@ -19,7 +19,7 @@ from limner.runtime.errors import InputError, nearest
 from limner.runtime.grammar import not_understood, split_colon
 from limner.runtime.text.tokenizer import Tokenizer, clean
 
-__all__ = ["Prompt", "Word", "find_word", "read_prompt", "word_tokens"]
+__all__ = ["Prompt", "Word", "find_word", "pair_tokens", "read_prompt", "word_tokens"]
 
 OCCURRENCE = re.compile(r"(.+)#([1-9][0-9]{0,5})")
 POSSESSIVE = re.compile(r"['\u2019]s(?!\w)", re.IGNORECASE)

@@ -19,6 +19,7 @@ __all__ = [
     "choose_method",
     "make_recipe",
     "make_source",
+    "parse_settings",
     "plan",
     "require_use",
     "source_beside",

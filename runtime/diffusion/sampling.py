@@ -18,14 +18,7 @@ from limner.runtime.errors import GraphError, InputError, NonFiniteError
 from limner.runtime.settings import SamplingParameters
 from limner.runtime.timing import Progress
 
-__all__ = [
-    "Draws",
-    "denoise",
-    "generate",
-    "guided",
-    "new_sampler",
-    "plain_estimate",
-]
+__all__ = ["Draws", "Estimate", "checked_output", "denoise", "generate", "guided", "new_sampler", "plain_estimate"]
 
 FloatArray = NDArray[np.float32]
 Estimate = Callable[[FloatArray, float, int], FloatArray]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from limner.runtime.errors import InputError
 from limner.runtime.schema import read_json
 
-__all__ = ["KeyPoints", "Points", "check_landmarks", "choose_face", "key_points", "read_landmarks"]
+__all__ = ["KeyPoints", "Points", "check_landmarks", "choose_face", "key_points", "read_landmarks", "shown_point"]
 
 Points = tuple[tuple[float, ...], ...]  # pairs
 

@@ -10,7 +10,7 @@ from limner.runtime.recipe import PromptEdit, Recipe, check_text
 from limner.runtime.schema import require_number
 from limner.runtime.settings import Settings, setting
 
-__all__ = ["MAX_ALPHA", "DirectionOptions", "GlobalDirectionsParameters", "check_neutral", "method"]
+__all__ = ["MAX_ALPHA", "NEUTRAL", "DirectionOptions", "GlobalDirectionsParameters", "check_neutral", "method"]
 
 MAX_ALPHA = 30.0
 NEUTRAL = "what the text is compared with; derived from it if not said"

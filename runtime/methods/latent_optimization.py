@@ -10,7 +10,16 @@ from limner.runtime.recipe import PromptEdit, Recipe
 from limner.runtime.schema import require_number, said
 from limner.runtime.settings import Settings, setting
 
-__all__ = ["NAME", "LatentOptimizationParameters", "LayerGroup", "Moments", "SpaceName", "method", "refuse_neutral"]
+__all__ = [
+    "NAME",
+    "LatentOptimizationParameters",
+    "LayerGroup",
+    "Moments",
+    "OptimizationOptions",
+    "SpaceName",
+    "method",
+    "refuse_neutral",
+]
 
 NAME = "latent-optimization"
 MAX_STRENGTH = 2.0

@@ -26,6 +26,7 @@ from limner.runtime.settings import (
 __all__ = [
     "Family",
     "Method",
+    "Texts",
     "Use",
     "find_method",
     "loaded",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from limner.runtime.errors import InputError
 from limner.runtime.storage.files import shown_size
 
-__all__ = ["NOTHING", "Carried", "PngColour", "read_carried"]
+__all__ = ["NOTHING", "XMP_KEYWORD", "XMP_OF_JPEG", "Carried", "PngColour", "read_carried"]
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 MAX_UNPACKED = 64_000_000  # of all texts and profiles of a file

@@ -170,7 +170,9 @@ def _open(data: bytes, path: Path, field: str) -> tuple[Image.Image, Carried]:
     """Read the header alone and refuse what is not allowed; pixels are decoded later."""
     carried = read_carried(data, field, path.name)
     try:
-        image = Image.open(io.BytesIO(carried.pixels), formats=readable_formats())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # our own limits are stricter than Pillow's warnings
+            image = Image.open(io.BytesIO(carried.pixels), formats=readable_formats())
     except Image.DecompressionBombError as reason:
         raise _too_large(field, path, "over 178") from reason
     except DECODE_ERRORS as reason:

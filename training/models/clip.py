@@ -192,4 +192,14 @@ class ClipTextTower(nn.Module):
         return torch.gather(x, 1, place.view(-1, 1, 1).expand(-1, 1, x.shape[-1]))[:, 0]
 
 
-__all__ = ["MEAN", "STD", "ClipImageTower", "ClipPixels", "ClipTextTower", "build_clip", "clip_config", "unit"]
+__all__ = [
+    "MEAN",
+    "STD",
+    "ClipImageTower",
+    "ClipPixels",
+    "ClipTextTower",
+    "attend",
+    "build_clip",
+    "clip_config",
+    "unit",
+]

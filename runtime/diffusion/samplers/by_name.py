@@ -25,7 +25,7 @@ from limner.runtime.errors import BundleError, InputError, nearest
 from limner.runtime.schema import require_int, require_number
 from limner.runtime.settings import TAKES_ETA, SamplerName, require_sampler
 
-__all__ = ["SAMPLERS", "Sampler", "default_sampler", "make_sampler"]
+__all__ = ["DIFFUSERS_CLASSES", "SAMPLERS", "Sampler", "default_sampler", "make_sampler"]
 
 FloatArray = NDArray[np.float32]
 

@@ -88,7 +88,7 @@ def test_losses_against_the_formulas_in_float64(mapper_checkpoints: Path, tmp_pa
     }
     assert set(found) == set(expected)
     for term, value in expected.items():
-        assert float(found[term]) == pytest.approx(float(value), rel=1e-4, abs=1e-6), term
+        assert float(found[term].detach()) == pytest.approx(float(value.detach()), rel=1e-4, abs=1e-6), term
 
 
 def test_resume_gives_the_weights_of_an_uninterrupted_run(mapper_checkpoints: Path, tmp_path: Path) -> None:

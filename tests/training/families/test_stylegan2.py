@@ -146,7 +146,7 @@ def test_r1_against_finite_differences() -> None:
     # The minibatch map couples samples, so compare on one sample, where the sum is its own gradient.
     single = image[:1]
     expected = sum(
-        float((discriminator(single + m) - discriminator(single - m)).sum() / (2 * step)) ** 2
+        float((discriminator(single + m) - discriminator(single - m)).sum().detach() / (2 * step)) ** 2
         for m in step * torch.eye(192, dtype=torch.float64).view(192, 1, 3, 8, 8)
     )
     assert float(r1_penalty(discriminator, single)) == pytest.approx(expected, rel=1e-3)

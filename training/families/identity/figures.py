@@ -19,7 +19,7 @@ from limner.training.models.irse import IdentityNet
 def embed(network: IdentityNet, images: np.ndarray, size: int = 200) -> torch.Tensor:
     """Unit embeddings [N,C] of image_u8 [N,H,W,3]."""
     network = network.eval()
-    parts = [torch.from_numpy(images[i : i + size]).permute(0, 3, 1, 2) for i in range(0, len(images), size)]
+    parts = [torch.tensor(images[i : i + size]).permute(0, 3, 1, 2) for i in range(0, len(images), size)]
     return torch.cat([network(image_float(part)) for part in parts])
 
 

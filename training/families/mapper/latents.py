@@ -6,6 +6,7 @@ All of them become one pool [N,L,D], as in the published training, whose last pa
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,11 +131,13 @@ def _plain_tensor(path: Path, allowed: str) -> Tensor:
     if not path.is_file():
         raise InputError("latents.path", f"{path}, where there is no file", allowed)
     try:
-        if path.suffix == ".npy":
-            array = np.load(path, allow_pickle=False, mmap_mode="r")
-            found: Any = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
-        else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # what they warn of, a file that is odd, is refused or read all the same
+            warnings.simplefilter("ignore")
+            if path.suffix == ".npy":
+                array = np.load(path, allow_pickle=False, mmap_mode="r")
+                found: Any = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
+            else:
+                found = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as reason:
         raise InputError("latents.path", f"{path}, which does not open ({reason.strerror})", allowed) from reason
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError,

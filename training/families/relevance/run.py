@@ -105,10 +105,9 @@ def predict(run: Run, folder: Path, save: Path | None = None) -> dict[str, Any]:
                          enable_progress_bar=sys.stderr.isatty(),
                          callbacks=[RowKeeper(folder, key, module.known)])  # fmt: skip
     start = time.monotonic()
-    with torch.backends.cudnn.flags(
-        allow_tf32=False
-    ):  # small differences of pictures: full precision, as on processors
-        mine = trainer.predict(module)
+    # small differences of pictures: full precision on GPUs too
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        mine = trainer.predict(module) if len(module.predict_dataloader()) else []
     rows = gather(generator, mine or [], trainer, module.known)
     figures = {"channels": int((std > 0).sum()), "channels of no variance, skipped exactly": int(module.still),
                "pictures": run.relevance.pictures, "minutes": round((time.monotonic() - start) / 60, 2),
