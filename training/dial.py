@@ -281,14 +281,13 @@ def held_out() -> int:
 def render_within(cache: Path, minutes: float) -> int:
     """Render the pictures of all parts in about a tenth of the time (less without a GPU, where they are used more
     slowly too); how many there are."""
-    from limner.training.avatars.dataset import AvatarsConfig, build_split
+    from limner.training.avatars.dataset import AvatarsConfig, build_all
 
     cores = len(os.sched_getaffinity(0))
     share = 0.1 if torch.cuda.is_available() else 0.03
     wanted = int(60 * minutes * share * cores * PICTURES_A_SECOND)
     count = min(60_000, max(500, wanted // 500 * 500))
-    for split in ("train", "validation", "test"):
-        build_split(AvatarsConfig(size=128, train=count, validation=held_out(), test=held_out()), split, cache)
+    build_all(AvatarsConfig(size=128, train=count, validation=held_out(), test=held_out()), cache)
     return count
 
 

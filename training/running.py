@@ -19,11 +19,11 @@ def default_cache() -> Path:
 def resolve(name: str, config: Path | None = None, overrides: list[str] | None = None) -> Any:
     """The run of a family from its YAML and overrides; InputError for anything unknown."""
     from limner.training.config import from_mapping, override, read_yaml
-    from limner.training.families import family
+    from limner.training.families import run_type
 
-    spec = family(name)
+    declared = run_type(name)
     values = read_yaml(config or CONFIGS / f"{name}.yaml")
-    return from_mapping(spec.Run, override(values, overrides or []), name)
+    return from_mapping(declared, override(values, overrides or []), name)
 
 
 def run_family(

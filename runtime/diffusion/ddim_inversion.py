@@ -46,12 +46,6 @@ class InvertedPath:
         end: FloatArray = self.latents[-1]
         return end
 
-    def replayed(self, index: int, latents: FloatArray, rows: Sequence[int] = (0,)) -> FloatArray:
-        """Return `latents` after step `index` with the stored ones in `rows`, one row a picture of the path."""
-        changed = latents.copy()
-        changed[list(rows)] = self.latents[index + 1]
-        return changed
-
 
 def ddim_invert(
     sampler: DDIM,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataModule
+from limner.training.avatars.dataset import AvatarsConfig, build_all
 
 TINY = AvatarsConfig(size=32, train=24, validation=8, test=8)
 
@@ -21,7 +21,7 @@ def _one_thread() -> None:
 def tiny_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The cache folder of TINY, rendered once."""
     cache = tmp_path_factory.mktemp("avatars")
-    AvatarsDataModule(TINY, cache).prepare_data()
+    build_all(TINY, cache)
     return cache
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 from support.shipped_runs import leaves
 
-from limner.training.families import FAMILIES
+from limner.training.families import FAMILIES, JOBS
 from limner.training.running import resolve
 from limner.training.settings_help import as_text, field_comments, kind_of, settings_of
 
@@ -46,7 +46,7 @@ def test_comments_are_meanings() -> None:
     assert kind_of(tuple[int, ...]) == "list of whole number" and kind_of(dict[str, float]) == "names to number"
 
 
-@pytest.mark.parametrize("name", sorted(FAMILIES))
+@pytest.mark.parametrize("name", sorted([*FAMILIES, *JOBS]))
 def test_every_setting_has_a_meaning_and_is_listed(name: str, limner: Any) -> None:
     run: Any = resolve(name)
     rows = {one.name: one for one in settings_of(run)}

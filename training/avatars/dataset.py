@@ -14,12 +14,10 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from limner.runtime.storage.files import write_atomically
 from limner.runtime.storage.folders import file_beside
@@ -146,41 +144,15 @@ class AvatarsDataset(Dataset[dict[str, torch.Tensor]]):
         return self.batch(np.sort(np.array(indices)))
 
 
-def _already_batched(batch: Any) -> Any:
-    return batch
-
-
 def image_float(image_u8: torch.Tensor) -> torch.Tensor:
     """uint8 [N,3,H,W] to float32 in [-1, 1], channels_last."""
     return image_u8.float().mul_(1 / 127.5).sub_(1.0).contiguous(memory_format=torch.channels_last)
 
 
-class AvatarsDataModule(pl.LightningDataModule):
-    """Train, validation and test loaders over the cache; splits share no identity."""
-
-    def __init__(self, config: AvatarsConfig, cache: str | Path, batch_size: int = 32) -> None:
-        super().__init__()
-        self.config, self.cache, self.batch_size = config, Path(cache), batch_size
-
-    def prepare_data(self) -> None:
-        for split in ("train", "validation", "test"):
-            build_split(self.config, split, self.cache)
-
-    def split(self, name: str) -> AvatarsDataset:
-        return AvatarsDataset(self.config, name, self.cache)
-
-    def _loader(self, split: str, shuffle: bool) -> DataLoader[dict[str, torch.Tensor]]:
-        return DataLoader(self.split(split), self.batch_size, shuffle=shuffle, drop_last=shuffle,
-                          collate_fn=_already_batched)  # fmt: skip
-
-    def train_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
-        return self._loader("train", shuffle=True)
-
-    def val_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
-        return self._loader("validation", shuffle=False)
-
-    def test_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
-        return self._loader("test", shuffle=False)
+def build_all(config: AvatarsConfig, cache: Path) -> None:
+    """Render every split that the cache lacks; splits share no identity."""
+    for split in ("train", "validation", "test"):
+        build_split(config, split, cache)
 
 
 def batches(dataset: AvatarsDataset, size: int, limit: int | None = None) -> Iterator[dict[str, torch.Tensor]]:

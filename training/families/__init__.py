@@ -1,4 +1,4 @@
-"""Model families that can be trained: what a run is made of, how it is built, how it is saved.
+"""Model families that can be trained: what a run is made of, how it is built, how it is saved; and jobs beside them.
 
 A family is a module with ``Run`` (the config of a whole run), ``build(run, cache)`` (LightningModule and
 LightningDataModule) and ``save(run, module, folder, cache)`` (checkpoint folder with figures and card).
@@ -21,10 +21,11 @@ FAMILIES = {
     "encoder": "limner.training.families.encoder.run",
     "stylegan2": "limner.training.families.stylegan2.run",
     "mapper": "limner.training.families.mapper.run",
-    "relevance": "limner.training.families.relevance.run",
     "autoencoder": "limner.training.families.autoencoder.run",
     "diffusion": "limner.training.families.diffusion.run",
 }
+
+JOBS = {"relevance": "limner.training.families.relevance.run"}  # a `Run` and a function of their own, no training
 
 
 class Family(Protocol):
@@ -43,3 +44,11 @@ def family(name: str) -> Family:
         raise InputError("family", repr(name), ", ".join(FAMILIES), nearest(name, FAMILIES))
     found: Any = importlib.import_module(FAMILIES[name])
     return found
+
+
+def run_type(name: str) -> type[Any]:
+    """The `Run` of a family or a job; InputError lists the known ones."""
+    if name in JOBS:
+        found: type[Any] = importlib.import_module(JOBS[name]).Run
+        return found
+    return family(name).Run

@@ -17,7 +17,7 @@ from limner.training.avatars.attributes import (
     with_attribute,
 )
 from limner.training.avatars.cache import CachePlace, find_place
-from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataModule, image_float
+from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataset, build_all, image_float
 from limner.training.avatars.render import render
 from limner.training.families.stylegan2.mapping import Coupling
 from limner.training.families.stylegan2.warmup import CodeEmbedding
@@ -46,15 +46,14 @@ def test_pair_changes_one_attribute() -> None:
             assert {k: v for k, v in after.items() if k != name} == {k: v for k, v in before.items() if k != name}
 
 
-def test_data_module_caches_and_serves(tmp_path: Path) -> None:
+def test_pictures_are_rendered_once_and_served(tmp_path: Path) -> None:
     config = AvatarsConfig(size=32, train=12, validation=4, test=4)
-    data = AvatarsDataModule(config, tmp_path, batch_size=4)
-    data.prepare_data()
+    build_all(config, tmp_path)
     (train,) = tmp_path.glob("avataaars-32-*/train.u8")
     stamp = train.stat().st_mtime_ns
-    data.prepare_data()
+    build_all(config, tmp_path)
     assert train.stat().st_mtime_ns == stamp
-    batch = next(iter(data.val_dataloader()))
+    batch = AvatarsDataset(config, "validation", tmp_path).batch(np.arange(4))
     expected = render(AVATAAARS, sample_in_split(AVATAAARS, "validation", 0), 32)
     assert np.array_equal(batch["image"][0].permute(1, 2, 0).numpy(), expected)
     image = image_float(batch["image"])

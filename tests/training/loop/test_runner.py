@@ -13,7 +13,7 @@ import yaml
 from torch import nn
 
 from limner.runtime.errors import InputError
-from limner.training.families import FAMILIES
+from limner.training.families import FAMILIES, JOBS
 from limner.training.families.judge import run as judge
 from limner.training.loop.batches import InOrder, StepBatches, epoch_order
 from limner.training.loop.callbacks import WeightAverage, tile
@@ -82,7 +82,7 @@ def test_run_family_writes_model_figures_and_config(tiny_cache: Path, tmp_path: 
     assert not (tmp_path / "dev").exists() and not (tmp_path / "no").exists()
 
 
-@pytest.mark.parametrize("name", sorted(FAMILIES))
+@pytest.mark.parametrize("name", sorted([*FAMILIES, *JOBS]))
 def test_every_yaml_fits_its_family(name: str) -> None:
     assert (CONFIGS / f"{name}.yaml").exists()
     resolve(name)
