@@ -26,7 +26,7 @@ WAYS: dict[Builder, str] = {
 
 def installed() -> tuple[Builder, ...]:
     """The builders whose packages are there, without importing them."""
-    return tuple(name for name, module in RUNTIMES.items() if module_version(module) is not None)
+    return tuple(name for name in WAYS if module_version(RUNTIMES[name]) is not None)
 
 
 def find_builder(name: str | None = None, driver: Driver | None = None) -> EngineBuilder:
@@ -37,14 +37,14 @@ def find_builder(name: str | None = None, driver: Driver | None = None) -> Engin
     from limner.export.tensorrt.api import RtxBuilder, ServerBuilder
 
     there, driver = installed(), probe_driver() if driver is None else driver
-    if name is not None and name not in RUNTIMES:
-        raise InputError("builder", repr(name), " or ".join(RUNTIMES))
+    if name is not None and name not in WAYS:
+        raise InputError("builder", repr(name), " or ".join(WAYS))
     if name is None:
         usable = [found for found in there if found == "tensorrt-rtx" or driver.gpus]
         if not usable:
             given = f"no builder that can work here ({', '.join(there) or 'none'} installed"
             given += f", {driver.reason})" if driver.reason else ")"
-            raise InputError("builder", given, " or ".join(RUNTIMES), "; ".join(WAYS.values()))
+            raise InputError("builder", given, " or ".join(WAYS), "; ".join(WAYS.values()))
         name = usable[0]
     if name not in there:
         other = next((found for found in there if found != name), None)

@@ -37,11 +37,13 @@ class EditCommand(typer.core.TyperCommand):
 
     def named_method(self, args: Sequence[str]) -> "Method | None":
         """The method that the words name or imply; None where they do not say, or name none that there is."""
-        from limner.runtime.cli.recipes import choose_method
+        given = {name: _values(args, flags) for name, flags in FLAGS.items()}
+        if not any(given.values()) and {"-h", "--help"} & set(args):
+            return None
+        from limner.runtime.cli.choice import choose_method
         from limner.runtime.errors import LimnerError
         from limner.runtime.methods.registry import find_method
 
-        given = {name: _values(args, flags) for name, flags in FLAGS.items()}
         try:
             name = next(reversed(given["method"]), None)
             return find_method(choose_method(name, given["mapper"], given["concept"], given["prompt"]))

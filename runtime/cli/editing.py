@@ -150,9 +150,9 @@ def edit(
     edited, and pasted back: the photograph comes out at its own size. Several sources (a folder, or files before the
     texts) go to the folder --out; exit code 1 if one of them failed.
     """
+    from limner.runtime.cli.choice import choose_method
     from limner.runtime.cli.many import check_many, check_request, edit_many, expanded, split_sources
     from limner.runtime.cli.recipes import (
-        choose_method,
         make_recipe,
         make_source,
         plan,

@@ -11,12 +11,11 @@ from limner.runtime.cli.concepts import parse_concepts
 from limner.runtime.completing import completed, idle_settings, needed_graphs, refuse_idle, require_family
 from limner.runtime.errors import InputError
 from limner.runtime.faces.face import Face
-from limner.runtime.methods.registry import Texts, find_method, method_names, methods_of, methods_with, usual_method
+from limner.runtime.methods.registry import find_method, methods_of, methods_with
 from limner.runtime.recipe import TRUNCATION, PromptEdit, Recipe, Source
 from limner.runtime.schema import parse_json
 
 __all__ = [
-    "choose_method",
     "make_recipe",
     "make_source",
     "parse_settings",
@@ -29,7 +28,6 @@ __all__ = [
 ]
 
 SEED = "seed:"
-TEXTS_OF: dict[Texts, str] = {"mapper": "mapper", "concept": "concept"}  # kinds of text with an option of their own
 T = TypeVar("T")
 
 
@@ -50,32 +48,6 @@ def make_source(text: str, truncation: float | None = None, prompt: str | None =
     if text.lower().endswith(".npy"):
         return Source("w_plus", path=text, prompt=prompt)
     return Source.from_image(text, prompt)
-
-
-def choose_method(
-    method: str | None,
-    mappers: Sequence[str] | None,
-    concepts: Sequence[str] | None = None,
-    prompts: Sequence[str] | None = None,
-) -> str:
-    """Return the method that was asked for or that the words imply; InputError for words of another method.
-
-    `prompts` are texts for any method; alone they mean the one that reads the text of a whole picture.
-    """
-    implied = method
-    for texts, words in TEXTS_OF.items():
-        given = {"mapper": mappers, "concept": concepts}[texts]
-        if not given:
-            continue
-        if implied is not None and find_method(implied).texts != texts:
-            shown, owners = f"{given[0]!r} with the method {implied!r}", ", ".join(_reading(texts))
-            raise InputError(words, shown, f"--{words} with {owners} alone")
-        implied = implied or usual_method(texts)
-    return implied or usual_method("prompt" if prompts else "text")
-
-
-def _reading(texts: Texts) -> list[str]:
-    return [name for name in method_names() if find_method(name).texts == texts]
 
 
 def make_recipe(
