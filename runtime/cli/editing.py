@@ -1,12 +1,37 @@
 """The verbs that make pictures of pictures: edit, invert, replay."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from limner.runtime.cli.console import note, print_json, print_result, report, steps, warn
+from limner.runtime.cli.edit_options import (
+    BetaOption,
+    BlendOption,
+    ConceptOption,
+    CropOption,
+    InversionOption,
+    KindOption,
+    MapperOption,
+    MapsOption,
+    MethodOption,
+    NeutralOption,
+    OutputOption,
+    ParameterOption,
+    PromptOption,
+    RefineOption,
+    SeedOption,
+    SourceArgument,
+    SourcePromptOption,
+    StrengthOption,
+    SubtractOption,
+    TextsArgument,
+    TruncationOption,
+    WordOption,
+)
 from limner.runtime.cli.faces import FaceOption, FinderOption, FramingOption, LandmarksOption, PasteOption, chosen_face
 from limner.runtime.cli.options import (
     BundleOption,
@@ -26,117 +51,42 @@ from limner.runtime.pictures.naming import free_name
 
 if TYPE_CHECKING:
     from limner.runtime.edit import Edit
+    from limner.runtime.editor import Editor
+    from limner.runtime.methods.registry import Family
     from limner.runtime.pictures.sheets import SheetRow
-    from limner.runtime.recipe import Recipe
+    from limner.runtime.recipe import Recipe, Source
 
 __all__ = ["edit", "invert", "replay"]
-
-SourceArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="SOURCE...",
-        help="A picture file, a folder of them, seed:NUMBER, or latents (.npy) written by `limner invert`.",
-    ),
-]
 
 
 def edit(
     source: SourceArgument,
-    texts: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="TEXT...", help="What the picture should show, one text or several."),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            "--out",
-            help="Picture file; <source>-edited.png if not given. A folder for several.",
-        ),
-    ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            "--method", "-m", help="How to edit; global-directions if not given, latent-mapper with --mapper."
-        ),
-    ] = None,
-    mapper: Annotated[
-        list[str] | None,
-        typer.Option("--mapper", help="Name of a latent mapper of the bundle; may be repeated."),
-    ] = None,
-    concept: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--concept",
-            help="+WORDS or -WORDS, and :scale=7,threshold=0.95,warmup=5,cooldown=40,weight=2; may be repeated.",
-        ),
-    ] = None,
-    prompt: Annotated[
-        list[str] | None,
-        typer.Option("--prompt", help="TEXT as an option, for any method; alone it is prompt-to-prompt's."),
-    ] = None,
-    word: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--word", help="WORD=WEIGHT or WORD:weight=2,window=0.1-0.6, a word of --prompt; may be repeated."
-        ),
-    ] = None,
-    blend: Annotated[
-        list[str] | None,
-        typer.Option("--blend", help="WORD, or SOURCE:TARGET, that may change the picture; may be repeated."),
-    ] = None,
-    subtract: Annotated[
-        list[str] | None,
-        typer.Option("--subtract", help="WORD, or SOURCE:TARGET, that --blend leaves alone; may be repeated."),
-    ] = None,
-    kind: Annotated[
-        str | None,
-        typer.Option("--kind", help="replace, refine or reweight; what the two prompts are if not given."),
-    ] = None,
-    source_prompt: Annotated[
-        str | None,
-        typer.Option("--source-prompt", help="What a diffusion model makes from a seed, or what the picture shows."),
-    ] = None,
-    inversion: Annotated[
-        list[str] | None,
-        typer.Option("--inversion", help="A setting of a picture's inversion, NAME=VALUE; may be repeated."),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the draws of an edit-friendly inversion.")] = 0,
-    maps: Annotated[
-        Path | None,
-        typer.Option("--maps", help="Folder for the pictures beside the edit: attention maps, masks."),
-    ] = None,
-    neutral: Annotated[
-        list[str] | None,
-        typer.Option("--neutral", help="What a text is compared with; derived if not given."),
-    ] = None,
-    strength: Annotated[
-        list[float] | None, typer.Option("--strength", "-s", help="How far: one for all texts or one a text.")
-    ] = None,
-    beta: Annotated[
-        list[float] | None,
-        typer.Option("--beta", help="Relevance that a channel needs: one for all or one a text."),
-    ] = None,
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="A parameter of the method, NAME=VALUE; may be repeated."),
-    ] = None,
-    refine: Annotated[
-        int | None,
-        typer.Option("--refine", help="Steps of refinement after the encoder, for a picture file."),
-    ] = None,
-    truncation: Annotated[
-        float | None, typer.Option("--truncation", help="Of a seed of StyleGAN2, 0 to 1; 0.7 if not given.")
-    ] = None,
+    texts: TextsArgument = None,
+    output: OutputOption = None,
+    method: MethodOption = None,
+    mapper: MapperOption = None,
+    concept: ConceptOption = None,
+    prompt: PromptOption = None,
+    word: WordOption = None,
+    blend: BlendOption = None,
+    subtract: SubtractOption = None,
+    kind: KindOption = None,
+    source_prompt: SourcePromptOption = None,
+    inversion: InversionOption = None,
+    seed: SeedOption = 0,
+    maps: MapsOption = None,
+    neutral: NeutralOption = None,
+    strength: StrengthOption = None,
+    beta: BetaOption = None,
+    parameter: ParameterOption = None,
+    refine: RefineOption = None,
+    truncation: TruncationOption = None,
     landmarks: LandmarksOption = None,
     landmark_finder: FinderOption = None,
     face: FaceOption = None,
     framing: FramingOption = None,
     paste: PasteOption = None,
-    crop: Annotated[
-        Path | None, typer.Option("--crop", help="Also write the edited face alone to this picture file.")
-    ] = None,
+    crop: CropOption = None,
     sheet: SheetOption = None,
     bundle: BundleOption = None,
     provider: ProviderOption = "cpu",
@@ -151,15 +101,8 @@ def edit(
     texts) go to the folder --out; exit code 1 if one of them failed.
     """
     from limner.runtime.cli.choice import choose_method
-    from limner.runtime.cli.many import check_many, check_request, edit_many, expanded, split_sources
-    from limner.runtime.cli.recipes import (
-        make_recipe,
-        make_source,
-        plan,
-        require_use,
-        suggested_output,
-        with_face,
-    )
+    from limner.runtime.cli.many import check_many, split_sources
+    from limner.runtime.cli.recipes import make_recipe, make_source, require_use, with_face
     from limner.runtime.cli.words import with_words, word_options
     from limner.runtime.methods.registry import find_method
 
@@ -182,41 +125,84 @@ def edit(
         pictured = start.path if start.kind == "image" else None
         return with_face(recipe, chosen_face(pictured, landmarks, landmark_finder, face, framing, paste))
 
-    family = find_method(method).family
+    place = Place(bundle, provider, threads, find_method(method).family)
+    wanted = Wanted(output, sheet, crop, maps, as_json)
     if folder:
-        into = check_many(output, maps=maps, crop=crop, landmarks=landmarks)
-        check_output(sheet, "sheet")
-        sources = expanded(sources)
-        check_request(recipe_of, sources)
-        if dry_run:
-            loaded = open_bundle(bundle, family)
-            print_json({"edits": [plan(recipe_of(name), loaded, provider) for name in sources], "output": str(into)})
-            return 0
-        editor = open_editor(bundle, provider, threads, family)
-        done, failed, rows = edit_many(editor, sources, recipe_of, into, _delivered)
-        _write_sheet(sheet, rows)
-        if as_json:
-            print_json({"edits": done, "failed": failed, "sheet": _text(sheet)})
-        else:
-            for path in [*(one["output"] for one in done), *([] if sheet is None else [str(sheet)])]:
-                print(path)
-        return 1 if failed else 0
+        check_many(output, maps=maps, crop=crop, landmarks=landmarks)
+        return _edit_several(sources, recipe_of, wanted, place, dry_run)
     start = make_source(source, truncation, source_prompt)
-    target = output if output is not None else free_name(suggested_output(start))
-    for field, path in (("output", target), ("sheet", sheet), ("crop", crop)):
-        check_output(path, field, source=start.path)
-    check_apart(output=target, sheet=sheet, crop=crop)
-    check_folder(maps, "maps")
-    recipe = recipe_of(source)
-    if crop is not None and recipe.source.face is None:
-        raise InputError("crop", repr(str(crop)), "a face, by --landmarks FILE or --landmark-finder NAME")
+    return _edit_one(start, lambda: recipe_of(source), wanted, place, dry_run)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an edit runs."""
+
+    bundle: Path | None
+    provider: str
+    threads: int | None
+    family: "Family"
+
+    def editor(self) -> "Editor":
+        """The editor there."""
+        return open_editor(self.bundle, self.provider, self.threads, self.family)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be written of an edit."""
+
+    output: Path | None
+    sheet: Path | None = None
+    crop: Path | None = None
+    maps: Path | None = None
+    as_json: bool = False
+
+
+def _edit_several(
+    sources: Sequence[str], recipe_of: "Callable[[str], Recipe]", wanted: Wanted, place: Place, dry_run: bool
+) -> int:
+    from limner.runtime.cli.many import check_many, check_request, edit_many, expanded
+    from limner.runtime.cli.recipes import plan
+
+    into = check_many(wanted.output)
+    check_output(wanted.sheet, "sheet")
+    sources = expanded(sources)
+    check_request(recipe_of, sources)
     if dry_run:
-        print_json(plan(recipe, open_bundle(bundle, family), provider) | {"output": str(target)})
+        loaded = open_bundle(place.bundle, place.family)
+        edits = [plan(recipe_of(name), loaded, place.provider) for name in sources]
+        print_json({"edits": edits, "output": str(into)})
         return 0
-    editor = open_editor(bundle, provider, threads, family)
-    with steps(method) as progress:
+    done, failed, rows = edit_many(place.editor(), sources, recipe_of, into, _delivered)
+    _write_sheet(wanted.sheet, rows)
+    if wanted.as_json:
+        print_json({"edits": done, "failed": failed, "sheet": _text(wanted.sheet)})
+    else:
+        for path in [*(one["output"] for one in done), *([] if wanted.sheet is None else [str(wanted.sheet)])]:
+            print(path)
+    return 1 if failed else 0
+
+
+def _edit_one(start: "Source", make: "Callable[[], Recipe]", wanted: Wanted, place: Place, dry_run: bool) -> int:
+    from limner.runtime.cli.recipes import plan, suggested_output
+
+    target = wanted.output if wanted.output is not None else free_name(suggested_output(start))
+    for field, path in (("output", target), ("sheet", wanted.sheet), ("crop", wanted.crop)):
+        check_output(path, field, source=start.path)
+    check_apart(output=target, sheet=wanted.sheet, crop=wanted.crop)
+    check_folder(wanted.maps, "maps")
+    recipe = make()
+    if wanted.crop is not None and recipe.source.face is None:
+        allowed = "a face, by --landmarks FILE or --landmark-finder NAME"
+        raise InputError("crop", repr(str(wanted.crop)), allowed)
+    if dry_run:
+        print_json(plan(recipe, open_bundle(place.bundle, place.family), place.provider) | {"output": str(target)})
+        return 0
+    editor = place.editor()
+    with steps(recipe.method) as progress:
         result = editor.edit(recipe, progress)
-    _deliver(result, target, sheet, as_json, maps=maps, crop=crop)
+    _deliver(result, replace(wanted, output=target))
     return 0
 
 
@@ -306,7 +292,7 @@ def replay(
             from limner.runtime.cli.recipes import with_source
 
             result = editor.edit(with_source(recipe, source), progress)
-    _deliver(result, output, sheet, as_json, {"same_pixels": same})
+    _deliver(result, Wanted(output, sheet, as_json=as_json), {"same_pixels": same})
     if recipe is None:
         words = {
             True: "the same pixels",
@@ -317,20 +303,13 @@ def replay(
     return 1 if same is False else 0
 
 
-def _deliver(
-    result: "Edit",
-    output: Path | None,
-    sheet: Path | None,
-    as_json: bool,
-    extra: dict[str, Any] | None = None,
-    maps: Path | None = None,
-    crop: Path | None = None,
-) -> None:
+def _deliver(result: "Edit", wanted: Wanted, extra: dict[str, Any] | None = None) -> None:
     """Write the files of an edit, all drawn before the first is written, and print where they are."""
     from limner.runtime.cli.sheets import edit_rows, write_pictures
     from limner.runtime.photograph import whole_picture
     from limner.runtime.provenance import save_edit
 
+    output, sheet, crop, maps = wanted.output, wanted.sheet, wanted.crop, wanted.maps
     whole = whole_picture(result)
     rows = edit_rows(result, whole) if sheet is not None else []
     warnings = [*result.warnings]
@@ -348,7 +327,7 @@ def _deliver(
     data |= {"maps": [str(path) for path in written]} if maps is not None else {}
     data |= {"crop": str(crop)} if crop is not None else {}
     data |= {"warnings": warnings, "scores": result.scores, "timing_ms": result.timing, "provider": result.provider}
-    print_result(data | (extra or {}), as_json)
+    print_result(data | (extra or {}), wanted.as_json)
 
 
 def _delivered(result: "Edit", output: Path) -> tuple[dict[str, Any], list["SheetRow"]]:
