@@ -1,16 +1,15 @@
 """Limner's export: torch checkpoints become a bundle of ONNX graphs with a parity report.
 
-Reading order:
+Reading order, by rooms:
 
-1. `networks`: the torch networks, read from checkpoints
-2. `synthesis`, `clip_tower`: two of them rewritten for inference engines
-3. `gradient_rules`, `gradient_graph`: backward rules, and the gradient of latent optimization as one traced graph
-4. `graphs`: what each graph computes, its export and the reference that it must agree with
-5. `simplify`, `rewrites`, `weights`: fewer nodes, and one file of weights for all graphs
-6. `parity`, `cards`, `bundle_writer`, `cli`: errors against torch, licences, and the bundle written whole or not at all
-7. `diffusion`: the same for a Stable Diffusion folder in diffusers' format
-8. `precision`, `tensorrt`: a bundle in fp16 or int8 behind a gate, and its graphs as engines
-9. `bench`, `battery`, `inversion_report`: how fast the result is, and how good
+1. `stylegan2`: its networks, two of them rewritten for inference engines, the gradient of latent optimization as one
+   traced graph, and the bundle written whole or not at all
+2. `onnx`: fewer nodes, and one file of weights for all graphs
+3. `report`: errors against torch, licences
+4. `diffusion`: the same for a Stable Diffusion folder in diffusers' format
+5. `precision`, `tensorrt`: a bundle in fp16 or int8 behind a gate, and its graphs as engines
+6. `judge`: the attribute judge as a graph; `battery`, `tuning`: how good edits are
+7. `cli`: the verbs of `limner export`
 """
 
 if __name__ != "limner.export":

@@ -24,18 +24,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from limner.runtime.bundle.loading import load_bundle
 from limner.runtime.bundle.presets import presets, resolved
-from limner.runtime.errors import InputError
 from limner.runtime.methods.global_directions import GlobalDirectionsParameters
 from limner.runtime.methods.latent_mapper import LatentMapperParameters
 from limner.runtime.methods.latent_optimization import LatentOptimizationParameters, OptimizationOptions
 from limner.runtime.pictures.images import to_float, to_u8
 from limner.runtime.recipe import PromptEdit
 from limner.runtime.settings import InversionParameters, typed
+from limner.runtime.study.judge import JudgeGraph
 from limner.runtime.stylegan2.global_directions import (
     channel_direction,
     edit_styles,
@@ -52,8 +51,6 @@ from limner.runtime.text.templates import STYLECLIP_TEMPLATES
 from limner.runtime.timing import Timer
 from limner.training.avatars.attributes import AVATAAARS, Avatar, StyleSpec, sample_in_split
 from limner.training.avatars.render import render
-from limner.training.models.judge import Judge
-from limner.training.models.store import load_model
 
 log = logging.getLogger("limner")
 FloatArray = NDArray[np.float32]
@@ -233,14 +230,10 @@ class Judging:
     """The judge's words for pictures [N,3,H,W]."""
 
     def __init__(self, folder: str | Path) -> None:
-        network = load_model(folder).eval()
-        if not isinstance(network, Judge):
-            raise InputError("judge", f"{folder}, which holds no judge", "the folder of an attribute judge")
-        self.network = network
+        self.graph = JudgeGraph(folder)
 
     def __call__(self, image: FloatArray) -> list[dict[str, str]]:
-        pixels = to_float(np.stack([to_u8(i[None])[0] for i in image]))  # what a file would hold
-        return self.network.words(self.network.read(torch.from_numpy(pixels)))
+        return self.graph.words(np.stack([to_u8(one[None])[0] for one in image]))  # what a file would hold
 
 
 def others_kept(edit: BatteryEdit, before: dict[str, str], after: dict[str, str]) -> float:

@@ -104,6 +104,19 @@ def onnx(
     _report(as_json, {"bundle": str(target), "digest": bundle.digest, "megabytes": size, "max_rel_error": graphs})
 
 
+@app.command("judge")
+def judge(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A judge's folder, which gets judge.onnx.")] = Path(
+        "checkpoints/avatars/judge"
+    ),
+    as_json: JsonOption = False,
+) -> None:
+    """Write an attribute judge as a graph beside its weights, so that judging needs no torch."""
+    from limner.export.judge import export_judge
+
+    _report(as_json, {"judge": str(folder), "max_rel_error": export_judge(folder)})
+
+
 app.command("tensorrt")(tensorrt)
 app.command("precision")(precision)
 

@@ -168,7 +168,7 @@ LEVELS = (
     ("completing", "declarations"),
     ("editor",),
     ("photograph",),
-    ("provenance",),
+    ("provenance", "study"),
     ("cli",),
 )
 

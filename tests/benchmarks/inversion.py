@@ -28,6 +28,7 @@ from limner.runtime.settings import InversionParameters
 from limner.runtime.storage.files import write_atomically
 from limner.runtime.stylegan2.networks import Models
 from limner.training.models.judge import Judge, perceptual_distance
+from limner.training.models.store import load_model
 
 COLUMNS = 8
 
@@ -60,10 +61,11 @@ def report(pictures: Pictures, judge: Judging, count: int) -> tuple[dict[str, An
 
 @torch.no_grad()
 def _distance(judge: Judging, a: np.ndarray, b: np.ndarray) -> float:
-    if not isinstance(judge.network, Judge):
+    network = load_model(judge.graph.folder)
+    if not isinstance(network, Judge):
         raise TypeError("the judge's folder holds another network")
     parts = zip(np.array_split(a, 8), np.array_split(b, 8), strict=True)
-    found = [perceptual_distance(judge.network, torch.from_numpy(x), torch.from_numpy(y)) for x, y in parts]
+    found = [perceptual_distance(network, torch.from_numpy(x), torch.from_numpy(y)) for x, y in parts]
     return float(torch.cat(found).mean())
 
 

@@ -1,0 +1,1 @@
+"""Judging edits without torch: `judge` reads the attributes of pictures."""
