@@ -182,7 +182,8 @@ def unet_figures(pipe: StableDiffusionPipeline, editor: Editor, repeats: int, ro
     """Milliseconds of a call on both sides, multiply-adds, and GFLOP/s beside a large matrix product's."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    meta, networks = editor.bundle.diffusion, editor.engine.networks
+    engine: Any = editor.engine
+    meta, networks = editor.bundle.diffusion, engine.networks
     sample = np.random.RandomState(0).randn(rows, 4, meta.sample_size, meta.sample_size).astype(np.float32)
     states = networks.token_states([PROMPT] * rows)
     tensors = torch.from_numpy(sample), torch.tensor(500), torch.from_numpy(states)

@@ -429,7 +429,8 @@ def write_openai_clip(path: Path, sizes: ClipSizes = ClipSizes(), seed: int = 0,
 def write_bpe(path: Path, vocabulary: int) -> None:
     """bpe_simple_vocab_16e6.txt.gz with made-up merges, more than the model has, as the real one."""
     symbols = [chr(c) for c in range(97, 123)]
-    merges, words = [], list(symbols)
+    merges: list[str] = []
+    words = list(symbols)
     for left in words:
         for right in symbols:
             if len(merges) < vocabulary:

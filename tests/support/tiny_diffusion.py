@@ -68,11 +68,11 @@ def write_folder(root: Path, kind: str = "sd1", words: bool = False) -> Path:
     vae = tiny_vae()
     vae.register_to_config(scaling_factor=0.2)
     scheduler = {**SCHEDULER, "prediction_type": "v_prediction" if kind == "sd2" else "epsilon"}
-    save_pipeline(root, tiny_unet(kind), vae, text.eval(), tokenizer, scheduler)
+    save_pipeline(root, tiny_unet(kind), vae, text.train(False), tokenizer, scheduler)
     (root / "README.md").write_text("---\nlicense: openrail\n---\n# A model\n", encoding="utf-8")
     if kind == "sdxl":
         second = CLIPTextConfig(**config | {"num_hidden_layers": 3, "projection_dim": POOLED})
-        _add_second(root, CLIPTextModelWithProjection(second).eval())
+        _add_second(root, CLIPTextModelWithProjection(second).train(False))
     if kind == "sd2":
         for name in ("tokenizer_config.json", "special_tokens_map.json"):  # as Stability's own
             path = root / "tokenizer" / name
