@@ -8,7 +8,7 @@ Reading order, by rooms:
 3. `report`: errors against torch, licences
 4. `diffusion`: the same for a Stable Diffusion folder in diffusers' format
 5. `precision`, `tensorrt`: a bundle in fp16 or int8 behind a gate, and its graphs as engines
-6. `judge`: the attribute judge as a graph; `battery`, `tuning`: how good edits are
+6. `judge`: the attribute judge as a graph, for `limner study`
 7. `cli`: the verbs of `limner export`
 """
 

@@ -146,6 +146,15 @@ def parse_json(text: str | bytes, where: str, error: ErrorType = InputError) -> 
         raise error(where, "JSON nested too deep", "a JSON document of a few levels") from reason
 
 
+def read_value(text: str, where: str) -> Any:
+    """Return what a text says as JSON, or else the text itself; `where` names it in errors."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return parse_json(text, where)
+
+
 def read_json(path: Path, where: str, error: ErrorType = InputError, limit: int = MAX_JSON_BYTES) -> Any:
     """Read and parse one plain JSON file of at most `limit` bytes under the same rules as `parse_json`."""
     return parse_json(read_plain(path, where, limit, "a readable JSON file", error), where, error)

@@ -170,6 +170,19 @@ def relevance(
     _print(job.predict(run, out, save))
 
 
+@app.command("samples")
+def samples(
+    out: Annotated[Path, typer.Option("--out", help="Folder that is made.")],
+    split: Annotated[str, typer.Option(help="test, or validation: what settings are chosen on.")] = "test",
+    count: Annotated[int, typer.Option(min=1, help="Pictures.")] = 240,
+    size: Annotated[int, typer.Option(min=8, max=4096, help="Pixels.")] = 128,
+) -> None:
+    """Held-out avatars as data for `limner study`: pictures, what they show, and the texts of every edit."""
+    from limner.training.avatars.held_out import write_samples
+
+    print(write_samples(out, split, count, size))
+
+
 @app.command("all")
 def everything(
     minutes: Annotated[float, typer.Option(help="For all of it, pictures and figures included.")] = 9.0,

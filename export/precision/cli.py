@@ -24,6 +24,9 @@ def precision(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the new bundle.")],
     precision: Annotated[str, typer.Option(help="fp16, int8, or fp32 for graphs that load faster.")] = "fp16",
     judge: Annotated[Path | None, typer.Option(help="Folder of the judge: the battery runs before and after.")] = None,
+    samples: Annotated[
+        Path | None, typer.Option(help="Folder of the battery's samples; held-out avatars if not given.")
+    ] = None,
     count: Annotated[int, typer.Option(min=1, help="Pictures an edit of the battery.")] = 50,
     pictures: Annotated[
         str, typer.Option(help="To calibrate int8 with: avatars, generated, or a folder of picture files.")
@@ -40,6 +43,7 @@ def precision(
     config = PrecisionConfig(
         precision,  # type: ignore[arg-type]
         judge=judge,
+        samples=samples,
         pictures_an_edit=count,
         drop=tuple(drop or ()),
         half=HalfConfig(keep_fp32=tuple(keep_fp32 or ())),

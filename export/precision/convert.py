@@ -64,6 +64,7 @@ class PrecisionConfig:
     precision: Precision
     batches: tuple[int, ...] = (1, 2, 4)  # of the comparison
     judge: Path | None = None  # folder of the judge: the battery runs before and after
+    samples: Path | None = None  # of the battery; validation avatars if not given
     pictures_an_edit: int = 50
     drop: tuple[str, ...] = ()  # graphs that are left out: a small device may not need gradients
     half: HalfConfig = field(default_factory=HalfConfig)
@@ -249,14 +250,14 @@ def _entry(bundle: Bundle, quality: Quality, config: PrecisionConfig) -> GraphMe
 
 
 def _success(bundle: Bundle, config: PrecisionConfig) -> dict[str, float]:
-    return {} if config.judge is None else battery(bundle, config.judge, config.pictures_an_edit)
+    return {} if config.judge is None else battery(bundle, config.judge, config.samples, config.pictures_an_edit)
 
 
 def _battery(old: Mapping[str, float], after: Bundle, config: PrecisionConfig, say: Say) -> dict[str, list[float]]:
     """Success before and after of each edit; empty without a judge."""
     if config.judge is None:
         return {}
-    new = battery(after, config.judge, config.pictures_an_edit)
+    new = battery(after, config.judge, config.samples, config.pictures_an_edit)
     found = {name: [old[name], new[name]] for name in old}
     before, now = np.mean(list(found.values()), axis=0)
     say(f"battery: {before:.1f} % before, {now:.1f} % after")

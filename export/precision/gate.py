@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,17 @@ from limner.export.precision.samples import Arrays, Samples
 from limner.export.report.parity import open_session
 from limner.runtime.bundle.loading import Bundle
 from limner.runtime.bundle.parts import ParityMeta
+from limner.runtime.editor import Editor
+from limner.runtime.storage.folders import scratch
+from limner.runtime.study.battery import Battery
+from limner.runtime.study.header import make_header
+from limner.runtime.study.judge import JudgeGraph
+from limner.runtime.study.rows import open_run
+from limner.runtime.study.samples import load_samples
+from limner.runtime.study.scores import score
 
+METHODS = {"stylegan2": ("real", ("global-directions",)), "diffusion": ("generated", ("prompt-to-prompt", "sega"))}
+SEARCH = 20, 4  # avatars that are drawn: so many, and so many for each sample an edit
 BATTERY_POINTS = 2.0  # of success that an edit may lose, in percent of the pictures
 
 # Relative error allowed of an output over all cases. fp16 rounds to 5e-4 and errors of some twenty layers add up; a
@@ -88,37 +97,23 @@ def time_pair(before: Path, after: Path, feed: Arrays, repeats: int = 9) -> tupl
     return median(times[0]), median(times[1])
 
 
-def battery(bundle: Bundle, judge: Path, count: int, method: str = "global-directions") -> dict[str, float]:
-    """Success of each edit in percent, on `count` held-out pictures; of a diffusion bundle see `battery_diffusion`."""
-    if bundle.manifest.family == "diffusion":
-        return battery_diffusion(bundle, judge, count)
-    from limner.export.battery import METHODS, Judging, Pictures, run_battery
-    from limner.runtime.bundle.presets import presets
-    from limner.runtime.settings import InversionParameters
-    from limner.runtime.stylegan2.networks import Models
+def battery(bundle: Bundle, judge: Path, samples: Path | None, count: int) -> dict[str, float]:
+    """Success of each edit by each of the family's METHODS in percent, on `count` samples an edit.
 
-    models = Models(bundle, threads=1)
-    parameters_class, make = METHODS[method]
-    pictures = Pictures(models, "test", presets(bundle, InversionParameters, "inversion"))
-    run: Any = make(models, presets(bundle, parameters_class, method))
-    scores = run_battery(run, pictures, Judging(judge), count)
-    return {score.name: 100 * score.success / score.count for score in scores}
+    Without a folder of samples they are validation avatars: what decides is not what figures are taken from.
+    """
+    part, methods = METHODS[bundle.manifest.family]
+    with scratch("limner-battery-") as folder:
+        loaded = load_samples(samples or _validation(folder / "samples", count))
+        editor, found = Editor(bundle), JudgeGraph(judge)
+        header = make_header(loaded, editor, found, (part,), {name: {} for name in methods}, loaded.edits(), count)
+        run = open_run(None, header)
+        Battery(editor, found, loaded, run)()
+    scores = {(name, edit.name): score(run, part, name, edit.name) for name in methods for edit in header.edits}
+    return {f"{name}: {edit}": 100 * one.success / max(1, one.tried) for (name, edit), one in scores.items()}
 
 
-def battery_diffusion(bundle: Bundle, judge: Path, count: int) -> dict[str, float]:
-    """Success of each edit by Prompt-to-Prompt and by SEGA in percent, on `count` generated pictures each."""
-    from limner.export.battery import EDITS, Judging
-    from limner.export.diffusion.battery.methods import PROMPT_TO_PROMPT, SEGA
-    from limner.export.diffusion.battery.rows import Rows
-    from limner.export.diffusion.battery.runs import Battery
-    from limner.runtime.editor import Editor
+def _validation(folder: Path, count: int) -> Path:
+    from limner.training.avatars.held_out import write_samples
 
-    rows = Rows()
-    made = Battery(Editor(bundle), Judging(judge), "validation", rows, EDITS)
-    made.edit_pictures("generated", (PROMPT_TO_PROMPT, SEGA), count)
-    found = {}
-    for method in (PROMPT_TO_PROMPT, SEGA):
-        for edit in EDITS:
-            counted = rows.of("generated", method, edit.name)[:count]
-            found[f"{method}: {edit.name}"] = 100 * sum(row.success for row in counted) / max(1, len(counted))
-    return found
+    return write_samples(folder, "validation", SEARCH[0] + SEARCH[1] * count)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from limner.runtime.cli import commands, demo, editing, faces, inspecting, sampling
+from limner.runtime.cli import commands, demo, editing, faces, inspecting, sampling, study
 from limner.runtime.cli import methods as declared
 from limner.runtime.cli.edit_command import EditCommand
 
@@ -48,6 +48,7 @@ methods = typer.Typer(invoke_without_command=True, rich_markup_mode=None, pretty
 methods.callback()(declared.methods)
 methods.command("show")(declared.show)
 app.add_typer(methods, name="methods")
+app.add_typer(study.app, name="study")
 app.command("check")(inspecting.check)
 
 

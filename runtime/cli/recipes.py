@@ -1,6 +1,5 @@
 """From words on the command line to a Recipe."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from limner.runtime.errors import InputError
 from limner.runtime.faces.face import Face
 from limner.runtime.methods.registry import find_method, methods_of, methods_with
 from limner.runtime.recipe import TRUNCATION, PromptEdit, Recipe, Source
-from limner.runtime.schema import parse_json
+from limner.runtime.schema import read_value
 
 __all__ = [
     "make_recipe",
@@ -115,17 +114,8 @@ def parse_settings(settings: Sequence[str], option: str = "set") -> dict[str, An
             raise InputError(option, repr(setting), "NAME=VALUE, as in steps=40")
         if name in result:
             raise InputError(option, f"{name!r} twice", "each parameter once")
-        result[name] = _value(value, option)
+        result[name] = read_value(value, option)
     return result
-
-
-def _value(text: str, option: str) -> Any:
-    """JSON where it is JSON, else the text."""
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    return parse_json(text, option)
 
 
 def suggested_output(source: Source) -> Path:

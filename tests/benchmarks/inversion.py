@@ -20,28 +20,33 @@ from typing import Any
 import numpy as np
 import torch
 
-from limner.export.battery import Judging, Pictures
 from limner.runtime.bundle.loading import load_bundle
 from limner.runtime.bundle.presets import presets
-from limner.runtime.pictures.images import to_float, to_u8
+from limner.runtime.editor import Editor
+from limner.runtime.pictures.images import to_float
 from limner.runtime.settings import InversionParameters
 from limner.runtime.storage.files import write_atomically
+from limner.runtime.study.judge import JudgeGraph
 from limner.runtime.stylegan2.networks import Models
+from limner.training.avatars.attributes import AVATAAARS, sample_in_split
+from limner.training.avatars.render import render
 from limner.training.models.judge import Judge, perceptual_distance
 from limner.training.models.store import load_model
 
 COLUMNS = 8
 
 
-def report(pictures: Pictures, judge: Judging, count: int) -> tuple[dict[str, Any], np.ndarray]:
+def report(editor: Editor, judge: JudgeGraph, split: str, count: int, refine: int | None) -> tuple[dict[str, Any], Any]:
     """Figures over pictures 0 .. count-1 of the split, and a sheet of the first ones above their reconstructions."""
-    models = pictures.models
-    target_u8 = np.stack([pictures.image(i) for i in range(count)])
-    made = models.synthesis(pictures.w_plus(range(count)))
-    made_u8 = np.stack([to_u8(image[None])[0] for image in made])
-    target = to_float(target_u8)
-    words = judge(made)
-    truth = [pictures.attributes(i) for i in range(count)]
+    models: Models = editor.engine.models  # type: ignore[attr-defined]
+    inversion = presets(editor.bundle, InversionParameters, "inversion")
+    inversion = inversion if refine is None else replace(inversion, refine_steps=refine)
+    avatars = [sample_in_split(AVATAAARS, split, i, 0) for i in range(count)]
+    target_u8 = np.stack([render(AVATAAARS, avatar, editor.bundle.image_size) for avatar in avatars])
+    made_u8 = np.stack([editor.invert(picture, inversion).reconstruction for picture in target_u8])
+    target, made = to_float(target_u8), to_float(made_u8)
+    words = judge.words(made_u8)
+    truth = [avatar.attributes(AVATAAARS) for avatar in avatars]
     kept = {name: float(np.mean([w[name] == t[name] for w, t in zip(words, truth, strict=True)])) for name in truth[0]}
     cosine = (models.identity(target) * models.identity(made)).sum(1)
     error = ((target_u8.astype(np.float64) - made_u8) ** 2).mean((1, 2, 3))
@@ -51,8 +56,8 @@ def report(pictures: Pictures, judge: Judging, count: int) -> tuple[dict[str, An
         "attributes kept, %": {name: round(100 * share, 1) for name, share in kept.items()},
         "identity cosine, mean": round(float(cosine.mean()), 4),
         "PSNR, mean dB": round(float((10 * np.log10(255**2 / np.maximum(error, 1e-9))).mean()), 2),
-        "perceptual distance on judge maps, mean": round(_distance(judge, target, to_float(made_u8)), 4),
-        "the same of two random pictures": round(_distance(judge, target, np.roll(target, 1, 0)), 4),
+        "perceptual distance on judge maps, mean": round(_distance(judge.folder, target, made), 4),
+        "the same of two random pictures": round(_distance(judge.folder, target, np.roll(target, 1, 0)), 4),
     }
     starts = range(0, min(count, 2 * COLUMNS), COLUMNS)
     rows = [part[k : k + COLUMNS] for k in starts for part in (target_u8, made_u8)]
@@ -60,8 +65,8 @@ def report(pictures: Pictures, judge: Judging, count: int) -> tuple[dict[str, An
 
 
 @torch.no_grad()
-def _distance(judge: Judging, a: np.ndarray, b: np.ndarray) -> float:
-    network = load_model(judge.graph.folder)
+def _distance(folder: Path, a: np.ndarray, b: np.ndarray) -> float:
+    network = load_model(folder)
     if not isinstance(network, Judge):
         raise TypeError("the judge's folder holds another network")
     parts = zip(np.array_split(a, 8), np.array_split(b, 8), strict=True)
@@ -80,11 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    models = Models(load_bundle(given.bundle))
-    inversion = presets(models.bundle, InversionParameters, "inversion")
-    if given.refine is not None:
-        inversion = replace(inversion, refine_steps=given.refine)
-    figures, sheet = report(Pictures(models, given.split, inversion), Judging(given.judge), given.count)
+    editor = Editor(load_bundle(given.bundle))
+    figures, sheet = report(editor, JudgeGraph(given.judge), given.split, given.count, given.refine)
     print(json.dumps(figures, indent=1))
     if given.out:
         from PIL import Image

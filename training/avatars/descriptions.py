@@ -1,16 +1,14 @@
-"""The words of an edit: both methods get a description of the source, and its attribute changed.
+"""Descriptions of avatars, and the words of an edit of one.
 
-SEGA's concept is the attribute's own words; where it takes something's place, the old value is a second concept with a
-minus. A local edit of Prompt-to-Prompt names the word, of each description, that may change the picture.
+A concept is the attribute's own words; where it takes something's place, the old value is a second concept with a
+minus. A local edit names the word, of each description, that may change the picture.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from limner.export.battery import BatteryEdit
-from limner.runtime.recipe import PromptEdit
+from limner.runtime.study.samples import EditSpec
 from limner.training.avatars.attributes import COVERED_HAIR
 from limner.training.avatars.captions import PLURAL_GARMENTS
 
@@ -28,8 +26,6 @@ GLASSES = {"none": "no glasses", "glasses": "glasses", "sunglasses": "sunglasses
 BEARDS = {"none": "no beard", "beard": "a beard", "moustache": "a moustache"}
 ABSENT = ("none", "neutral", "hidden")
 BALD = "a bald head"  # as a concept: "no hair" alone would be read as hair
-DESCRIBED = ("hair", "hair_color", "facial_hair", "eyewear", "expression", "skin", "clothes", "clothes_color",
-             "background")  # fmt: skip
 
 
 def describe(words: Words, unsaid: str = "") -> str:
@@ -50,19 +46,14 @@ def describe(words: Words, unsaid: str = "") -> str:
     return f"{article} {person}, wearing {worn}, {words['background']} background"
 
 
-def concepts(edit: BatteryEdit, before: Words, own: bool = False) -> tuple[PromptEdit, ...]:
-    """SEGA's concepts of an edit: the new value, and away from the old one where that can be named. They have the
-    bundle's scale and threshold, or the edit's `own` where it has any.
-    """
-    scale = edit.scale if own else None
-    options: dict[str, Any] = {"threshold": edit.threshold} if own and edit.threshold is not None else {}
+def concepts(edit: EditSpec, before: Words) -> tuple[str, ...]:
+    """The new value, and behind a minus the old one where that can be named."""
     new = BALD if (edit.attribute, edit.value) == ("hair", "bald") else named(edit.attribute, edit.value)
     old = named(edit.attribute, before[edit.attribute])
-    away = (PromptEdit(old, strength=scale, options={**options, "away": True}),) if old else ()
-    return (PromptEdit(new, strength=scale, options=options), *away)
+    return (new, f"-{old}") if old else (new,)
 
 
-def blend_word(edit: BatteryEdit, before: Words) -> str:
+def blend_word(edit: EditSpec, before: Words) -> str:
     """SOURCE:TARGET, the words of both descriptions whose place may change."""
     return f"{_noun(edit.attribute, before)}:{_noun(edit.attribute, {**before, edit.attribute: edit.value})}"
 

@@ -1,0 +1,178 @@
+"""The verbs of studies: `limner study run`, `score`, `table` and `tune`."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from limner.runtime.cli.console import print_json
+from limner.runtime.cli.options import BundleOption, JsonOption, ProviderOption, ThreadsOption, open_editor
+from limner.runtime.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from limner.runtime.study.judge import JudgeGraph
+
+__all__ = ["app"]
+
+SamplesArgument = Annotated[Path, typer.Argument(help="Folder of samples, as `limner train samples` writes one.")]
+JudgeOption = Annotated[Path | None, typer.Option("--judge", help="Folder of a judge; the shipped one if not given.")]
+EditOption = Annotated[list[str] | None, typer.Option("--edit", help="Only this edit; may be repeated.")]
+RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.")]
+
+app = typer.Typer(
+    help="Edits of many pictures, judged: success with intervals, and settings chosen by it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.command("run")
+def run(
+    samples: SamplesArgument,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the run; one that was stopped goes on there.")],
+    method: Annotated[
+        list[str] | None, typer.Option("--method", "-m", help="One of the bundle's methods; may be repeated.")
+    ] = None,
+    part: Annotated[
+        list[str] | None, typer.Option("--part", help="real, generated or prompts; may be repeated.")
+    ] = None,
+    edit: EditOption = None,
+    count: Annotated[int, typer.Option(min=1, help="Samples an edit.")] = 50,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="METHOD.NAME=VALUE, as in sega.steps=30 or sega.inversion.skip=0.2."),
+    ] = None,
+    bundle: BundleOption = None,
+    judge: JudgeOption = None,
+    provider: ProviderOption = "cpu",
+    threads: ThreadsOption = None,
+    sheets: Annotated[int, typer.Option(min=0, help="Draw the edits of so many samples side by side.")] = 0,
+) -> None:
+    """Edit the samples by every method, judge what comes out, and print the table."""
+    from limner.runtime.study.battery import Battery
+    from limner.runtime.study.header import PARTS, make_header
+    from limner.runtime.study.recipes import require_study_method, study_methods
+    from limner.runtime.study.rows import open_run
+    from limner.runtime.study.samples import load_samples
+    from limner.runtime.study.tables import markdown
+
+    loaded = load_samples(samples)
+    editor = open_editor(bundle, provider, threads, _family(method or ()))
+    family = editor.bundle.manifest.family
+    names = [require_study_method(name, family) for name in method or study_methods(family)]
+    given = _settings(settings or (), names)
+    parts = _parts(part or ["real"], PARTS)
+    found = _judge(judge)
+    methods = {name: given.get(name, {}) for name in names}
+    header = make_header(loaded, editor, found, parts, methods, loaded.edits(tuple(edit or ())), count)
+    made = open_run(out, header)
+    Battery(editor, found, loaded, made, sheets)()
+    print(markdown([made]), end="")
+
+
+@app.command("score")
+def score(
+    folder: RunArgument,
+    judge: JudgeOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="New folder of the run as it is judged now; else in its place.")
+    ] = None,
+) -> None:
+    """Read the pictures of a run again, by the same judge or another one, and print the table."""
+    from limner.runtime.study.rescoring import rescore
+    from limner.runtime.study.tables import markdown
+
+    print(markdown([rescore(folder, _judge(judge), out)]), end="")
+
+
+@app.command("table")
+def table(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of runs of the same samples, edits and judge.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Print the table of one run or of several, a column a method."""
+    from limner.runtime.study.rows import read_run
+    from limner.runtime.study.tables import figures, markdown
+
+    runs = [read_run(folder) for folder in folders]
+    if as_json:
+        print_json(figures(runs))
+        return
+    print(markdown(runs), end="")
+
+
+@app.command("tune")
+def tune(
+    samples: SamplesArgument,
+    method: Annotated[str, typer.Option("--method", "-m", help="One of the bundle's methods.")],
+    axis: Annotated[list[str] | None, typer.Option("--axis", help="NAME=VALUE,VALUE; may be repeated.")] = None,
+    start: Annotated[
+        list[str] | None, typer.Option("--start", help="NAME=VALUE,NAME=VALUE to begin at; may be repeated.")
+    ] = None,
+    part: Annotated[str, typer.Option("--part", help="real or generated.")] = "real",
+    edit: EditOption = None,
+    count: Annotated[int, typer.Option(min=1, help="Samples an edit.")] = 6,
+    bundle: BundleOption = None,
+    judge: JudgeOption = None,
+    provider: ProviderOption = "cpu",
+    threads: ThreadsOption = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the trials and of presets.json.")] = None,
+) -> None:
+    """Walk axes of settings from each start; print one JSON line a trial, the best first."""
+    from limner.runtime.study.recipes import require_study_method
+    from limner.runtime.study.samples import load_samples
+    from limner.runtime.study.tuning import Trials, parse_axes, parse_start
+
+    axes, starts = parse_axes(axis or ()), [parse_start(text) for text in start or ()] or [{}]
+    if not axes and not start:
+        raise InputError("axis", "nothing to try", "--axis NAME=VALUE,VALUE, or several --start")
+    loaded = load_samples(samples)
+    _parts([part], ("real", "generated"))
+    editor = open_editor(bundle, provider, threads, _family([method]))
+    require_study_method(method, editor.bundle.manifest.family)
+    trials = Trials(editor, _judge(judge), loaded, method, part, loaded.edits(tuple(edit or ())), count, out)
+    for one in starts:
+        trials.check(one, axes)
+    for one in starts:
+        trials.walk(one, axes)
+    trials.write()
+    for one in trials.ranked:
+        print(json.dumps(one))
+
+
+def _family(names: Sequence[str]) -> str:
+    """The family of the first method that is named, whose shipped bundle is taken."""
+    from limner.runtime.study.recipes import method_of
+
+    return method_of(names[0]).family if names else "stylegan2"
+
+
+def _judge(folder: Path | None) -> "JudgeGraph":
+    from limner.runtime.bundle.shipped import checkpoints_folder
+    from limner.runtime.study.judge import JudgeGraph
+
+    return JudgeGraph(checkpoints_folder() / "avatars" / "judge" if folder is None else folder)
+
+
+def _parts(given: Sequence[str], known: Sequence[str]) -> list[str]:
+    for name in given:
+        if name not in known:
+            raise InputError("part", repr(name), ", ".join(known), nearest(name, known))
+    return list(dict.fromkeys(given))
+
+
+def _settings(given: Sequence[str], methods: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """["sega.steps=30"] -> {"sega": {"steps": 30}}; InputError for what is not METHOD.NAME=VALUE of a method asked."""
+    from limner.runtime.schema import read_value
+
+    found: dict[str, dict[str, Any]] = {}
+    for item in given:
+        key, sign, value = item.partition("=")
+        method, dot, name = key.partition(".")
+        if not sign or not dot or method not in methods:
+            raise InputError("set", repr(item), f"METHOD.NAME=VALUE with a method of {', '.join(methods)}")
+        found.setdefault(method, {})[name] = read_value(value, "set")
+    return found

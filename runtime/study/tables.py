@@ -1,0 +1,148 @@
+"""Figures of runs as JSON and as Markdown. Nothing is left out: what was asked, scored and failed stands in the table.
+
+Several runs make one table, a column a method, if they have the same samples, edits, judge and count.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from limner.runtime.errors import InputError
+from limner.runtime.study.rows import Run
+from limner.runtime.study.scores import Score, mean, score, wilson
+
+__all__ = ["figures", "markdown", "share_text", "summary"]
+
+SAME = ("samples", "edits_version", "edits", "attributes", "hidden", "judge", "count")  # of headers in one table
+Column = tuple[str, dict[str, Score]]  # a method, and its edits
+
+LINES: tuple[tuple[str, Callable[[Sequence[Score]], str]], ...] = (
+    ("by chance", lambda rows: f"{100 * (mean([s.chance for s in rows]) or 0.0):.1f} %"),
+    ("asked attribute seen", lambda rows: _percent(sum(s.seen for s in rows), sum(s.tried for s in rows))),
+    ("other attributes changed, mean", lambda rows: f"{1 - (mean([s.kept for s in rows]) or 0.0):.3f}"),
+    ("identity cosine, mean", lambda rows: _number(mean([s.identity for s in rows]), 3)),
+    ("reconstruction, dB", lambda rows: _number(mean([s.psnr for s in rows]), 1)),
+    ("change outside the mask, of 255", lambda rows: _number(mean([s.outside for s in rows]), 2)),
+    ("part inside the mask", lambda rows: _number(mean([s.masked for s in rows]), 2)),
+    ("asked", lambda rows: str(sum(s.asked for s in rows))),
+    ("scored", lambda rows: str(sum(s.scored for s in rows))),
+    ("failed", lambda rows: str(sum(s.failed for s in rows))),
+    ("source had it already", lambda rows: str(sum(s.left_out for s in rows))),
+)
+
+
+def figures(runs: Sequence[Run]) -> dict[str, Any]:
+    """Everything that the rows say, as JSON data; InputError for runs that no table can hold together."""
+    check_together(runs)
+    found: dict[str, Any] = {"runs": [run.header.digest for run in runs]}
+    for part in _parts(runs):
+        found[part] = (
+            prompted(runs)
+            if part == "prompts"
+            else {name: {edit: asdict(one) for edit, one in scores.items()} for name, scores in columns(runs, part)}
+        )
+    return found
+
+
+def check_together(runs: Sequence[Run]) -> None:
+    """InputError naming what differs."""
+    for run in runs[1:]:
+        for name in SAME:
+            if getattr(run.header, name) != getattr(runs[0].header, name):
+                given = f"{str(run.folder)!r} beside {str(runs[0].folder)!r}, which has another {name}"
+                raise InputError("run", given, "runs of the same samples, edits, judge and count")
+
+
+def columns(runs: Sequence[Run], part: str) -> list[Column]:
+    """Each method of each run that has rows in the part."""
+    found = [
+        (name, {edit: score(run, part, name, edit) for edit in run.header.methods[name]["edits"]})
+        for run in runs
+        if part in run.header.parts
+        for name in run.header.methods
+    ]
+    return [column for column in found if any(one.tried for one in column[1].values())]
+
+
+def summary(run: Run, part: str, method: str) -> dict[str, Any]:
+    """A method's figures in one line."""
+    scores = {edit: score(run, part, method, edit) for edit in run.header.methods[method]["edits"]}
+    tried = sum(one.tried for one in scores.values())
+    weakest = min(scores, key=lambda name: scores[name].success / max(1, scores[name].tried))
+    return {
+        "success": sum(one.success for one in scores.values()) / max(1, tried),
+        "seen": sum(one.seen for one in scores.values()) / max(1, tried),
+        "kept": mean([one.kept for one in scores.values()]),
+        "weakest": f"{weakest} {scores[weakest].success}/{scores[weakest].tried}",
+        "tried": tried,
+        "failed": sum(one.failed for one in scores.values()),
+    }
+
+
+def prompted(runs: Sequence[Run]) -> dict[str, dict[str, int]]:
+    """Attributes that a description names and the judge sees: attribute -> right, of how many; "all" besides."""
+    found: dict[str, dict[str, int]] = {}
+    for run in runs:
+        hidden = {(one["attribute"], one["value"]) for one in run.header.hidden}
+        for row in run.of("prompts", ""):
+            for name, wanted, read in zip(run.header.attributes, row.before, row.after, strict=True):
+                for key in ("all", name) if (name, wanted) not in hidden else ():
+                    one = found.setdefault(key, {"right": 0, "count": 0})
+                    one["right"] += wanted == read
+                    one["count"] += 1
+    return found
+
+
+def markdown(runs: Sequence[Run]) -> str:
+    """The tables of all parts, each under its name."""
+    check_together(runs)
+    return "\n\n".join(f"## {part}\n\n{table(runs, part)}" for part in _parts(runs)) + "\n"
+
+
+def table(runs: Sequence[Run], part: str, names: Sequence[str] = ()) -> str:
+    """The table of a part; `names` are those of its columns, the methods' own if not given."""
+    check_together(runs)
+    if part == "prompts":
+        rows = [[name, share_text(one["right"], one["count"])] for name, one in prompted(runs).items()]
+        return as_table(["attribute", "seen"], rows)
+    found = columns(runs, part)
+    edits = dict.fromkeys(edit for _, scores in found for edit in scores)
+    rows = [[edit, *(_share(scores[edit]) if edit in scores else "-" for _, scores in found)] for edit in edits]
+    rows.append(["**all**", *(f"**{total(scores)}**" for _, scores in found)])
+    for title, line in LINES:
+        cells = [line(list(scores.values())) for _, scores in found]
+        rows += [[title, *cells]] if set(cells) != {"-"} else []
+    return as_table(["edit", *(names or [name for name, _ in found])], rows)
+
+
+def total(scores: dict[str, Score]) -> str:
+    """Success over all edits."""
+    return share_text(sum(one.success for one in scores.values()), sum(one.tried for one in scores.values()))
+
+
+def as_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown."""
+    lines = [f"| {' | '.join(cells)} |" for cells in (titles, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(titles), *lines[1:]])
+
+
+def share_text(success: int, count: int) -> str:
+    """A share with its interval, in percent."""
+    low, high = wilson(success, count)
+    return f"{_percent(success, count)} ({100 * low:.0f}-{100 * high:.0f})"
+
+
+def _share(one: Score) -> str:
+    return share_text(one.success, one.tried)
+
+
+def _percent(success: int, count: int) -> str:
+    return f"{100 * success / max(1, count):.0f} %"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _parts(runs: Sequence[Run]) -> list[str]:
+    return list(dict.fromkeys(part for run in runs for part in run.header.parts))
