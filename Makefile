@@ -96,14 +96,6 @@ engines: $(FULL) ## Compile every graph for three GPU generations, without a GPU
 engines-scale: $(FULL) ## The same for a generator at 1024 pixels and a UNet of Stable Diffusion's size (hours, 16 GB)
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.scale_engines $(ARGS)
 
-.PHONY: battery-diffusion
-battery-diffusion: $(FULL) ## Judge edits of the diffusion bundle on generated and held-out pictures
-	$(BIN)/python -m limner.export.diffusion.battery $(ARGS)
-
-.PHONY: tune-diffusion
-tune-diffusion: $(FULL) ## Choose settings of a diffusion method on validation pictures: ARGS="--method sega --out out/tune"
-	$(BIN)/python -m limner.export.diffusion.battery.tuning $(ARGS)
-
 .PHONY: precision
 precision: $(FULL) ## Convert the bundle to fp16 and int8 behind the gate, battery included; reports in out/*/parity.md
 	@mkdir -p out
@@ -118,9 +110,21 @@ bench: $(FULL) ## Time the runtime on this machine, beside torch eager
 bench-diffusion: $(FULL) ## Time edits of the diffusion bundle, beside diffusers eager
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.diffusion $(ARGS)
 
-.PHONY: battery
-battery: $(FULL) ## Measure the methods on the battery of edits of held-out pictures
-	$(BIN)/python -m limner.export.battery $(ARGS)
+out/samples/%: $(FULL)
+	$(BIN)/limner train samples --split $* --out $@
+
+.PHONY: study
+study: out/samples/test ## Judge all methods on held-out and generated pictures, into out/study; docs/study.md says what it does
+	$(BIN)/limner study run out/samples/test --out out/study/stylegan2 $(ARGS)
+	$(BIN)/limner study run out/samples/test --out out/study/diffusion --bundle checkpoints/avatars/diffusion \
+		--part generated --part real $(ARGS)
+	$(BIN)/limner study run out/samples/test --out out/study/prompts --bundle checkpoints/avatars/diffusion \
+		--part prompts --count 100
+
+.PHONY: study-adopt
+study-adopt: ## Take the rows of `make study` into docs/figures/study; `make docs-write` makes the tables of them
+	for run in stylegan2 diffusion prompts; do mkdir -p docs/figures/study/$$run; \
+		cp out/study/$$run/run.json out/study/$$run/rows.jsonl docs/figures/study/$$run/; done
 
 # --- checking it ------------------------------------------------------------------------------------------
 
@@ -146,7 +150,7 @@ docs: $(FULL) typings ## Build the documentation into out/docs, warnings as erro
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file .mkdocs.yml
 
 .PHONY: docs-write
-docs-write: $(FULL) ## Write the generated pages of docs/reference anew
+docs-write: $(FULL) ## Write what is generated anew: docs/reference, and the tables of docs/figures and README
 	$(BIN)/python docs/reference.py
 
 .PHONY: docs-pictures

@@ -1,6 +1,7 @@
-"""The generated pages of the reference: `python docs/reference.py` writes them, `--check` compares.
+"""What is generated: `python docs/reference.py` writes it, `--check` compares.
 
-Settings come from the methods' declarations, commands from their own --help, variables from the table below.
+Settings come from the methods' declarations, commands from their own --help, variables from the table below, tables of
+figures from the rows of docs/figures/study: what stands between `<!-- study: RUN PART -->` and `<!-- end -->`.
 """
 
 from __future__ import annotations
@@ -8,12 +9,25 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-HERE = Path(__file__).parent / "reference"
-VERBS = ("edit", "invert", "align", "sample", "replay", "demo", "methods", "models", "check", "export", "train")
+ROOT = Path(__file__).resolve().parents[1]
+STUDIES = ROOT / "docs" / "figures" / "study"
+MARKED = ("README.md", "docs/figures/index.md")
+MARK = re.compile(r"(<!-- study: ([a-z0-9]+) ([a-z]+) -->\n?)(.*?)(\n?<!-- end -->)", re.DOTALL)
+TITLES = {
+    "latent-mapper": "latent mapper", "global-directions": "global directions", "sega": "SEGA",
+    "latent-optimization": "latent optimization", "prompt-to-prompt": "Prompt-to-Prompt",
+    "prompt-to-prompt-local": "local edit",
+}  # fmt: skip
+VERBS = (
+    "edit", "invert", "align", "sample", "replay", "demo", "methods", "models", "study", "study run", "study tune",
+    "check", "export", "train",
+)  # fmt: skip
 VARIABLES = (
     ("LIMNER_BUNDLE", "folder of a bundle, as `--bundle`"),
     ("LIMNER_THREADS", "CPU threads, as `--threads`"),
@@ -26,11 +40,38 @@ VARIABLES = (
 
 
 def pages() -> dict[str, str]:
-    """Page -> its text."""
+    """File -> its text."""
     from limner.runtime.methods.registry import method_names
 
     found = {f"settings-{name}.md": settings(name) for name in method_names()}
-    return found | {"commands.md": commands(), "environment.md": environment()}
+    found |= {"commands.md": commands(), "environment.md": environment()}
+    return {f"docs/reference/{name}": text for name, text in found.items()} | {name: marked(name) for name in MARKED}
+
+
+def marked(name: str) -> str:
+    """A page with its tables as the rows say."""
+
+    def replaced(found: re.Match[str]) -> str:
+        return f"{found[1]}{study(found[2], found[3])}{found[5]}"
+
+    return MARK.sub(replaced, (ROOT / name).read_text(encoding="utf-8"))
+
+
+def study(name: str, part: str) -> str:
+    """The table of a run's part; of the part "shares" the success of each method in a clause."""
+    from limner.runtime.study.rows import read_run
+    from limner.runtime.study.tables import columns, table
+
+    run = read_run(STUDIES / name)
+    if part == "shares":
+        of = columns([run], run.header.parts[0])
+        return ", ".join(f"{_percent(scores)} by {TITLES[method]}" for method, scores in of)
+    return table([run], part, [TITLES[method] for method, _ in columns([run], part)] if part != "prompts" else ())
+
+
+def _percent(scores: dict[str, Any]) -> str:
+    tried = sum(one.tried for one in scores.values())
+    return f"{100 * sum(one.success for one in scores.values()) / tried:.0f} %"
 
 
 def settings(name: str) -> str:
@@ -55,7 +96,7 @@ def settings(name: str) -> str:
 def commands() -> str:
     """`--help` of every verb."""
     parts = ["# Commands", "What `--help` prints, written by `make docs-write`."]
-    for words in [(), *((verb,) for verb in VERBS)]:
+    for words in [(), *(tuple(verb.split()) for verb in VERBS)]:
         title = " ".join(("limner", *words))
         parts.append(f"## {title}\n\n```text\n{help_of(*words)}```")
     return "\n\n".join(parts) + "\n"
@@ -94,13 +135,13 @@ def environment() -> str:
 def main(arguments: list[str]) -> int:
     stale = []
     for name, text in pages().items():
-        path = HERE / name
+        path = ROOT / name
         if "--check" in arguments:
             stale += [name] if not path.is_file() or path.read_text(encoding="utf-8") != text else []
         else:
             path.write_text(text, encoding="utf-8")
     if stale:
-        print(f"{', '.join(stale)} of docs/reference: not what the code says; `make docs-write` writes them")
+        print(f"{', '.join(stale)}: not what the code or the rows say; `make docs-write` writes them")
     return 1 if stale else 0
 
 

@@ -24,8 +24,9 @@ from limner.training.models.store import load_model
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = checkpoints_folder() / "avatars" / "pictures"
-# Verbs whose lines have tests of their own: those of trainings, exports (test_full_scale.py) and imports (the same).
-ELSEWHERE = ("train", "export", "models import", "edit seed:1 --mapper afro --bundle ffhq-bundle")
+# Verbs whose lines have tests of their own: those of trainings, exports (test_full_scale.py), imports (the same) and
+# studies (runtime/study/test_study.py).
+ELSEWHERE = ("train", "export", "study", "models import", "edit seed:1 --mapper afro --bundle ffhq-bundle")
 FINDER = """
 def find(image_u8):
     import json

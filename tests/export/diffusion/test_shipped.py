@@ -8,15 +8,16 @@ import torch
 from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 
-from limner.export.battery import EDITS, Judging
-from limner.export.diffusion.battery.methods import PROMPT_TO_PROMPT, SEGA, battery_recipe
-from limner.export.diffusion.battery.runs import has_room
-from limner.export.diffusion.battery.words import describe
 from limner.runtime import Editor
 from limner.runtime.bundle.shipped import checkpoints_folder, shipped_bundle
 from limner.runtime.diffusion.sampling import Draws, generate
-from limner.runtime.pictures.images import to_float
 from limner.runtime.settings import SamplingParameters
+from limner.runtime.study.judge import JudgeGraph
+from limner.runtime.study.recipes import recipe_of
+from limner.runtime.study.samples import Sample
+from limner.training.avatars.descriptions import describe
+from limner.training.avatars.edits import EDITS
+from limner.training.avatars.held_out import asked_of
 
 WORDS = {
     "hair": "short", "hair_color": "brown", "facial_hair": "none", "eyewear": "none", "expression": "neutral",
@@ -33,12 +34,12 @@ def editor() -> Editor:
 
 
 @pytest.fixture(scope="module")
-def judge() -> Judging:
-    return Judging(checkpoints_folder() / "avatars" / "judge")
+def judge() -> JudgeGraph:
+    return JudgeGraph(checkpoints_folder() / "avatars" / "judge")
 
 
-def seen(judge: Judging, images: Sequence[NDArray[np.uint8]], attribute: str) -> list[str]:
-    return [words[attribute] for words in judge(to_float(np.stack(images)))]
+def seen(judge: JudgeGraph, images: Sequence[NDArray[np.uint8]], attribute: str) -> list[str]:
+    return [words[attribute] for words in judge.words(np.stack(images))]
 
 
 def test_diffusers_makes_the_same_latents(editor: Editor) -> None:
@@ -58,19 +59,20 @@ def test_diffusers_makes_the_same_latents(editor: Editor) -> None:
     assert np.abs(mine - wanted).max() <= 1e-3 * np.abs(wanted).max()
 
 
-def test_pictures_show_what_their_prompt_says(editor: Editor, judge: Judging) -> None:
+def test_pictures_show_what_their_prompt_says(editor: Editor, judge: JudgeGraph) -> None:
     texts = [describe({**WORDS, "background": color, "eyewear": "glasses"}) for color in ("blue", "yellow")]
     made = [one.image for one in editor.generate(texts, SEEDS[:2], {"steps": STEPS})]
     assert seen(judge, made, "background") == ["blue", "yellow"]
     assert seen(judge, made, "eyewear") == ["glasses", "glasses"]
 
 
-@pytest.mark.parametrize("method", [PROMPT_TO_PROMPT, SEGA])
+@pytest.mark.parametrize("method", ["prompt-to-prompt", "sega"])
 @pytest.mark.parametrize("name", ["sunglasses", "bald"])
-def test_edits_are_seen(editor: Editor, judge: Judging, method: str, name: str) -> None:
+def test_edits_are_seen(editor: Editor, judge: JudgeGraph, method: str, name: str) -> None:
     edit = BY_NAME[name]
-    assert has_room(edit, WORDS)
-    recipes = [battery_recipe(method, edit, WORDS, seed, {"steps": 12}) for seed in SEEDS]
+    asked = {name: asked_of(edit, WORDS)}
+    people = [Sample(seed, "", "", seed, WORDS, describe(WORDS), asked) for seed in SEEDS]
+    recipes = [recipe_of(editor.bundle, method, edit, person, None, {"steps": 12}) for person in people]
     done = [editor.edit(recipe) for recipe in recipes]
     before = seen(judge, [one.reconstruction for one in done], edit.attribute)
     after = seen(judge, [one.image for one in done], edit.attribute)

@@ -11,7 +11,6 @@ import pytest
 import torch
 from support.tiny import GENERATOR
 
-from limner.export.battery import EDITS, Score, mapped, table
 from limner.export.stylegan2 import writer as bundle_writer
 from limner.export.stylegan2.graphs import build_specs
 from limner.export.stylegan2.networks import load_networks
@@ -125,15 +124,3 @@ def test_fp16_rounding_takes_mappers_along(checkpoints: Path) -> None:
     weight.add_(1e-3 * torch.randn_like(weight))
     networks.round_to_fp16()
     assert torch.equal(weight, weight.half().float())
-
-
-def test_the_battery_runs_the_edits_that_have_a_mapper(bundle: Bundle) -> None:
-    found = mapped(Models(bundle), EDITS)
-    assert [edit.name for edit in found] == ["beard", "glasses"]
-    scores = {"global-directions": [Score("beard", 10, 5, 6, 0.9, 0.8), Score("sad", 10, 1, 1, 0.7, 0.8)],
-              "latent-mapper": [Score("beard", 10, 10, 10, 0.95, 0.9)]}  # fmt: skip
-    lines = table(scores).splitlines()
-    assert lines[2].startswith("| beard | 50 % (") and "| 100 % (" in lines[2]
-    assert lines[3].startswith("| sad | 10 % (") and lines[3].endswith(" |  |")
-    assert lines[5] == "| off-target change, mean | 0.200 | 0.050 |"
-    assert lines[6] == "| identity cosine, mean | 0.800 | 0.900 |"
