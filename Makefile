@@ -169,6 +169,7 @@ lint: $(FULL) ## Check format, lint and the directions of imports
 .PHONY: types
 types: $(FULL) typings ## Check types with mypy, strict
 	$(BIN)/mypy
+	$(BIN)/mypy tests
 
 .PHONY: wheel
 wheel: $(FULL) ## Build the wheel, install it into a clean environment and use it there

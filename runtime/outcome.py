@@ -55,8 +55,15 @@ class Result:
 class Engine(Protocol):
     """Runs recipes of one family's methods. Families are twins: `stylegan2.engine`, `diffusion.engine`."""
 
-    every_source: tuple[str, ...]  # the graphs that sources of any kind need
-    critics: Critics
+    @property
+    def every_source(self) -> tuple[str, ...]:
+        """The graphs that sources of any kind need."""
+        ...
+
+    @property
+    def critics(self) -> Critics:
+        """Who judges its pictures."""
+        ...
 
     def graphs(self, recipe: Recipe) -> tuple[str, ...]:
         """What the recipe's source needs of the bundle, beside the method's own graphs."""

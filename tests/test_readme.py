@@ -122,7 +122,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def landmarks(of: str) -> list[list[float]]:
     """Eyes, nose and corners of the mouth of any avatar, in the picture of that name."""
     points = np.array([[51.8, 51], [76.5, 51], [64, 60.5], [58.5, 71.5], [69.5, 71.5]]) - 0.5
-    return ((points + 0.5) * 2 - 0.5 + [200, 120] if of == "photo.jpg" else points).tolist()
+    found: list[list[float]] = ((points + 0.5) * 2 - 0.5 + [200, 120] if of == "photo.jpg" else points).tolist()
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from support.engines import stylegan2
 
 from limner.runtime.bundle.loading import load_bundle
 from limner.runtime.bundle.presets import presets
@@ -27,7 +28,6 @@ from limner.runtime.pictures.images import to_float
 from limner.runtime.settings import InversionParameters
 from limner.runtime.storage.files import write_atomically
 from limner.runtime.study.judge import JudgeGraph
-from limner.runtime.stylegan2.networks import Models
 from limner.training.avatars.attributes import AVATAAARS, sample_in_split
 from limner.training.avatars.render import render
 from limner.training.models.judge import Judge, perceptual_distance
@@ -38,7 +38,7 @@ COLUMNS = 8
 
 def report(editor: Editor, judge: JudgeGraph, split: str, count: int, refine: int | None) -> tuple[dict[str, Any], Any]:
     """Figures over pictures 0 .. count-1 of the split, and a sheet of the first ones above their reconstructions."""
-    models: Models = editor.engine.models  # type: ignore[attr-defined]
+    models = stylegan2(editor).models
     inversion = presets(editor.bundle, InversionParameters, "inversion")
     inversion = inversion if refine is None else replace(inversion, refine_steps=refine)
     avatars = [sample_in_split(AVATAAARS, split, i, 0) for i in range(count)]

@@ -11,9 +11,9 @@ import onnx
 import pytest
 import torch
 
-from limner.export.judge import GRAPH, PARITY, export_judge
+from limner.export.judge import PARITY, export_judge
 from limner.runtime.errors import BundleError, InputError
-from limner.runtime.study.judge import JudgeGraph
+from limner.runtime.study.judge import GRAPH, JudgeGraph
 from limner.training.avatars.attributes import AVATAAARS, sample_in_split
 from limner.training.avatars.render import render
 from limner.training.models.judge import Judge

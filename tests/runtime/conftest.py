@@ -28,7 +28,7 @@ def make_bundle_folder(tmp_path: Path) -> Callable[[], Path]:
         write_graphs(folder)
         write_tokenizer(folder / "tokenizer")
         save_file({"latent_avg": np.ones(W, np.float32)}, folder / "constants.safetensors")
-        relevance = {"relevance": np.zeros((CHANNELS, EMBEDDING), np.float16)}
+        relevance: dict[str, np.ndarray] = {"relevance": np.zeros((CHANNELS, EMBEDDING), np.float16)}
         relevance |= {name: np.ones(CHANNELS, np.float32) for name in ("style_mean", "style_std")}
         save_file(relevance, folder / "relevance.safetensors")
         write_manifest(folder, manifest())

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from support.engines import stylegan2
 from support.toy_bundle import NUM_WS, SIZE, W_DIM, ToyWeights, toy_fixture  # noqa: F401
 
 from limner.runtime import editor as editor_module
@@ -21,6 +22,7 @@ from limner.runtime.edit import Edit
 from limner.runtime.editor import Editor
 from limner.runtime.errors import BundleError, GraphError, InputError, MissingGraphError, ProviderError
 from limner.runtime.methods.global_directions import DirectionOptions
+from limner.runtime.methods.registry import find_method
 from limner.runtime.outcome import Outcome
 from limner.runtime.pictures.images import read_picture, read_texts, to_u8, write_png_atomically
 from limner.runtime.recipe import PromptEdit, Recipe, Source
@@ -95,7 +97,9 @@ def test_an_edit_is_complete(editor: Editor) -> None:
 
 
 def test_inversion_by_the_encoder_and_refinement(editor: Editor, tmp_path: Path) -> None:
-    vivid = to_u8(editor.engine.models.synthesis(4 * editor.sample(11, 1.0).w_plus))[0]  # the toy encoder sees no tanh
+    vivid = to_u8(stylegan2(editor).models.synthesis(4 * editor.sample(11, 1.0).w_plus))[
+        0
+    ]  # the toy encoder sees no tanh
     picture = write_png_atomically(tmp_path / "vivid.png", vivid)
     coarse = editor.invert(picture)
     fine = editor.invert(picture, InversionParameters(refine_steps=60, learning_rate=0.1, l2_weight=0.0))
@@ -106,7 +110,7 @@ def test_inversion_by_the_encoder_and_refinement(editor: Editor, tmp_path: Path)
     for found in (coarse, fine):
         assert found.w_plus.shape == (1, NUM_WS, W_DIM)
         assert np.array_equal(found.picture, vivid)
-        assert np.array_equal(found.reconstruction, to_u8(editor.engine.models.synthesis(found.w_plus))[0])
+        assert np.array_equal(found.reconstruction, to_u8(stylegan2(editor).models.synthesis(found.w_plus))[0])
         assert {"pixel", "clip", "identity"} == set(found.scores)
     assert editor.invert(picture) is coarse  # remembered
     np.testing.assert_array_equal(editor.invert(vivid).w_plus, coarse.w_plus)
@@ -118,11 +122,11 @@ def test_a_refinement_is_never_worse_than_the_encoder(editor: Editor, portrait: 
 
 
 def test_inversion_of_a_batch_is_that_of_each(editor: Editor) -> None:
-    images = np.concatenate([editor.engine.models.synthesis(editor.sample(seed, 1.0).w_plus) for seed in range(3)])
+    images = np.concatenate([stylegan2(editor).models.synthesis(editor.sample(seed, 1.0).w_plus) for seed in range(3)])
     parameters = InversionParameters(refine_steps=5)
-    together = invert(editor.engine.models, images, parameters)
+    together = invert(stylegan2(editor).models, images, parameters)
     for row, found in enumerate(together):
-        alone = invert(editor.engine.models, images[row : row + 1], parameters)[0]
+        alone = invert(stylegan2(editor).models, images[row : row + 1], parameters)[0]
         np.testing.assert_allclose(found.w_plus, alone.w_plus, atol=1e-4)
 
 
@@ -252,13 +256,13 @@ def test_nan_never_reaches_a_picture(editor: Editor, monkeypatch: pytest.MonkeyP
         editor.edit(global_recipe(Source.from_w_plus(tmp_path / "bad.npy")))
     assert "NaN" in str(caught.value)
     with pytest.raises(GraphError):
-        editor.engine.models.synthesis(bad)
+        stylegan2(editor).models.synthesis(bad)
 
     def run(models: Any, w_plus: Any, recipes: Any, timer: Any, progress: Any) -> list[Outcome]:
         image: NDArray[np.float32] = np.full((1, 3, SIZE, SIZE), np.nan, np.float32)
         return [Outcome(recipe, lambda _: image) for recipe in recipes]
 
-    method = replace(editor_module.find_method("global-directions"), run=run)
+    method = replace(find_method("global-directions"), run=run)
     monkeypatch.setattr(editor_module, "find_method", lambda _: method)
     monkeypatch.setattr(editor, "_scores", lambda *_: {})
     with pytest.raises(GraphError):

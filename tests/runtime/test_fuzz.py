@@ -48,7 +48,8 @@ PIECES = [*"+-:;,=#()[]<>%{}\"' \t\n\0", "\\", "\\:", "{}", "0", "1", "-1", "1.5
           "scale", "threshold", "warmup", "window", "weight", "red", "hat", "beard", "a person", "seed", "replace",
           "difference", "<|endoftext|>", "é", "e\u0301", "日本", "\U0001f600", "\ud800", "\u202e", "\ufeff", "true",
           "null", "../", "~", "~root", "/dev/null", "x" * 300]  # fmt: skip
-VALUES = [None, True, False, 0, 1, -1, 2**53, 10**39, 0.5, -0.0, 1e308, "", "a", "a person", "seed", "image", [],
+VALUES: list[Any] = [
+          None, True, False, 0, 1, -1, 2**53, 10**39, 0.5, -0.0, 1e308, "", "a", "a person", "seed", "image", [],
           [[]], {}, {"a": 1}, ["a"], [0.1, 0.9], "0" * 64, "global-directions", "sega", "prompt-to-prompt"]  # fmt: skip
 
 
@@ -315,7 +316,8 @@ def test_packets() -> None:
 def test_pictures_and_their_recipes(suffix: str, tmp_path: Path) -> None:
     image = Image.fromarray(np.random.RandomState(0).randint(0, 256, (20, 24, 3)).astype(np.uint8))
     path = tmp_path / f"a.{suffix}"
-    image.save(path, **({"dpi": (72, 72)} if suffix not in ("webp", "gif") else {}))
+    options: dict[str, Any] = {"dpi": (72, 72)} if suffix not in ("webp", "gif") else {}
+    image.save(path, **options)
     data = path.read_bytes()
 
     def read(found: Path) -> None:

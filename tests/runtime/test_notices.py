@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from support.engines import stylegan2
 from support.toy_bundle import SIZE, build_toy_bundle
 
 from limner.runtime.bundle.loading import Bundle, load_bundle, write_manifest
@@ -60,7 +61,7 @@ def test_bundle_without_a_vocabulary_says_nothing(tmp_path: Path) -> None:
 
 
 def test_words_that_are_cut_off(editor: Editor) -> None:
-    tokenizer, long = editor.engine.models.tokenizer, "zqxjvk" * 3
+    tokenizer, long = stylegan2(editor).models.tokenizer, "zqxjvk" * 3
     room, each = tokenizer.context_length - 2, len(tokenizer.tokens(long))
     words = [long] * (room // each) + ["beard", "zqxj"] + ["beard"] * each
     kept = tokenizer.pieces(" ".join(words))[0].split()

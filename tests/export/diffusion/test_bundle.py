@@ -78,10 +78,11 @@ def test_manifest(sd1_bundle: Bundle) -> None:
 def test_the_runtime_agrees_with_diffusers(sd1_folder: Path, sd1_bundle: Bundle) -> None:
     """Sizes and batches that the export never saw, through the runtime's own classes."""
     networks = DiffusionNetworks.from_bundle(sd1_bundle, Sessions(sd1_bundle))
-    unet, vae, text = (
+    models: list[Any] = [
         kind.from_pretrained(str(sd1_folder / part), torch_dtype=torch.float32)
         for kind, part in ((UNet2DConditionModel, "unet"), (AutoencoderKL, "vae"), (CLIPTextModel, "text_encoder"))
-    )
+    ]
+    unet, vae, text = models
     states = networks.token_states(["a hat", ""])
     ids = torch.from_numpy(networks.tokenizer.encode("a hat"))
     close(states[:1], text(ids).last_hidden_state)
@@ -105,7 +106,7 @@ def test_controls_against_surgery_at_other_sizes(sd1_folder: Path, sd1_bundle: B
     states = torch.randn(batch, 77, 16, generator=rng)
     noise, maps = operate(folder.unet, layers, sample, step, states, control)
     arrays = {name: value.numpy() for name, value in control.items()}
-    found = Sessions(sd1_bundle).run("unet", sample=sample.numpy(), timestep=step.numpy(),
+    found = Sessions(sd1_bundle).run("unet", only=None, sample=sample.numpy(), timestep=step.numpy(),
                                      encoder_hidden_states=states.numpy(), **arrays)  # fmt: skip
     close(found["noise_pred"], noise)
     close(found["blend_maps"], maps)
@@ -143,9 +144,10 @@ def test_a_graph_that_is_off_is_never_written(
     sd1_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from limner.export.diffusion import writer
+    from limner.export.diffusion.specs import folder_graphs
 
     folder = read_folder(sd1_folder)
-    only = {"text_encoder": writer.folder_graphs(folder, choose_layers(folder.unet))["text_encoder"]}
+    only = {"text_encoder": folder_graphs(folder, choose_layers(folder.unet))["text_encoder"]}
     monkeypatch.setattr(writer, "folder_graphs", lambda *_: only)
     config = DiffusionExport(tolerance=1e-12, batches=(1,))
     with pytest.raises(LimnerError, match="text_encoder"):

@@ -10,6 +10,7 @@ from diffusers import StableDiffusionPipeline
 from diffusers.pipelines.deprecated.semantic_stable_diffusion.pipeline_semantic_stable_diffusion import (
     SemanticStableDiffusionPipeline,
 )
+from support.engines import diffusion
 
 from limner.runtime import Editor, PromptEdit, Recipe, Source
 from limner.runtime.bundle.loading import Bundle
@@ -26,7 +27,7 @@ PROMPT, CONCEPTS = "a face with red hair", ("a beard", "glasses")
 def pipeline(cls: type, folder: Path) -> StableDiffusionPipeline:
     pipe = cls.from_pretrained(folder, torch_dtype=torch.float32)  # type: ignore[attr-defined]
     pipe.set_progress_bar_config(disable=True)
-    return pipe  # type: ignore[no-any-return]
+    return pipe
 
 
 def noise(bundle: Bundle) -> np.ndarray:
@@ -42,7 +43,7 @@ def test_plain_generation(sd1_folder: Path, sd1_bundle: Bundle) -> None:
     found = pipeline(StableDiffusionPipeline, sd1_folder)(
         PROMPT, num_inference_steps=STEPS, latents=torch.from_numpy(noise(sd1_bundle)), output_type="latent"
     )
-    networks = Editor(sd1_bundle).engine.networks
+    networks = diffusion(Editor(sd1_bundle)).networks
     mine = generate(networks, [PROMPT], [3], SamplingParameters(steps=STEPS))
     assert difference(mine, found.images.numpy()) <= TOLERANCE
 
@@ -69,8 +70,8 @@ def test_sega(sd1_folder: Path, sd1_bundle: Bundle) -> None:
     editor = Editor(sd1_bundle)
     whole = completed(editor.bundle, recipe)
     whole = replace(whole, parameters=replace(whole.parameters, guidance="semantic"))
-    start = editor.engine.start(whole, None)
-    mine, _ = edited_latents(editor.engine.networks, [start], [whole], None, None)
+    start = diffusion(editor).start(whole, None)
+    mine, _ = edited_latents(diffusion(editor).networks, [start], [whole], None, None)
     assert difference(mine, np.asarray(found.images)) <= TOLERANCE
     assert editor.edit(recipe).image.shape == (16, 16, 3)
 

@@ -76,7 +76,7 @@ NAMINGS: dict[str, Callable[[str], tuple[str, str]]] = {
 
 
 def weights(folder: DiffusionFolder) -> dict[str, Tensor]:
-    return {name: folder.unet.get_submodule(name).weight.detach().clone() for name in LAYERS}  # type: ignore[union-attr,operator]
+    return {name: folder.unet.get_submodule(name).weight.detach().clone() for name in LAYERS}
 
 
 @pytest.mark.parametrize("naming", NAMINGS)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
+from support.engines import diffusion
 from support.tiny_diffusion import POOLED, TEXT_WIDTH, write_folder
 
 from limner.export.diffusion.folder import read_folder
@@ -58,7 +59,7 @@ def test_plain_generation(folder: Path, bundle: Bundle, negative: str) -> None:
         output_type="latent",
     ).images.numpy()
     parameters = SamplingParameters(steps=8, guidance_scale=5.0, height=16, width=32)
-    mine = generate(Editor(bundle).engine.networks, [PROMPT], [3], parameters, negative=negative)
+    mine = generate(diffusion(Editor(bundle)).networks, [PROMPT], [3], parameters, negative=negative)
     assert np.abs(mine - found).max() <= TOLERANCE * max(1.0, np.abs(found).max())
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
+from support.engines import diffusion
 
 from limner.runtime import Editor
 from limner.runtime.bundle.shipped import checkpoints_folder, shipped_bundle
@@ -54,7 +55,7 @@ def test_diffusers_makes_the_same_latents(editor: Editor) -> None:
         output_type="latent",
     )  # fmt: skip
     settings = SamplingParameters(steps=STEPS, guidance_scale=4.0)
-    mine = generate(editor.engine.networks, [describe(WORDS)], [5], settings)
+    mine = generate(diffusion(editor).networks, [describe(WORDS)], [5], settings)
     wanted = found.images.numpy()
     assert np.abs(mine - wanted).max() <= 1e-3 * np.abs(wanted).max()
 

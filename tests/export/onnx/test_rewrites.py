@@ -1,5 +1,7 @@
 """Each rewrite on a small graph: fewer nodes, the same numbers."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -42,7 +44,7 @@ def flat_product(
         node("Concat", ["batch_size", "three", "outer", "last"], ["back"], axis=0),
         node("Reshape", ["product", "back"], ["y"]),
     ]
-    constants = {
+    constants: dict[str, NDArray[Any]] = {
         "matrix": matrix, "three": ints(3), "rows": ints(matrix.shape[0]), "columns": ints(matrix.shape[1]),
         "inner": ints(4), "outer": ints(5), "last": ints(6),
     }  # fmt: skip
@@ -51,12 +53,12 @@ def flat_product(
 
 def model_of(
     nodes: list[onnx.NodeProto],
-    constants: dict[str, NDArray[np.generic]],
+    constants: dict[str, NDArray[Any]],
     given: tuple[int, ...],
     made: tuple[int, ...],
 ) -> ir.Model:
     value = helper.make_tensor_value_info
-    shapes = SHAPES | {"copies": ["batch", 2, 3, 4]}
+    shapes: dict[str, list[Any]] = SHAPES | {"copies": ["batch", 2, 3, 4]}
     if "matrix" in constants:
         rows, columns = constants["matrix"].shape
         shapes |= {"copied_matrix": ["batch", 3, rows, columns], "flat_copies": ["flat", rows, columns]}
@@ -99,7 +101,7 @@ def test_small_values_are_not_copied_to_full_size() -> None:
         node("Div", ["copies", "count"], ["means"]),
         node("Add", ["means", "x"], ["y"]),
     ]
-    constants = {"axes": ints(2, 3), "count": np.float32(12)}
+    constants: dict[str, NDArray[Any]] = {"axes": ints(2, 3), "count": np.array(12, np.float32)}
     model = model_of(nodes, constants, (2, 3, 4), (2, 3, 4))
     simplify(model)
     assert sorted(node.op_type for node in model.graph) == ["Add", "Div", "ReduceSum"]

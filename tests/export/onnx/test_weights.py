@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -38,7 +39,7 @@ def run(path: Path, x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @pytest.mark.parametrize("storage", ["fp16", "fp32"])
 @pytest.mark.parametrize("weight", [HALVES, SINGLES], ids=["halves", "singles"])
-def test_storage_changes_no_number(tmp_path: Path, storage: str, weight: NDArray[np.float32]) -> None:
+def test_storage_changes_no_number(tmp_path: Path, storage: Any, weight: NDArray[np.float32]) -> None:
     path = WeightFile(tmp_path, storage).save(product(weight), tmp_path / "g.onnx")
     x = np.eye(16, dtype=np.float32)
     np.testing.assert_array_equal(run(path, x), weight)
@@ -119,7 +120,7 @@ def test_simplify_keeps_small_constants_that_are_not_zero() -> None:
         "root",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 16])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 16])],
-        [numpy_helper.from_array(np.float32(1e-8), "e")],
+        [numpy_helper.from_array(np.array(1e-8, np.float32), "e")],
     )
     model = ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10))
     assert [node.op_type for node in simplify(model).graph] == ["Add", "Sqrt"]

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,13 +24,14 @@ def test_runtime_runs_every_graph(tiny_bundle: Bundle) -> None:
     sessions = Sessions(tiny_bundle, threads=1)
     for name, meta in tiny_bundle.manifest.graphs.items():
         for batch in (1, 4):
-            feed = {}
+            feed: dict[str, Any] = {}
             for tensor in meta.inputs:
-                shape = [{"batch": batch, "tokens": 8}.get(str(size), size) for size in tensor.shape]
+                sizes: dict[Any, Any] = {"batch": batch, "tokens": 8}
+                shape = [sizes.get(size, size) for size in tensor.shape]
                 feed[tensor.name] = np.full(shape, 0.1, dtype=tensor.dtype)
             if name == "clip_text":
                 feed["input_ids"][:, 5] = tiny_bundle.manifest.clip.eos
-            found = sessions.run(name, **feed)
+            found = sessions.run(name, only=None, **feed)
             for tensor in meta.outputs:
                 expected = tuple(batch if size == "batch" else size for size in tensor.shape)
                 assert found[tensor.name].shape == expected
@@ -38,13 +40,13 @@ def test_runtime_runs_every_graph(tiny_bundle: Bundle) -> None:
 def test_manifest_says_what_the_bundle_is(tiny_bundle: Bundle) -> None:
     manifest = tiny_bundle.manifest
     assert (manifest.opset, manifest.precision, manifest.weights_storage) == (20, "fp32", "fp16")
-    assert manifest.generator.size == SIZE
+    assert tiny_bundle.generator.size == SIZE
     assert manifest.clip.embedding == EMBEDDING
     assert manifest.defaults["latent-optimization"]["steps"] == 3
     assert manifest.neutrals == {"beard": ""}
     assert {entry.licence for entry in manifest.licences} == {"Apache-2.0"}
-    assert tiny_bundle.relevance["relevance"].shape == (manifest.generator.style_channels, EMBEDDING)
-    assert tiny_bundle.latent_avg.shape == (manifest.generator.w_dim,)
+    assert tiny_bundle.relevance["relevance"].shape == (tiny_bundle.generator.style_channels, EMBEDDING)
+    assert tiny_bundle.latent_avg.shape == (tiny_bundle.generator.w_dim,)
     for graph in manifest.graphs.values():
         assert graph.parity is not None
         assert graph.parity.max_rel_error <= 1e-4
@@ -69,8 +71,8 @@ def test_a_flipped_byte_is_refused(tiny_bundle: Bundle, tmp_path: Path, file: st
 
 def test_bundle_does_not_depend_on_its_place(tiny_bundle: Bundle, tmp_path: Path) -> None:
     moved = load_bundle(shutil.copytree(tiny_bundle.root, tmp_path / "elsewhere"))
-    z = np.zeros((1, moved.manifest.generator.z_dim), np.float32)
-    assert Sessions(moved).run("mapping", z=z)["w"].shape == (1, moved.manifest.generator.w_dim)
+    z = np.zeros((1, moved.generator.z_dim), np.float32)
+    assert Sessions(moved).run("mapping", z=z)["w"].shape == (1, moved.generator.w_dim)
 
 
 @pytest.fixture
@@ -126,7 +128,7 @@ def test_bad_settings_are_refused(field: str, value: object) -> None:
         ExportConfig(**{field: value})  # type: ignore[arg-type]
 
 
-def test_command_line(tiny_checkpoints: Path, tmp_path: Path, limner: Callable[..., object]) -> None:
+def test_command_line(tiny_checkpoints: Path, tmp_path: Path, limner: Callable[..., Any]) -> None:
     out = tmp_path / "bundle"
     ran = limner("export", "onnx", "--checkpoints", tiny_checkpoints, "--out", out, "--dry-run", "--json")
     assert ran.code == 0, ran.err

@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,9 +55,10 @@ def inputs_of(spec: GraphSpec, batch: int, weights: str = "all") -> tuple[Tensor
 
 def reference64(networks: Networks) -> Callable[..., tuple[Tensor, ...]]:
     """The same loss with every network in float64."""
-    synthesis, clip, identity = (
+    doubled: tuple[Any, ...] = tuple(
         copy.deepcopy(m).double() for m in (FastSynthesis(networks.generator), networks.clip_image, networks.identity)
     )
+    synthesis, clip, identity = doubled
     return LatentLoss(synthesis.from_w_plus, clip, identity).gradient_by_autograd
 
 
@@ -75,7 +77,7 @@ def test_exported_against_float32_and_float64(
 ) -> None:
     inputs = inputs_of(spec, batch)
     feed = {name: array.numpy() for name, array in zip(INPUTS, inputs, strict=True)}
-    found = Sessions(tiny_bundle, threads=1).run("latent_gradient", **feed)
+    found = Sessions(tiny_bundle, threads=1).run("latent_gradient", only=None, **feed)
     double = reference64(networks)(*(array.double() for array in inputs))
     for name, in32, in64 in zip(OUTPUTS, spec.reference(*inputs), double, strict=True):
         assert error(torch.from_numpy(found[name]), in32) <= TOLERANCE, name
@@ -104,10 +106,10 @@ def test_rows_are_independent(tiny_bundle: Bundle, spec: GraphSpec) -> None:
     inputs = inputs_of(spec, 3)
     sessions = Sessions(tiny_bundle, threads=1)
     feed = {name: array.numpy() for name, array in zip(INPUTS, inputs, strict=True)}
-    together = sessions.run("latent_gradient", **feed)
+    together = sessions.run("latent_gradient", only=None, **feed)
     for row in range(3):
         alone = {name: array[row : row + 1] if name != "loss_weights" else array for name, array in feed.items()}
-        found = sessions.run("latent_gradient", **alone)
+        found = sessions.run("latent_gradient", only=None, **alone)
         for name in OUTPUTS:
             np.testing.assert_allclose(found[name][0], together[name][row], rtol=1e-3, atol=1e-5)
 
@@ -131,7 +133,7 @@ def test_gradient_in_styles(tiny_bundle: Bundle, networks: Networks, spec: Graph
     names = [tensor.name for tensor in in_styles.inputs]
     assert names[:2] == ["style_channels", "style_channels_source"]
     feed = {name: array.numpy() for name, array in zip(names, inputs, strict=True)}
-    found = sessions.run("style_gradient", **feed)
+    found = sessions.run("style_gradient", only=None, **feed)
     for name, wanted in zip(OUTPUTS, in_styles.reference(*inputs), strict=True):
         assert error(torch.from_numpy(found[name]), wanted) <= TOLERANCE, name
     w_plus, source, *targets = spec.sample(batch, torch.Generator().manual_seed(3))
@@ -139,8 +141,10 @@ def test_gradient_in_styles(tiny_bundle: Bundle, networks: Networks, spec: Graph
     affine = networks.generator.affine
     with torch.enable_grad():
         point = w_plus.clone().requires_grad_(True)
-        feed = dict(zip(names, (affine(point).detach(), affine(source).detach(), *targets[:-1], weights), strict=True))
-        to_styles = sessions.run("style_gradient", **{k: v.numpy() for k, v in feed.items()})["gradient"]
+        tensors = dict(
+            zip(names, (affine(point).detach(), affine(source).detach(), *targets[:-1], weights), strict=True)
+        )
+        to_styles = sessions.run("style_gradient", only=None, **{k: v.numpy() for k, v in tensors.items()})["gradient"]
         (pulled,) = torch.autograd.grad(affine(point), point, torch.from_numpy(to_styles))
     wanted = spec.reference(w_plus, source, *targets[:-1], weights)[4]
     assert error(pulled, wanted) <= TOLERANCE

@@ -1,6 +1,7 @@
 """The rewritten modules against the plain ones, and what an exported graph must look like."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import onnx
@@ -63,7 +64,7 @@ def test_doubling_matrix_is_the_enlargement() -> None:
 
 @pytest.mark.parametrize("preprocess", ["correct", "published"])
 @torch.no_grad()
-def test_fast_clip_against_tower(networks: Networks, preprocess: str) -> None:
+def test_fast_clip_against_tower(networks: Networks, preprocess: Any) -> None:
     tower = ClipImageTower(networks.clip, 16, preprocess)
     image = torch.rand(3, 3, 16, 16) * 2 - 1
     torch.testing.assert_close(FastClipImage(tower)(image), tower(image), rtol=1e-4, atol=1e-6)
@@ -123,9 +124,14 @@ def test_texts_are_cut_to_the_longest(tiny_bundle: Bundle, monkeypatch: pytest.M
     texts = ["a person", "a smiling person with red hair", "hair"]
     full = Tokenizer.from_bundle(tiny_bundle).encode(texts)
     expected = models.sessions.run("clip_text", input_ids=full)["text_features"]
-    widths = []
-    run = models.sessions.run
-    monkeypatch.setattr(models.sessions, "run", lambda *a, **k: widths.append(k["input_ids"].shape[1]) or run(*a, **k))
+    widths: list[int] = []
+    whole = models.sessions.run
+
+    def run(*given: Any, **arrays: Any) -> Any:
+        widths.append(arrays["input_ids"].shape[1])
+        return whole(*given, **arrays)
+
+    monkeypatch.setattr(models.sessions, "run", run)
     np.testing.assert_allclose(models.clip_text(texts), expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(models.clip_text(texts[:1]), expected[:1], rtol=1e-5, atol=1e-6)
     assert widths[1] < widths[0] < full.shape[1]

@@ -23,7 +23,7 @@ from limner.training.models.mapper import LatentMapper, MapperConfig, build_mapp
 from limner.training.models.store import load_model, save_model
 
 TOLERANCE = 1e-4  # as the export's own, fp32
-SIZES = {"num_ws": GENERATOR.num_ws, "w_dim": GENERATOR.w_dim}
+SIZES: dict[str, Any] = {"num_ws": GENERATOR.num_ws, "w_dim": GENERATOR.w_dim}
 KEPT = ("mapping", "affine", "synthesis_w", "synthesis_s", "identity")
 
 

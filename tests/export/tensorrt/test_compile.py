@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -153,7 +154,7 @@ def test_no_builder_names_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
         find_builder("tensorrt", Driver(None, reason="there is no driver"))
 
 
-def test_command_line(folder: Path, tmp_path: Path, limner: Callable[..., object]) -> None:
+def test_command_line(folder: Path, tmp_path: Path, limner: Callable[..., Any]) -> None:
     out = tmp_path / "out"
     ran = limner("export", "tensorrt", folder, "--target", "sm89", "--graph", "affine", "--out", out, "--json")
     assert ran.code == 0, ran.err

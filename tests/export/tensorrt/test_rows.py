@@ -1,6 +1,7 @@
 """All rows in the place of the edited ones: the same numbers, and no NonZero for the compiler to refuse."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,7 +19,7 @@ Arrays = dict[str, np.ndarray]
 def control_graph(path: Path, misuse: bool = False) -> Path:
     """The control of the UNet in small: y = x, the source's rows put where self_replace is set, then t x added."""
 
-    def node(operator: str, inputs: list[str], output: str, **attributes: object) -> onnx.NodeProto:
+    def node(operator: str, inputs: list[str], output: str, **attributes: Any) -> onnx.NodeProto:
         return helper.make_node(operator, inputs, [output], name=output, **attributes)
 
     nodes = [

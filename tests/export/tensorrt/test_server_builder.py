@@ -46,7 +46,8 @@ class Tensorrt:
     def __init__(self, version: str, refuses: bool = False) -> None:
         self.__version__, self.refuses = version, refuses
         self.flags: set[str] = {"tf32"}
-        self.creation, self.parsed, self.profiles = -1, "", []
+        self.creation, self.parsed = -1, ""
+        self.profiles: list[Any] = []
         self.layers = [Layer("norm", "float32"), Layer("shape", "int64"), Layer("conv", "float32")]
         self.cache = b""
 

@@ -209,7 +209,7 @@ def test_kind_is_inferred(prompt: Read, before: str, after: str, kind: str) -> N
 def test_swap_of_different_length_is_refused(prompt: Read) -> None:
     for compat in ("correct", "published"):
         with pytest.raises(InputError, match="of 2 words; allowed: 4 words to swap"):
-            align("replace", prompt("a person with hair"), prompt("a person"), compat)  # type: ignore[arg-type]
+            align("replace", prompt("a person with hair"), prompt("a person"), compat)
 
 
 def test_reweighting_another_prompt_is_refused(prompt: Read) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from support.engines import diffusion
 from support.toy_diffusion import build_toy_diffusion_bundle
 
 from limner.runtime import Editor, PromptEdit, Recipe, Source
@@ -47,9 +48,9 @@ def test_the_bundles_settings_are_taken(bundle: Bundle) -> None:
 def test_batches_share_the_source_and_differ_in_their_words(bundle: Bundle) -> None:
     editor = Editor(bundle)
     recipes = [recipe(), recipe(weights={"blue": 4.0}), recipe("a red cat smiling"), recipe(seed=8)]
-    before = editor.engine.networks.unet_rows
+    before = diffusion(editor).networks.unet_rows
     edits = editor.edit_batch(recipes)
-    assert editor.engine.networks.unet_rows - before == 6 * (2 * (3 + 1) + 2 * (1 + 1))
+    assert diffusion(editor).networks.unet_rows - before == 6 * (2 * (3 + 1) + 2 * (1 + 1))
     for one, edit in zip(recipes, edits, strict=True):
         alone = editor.edit(one)
         assert np.abs(alone.image.astype(int) - edit.image).max() <= 1

@@ -8,6 +8,7 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from support.attention_control import control
 from support.attention_surgery import Blend, Controller, surgery, time_words
+from support.engines import diffusion
 from support.tiny_diffusion import write_folder
 
 from limner.runtime import Editor
@@ -34,7 +35,7 @@ def test_exported_unet_follows_the_surgery(tmp_path: Path) -> None:
             weight.copy_(weight.half())  # as the bundle stores it
     unet.save_pretrained(folder / "unet")
     bundle = export_folder(folder, tmp_path / "bundle", DiffusionExport(name="tiny"), say=lambda line: None)
-    networks = Editor(bundle).diffusion.networks
+    networks = diffusion(Editor(bundle)).networks
     start = np.random.RandomState(3).standard_normal((4, 8, 8)).astype(np.float32)
     source, target = (read_prompt(networks.tokenizer, text) for text in (SOURCE, TARGET))
     settings = control(

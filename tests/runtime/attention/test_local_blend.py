@@ -53,4 +53,4 @@ def test_negative_map_masks_nothing() -> None:
     """A word of weight -2: dividing by a negative maximum would mark everything."""
     blend = LocalBlend(BlendSettings(0))
     source, edit = draw(4, 8, 8, seed=1), draw(4, 8, 8, seed=2)
-    np.testing.assert_array_equal(blend.blend(0, source, edit, -draw(2, 1, 8, 8) - 0.1), source)
+    np.testing.assert_array_equal(blend.blend(0, source, edit, -draw(2, 1, 8, 8) - np.float32(0.1)), source)

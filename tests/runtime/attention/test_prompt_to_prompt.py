@@ -188,7 +188,7 @@ def test_pictures_have_one_source_in_a_batch(networks: DiffusionNetworks) -> Non
 
 
 def test_pixels_outside_a_local_edits_mask_are_the_sources(networks: DiffusionNetworks) -> None:
-    local = {"options": {"blend": ["hair"]}}
+    local: dict[str, Any] = {"options": {"blend": ["hair"]}}
     kept, spilled = run(networks, recipe(**local)), run(networks, recipe(parameters={"keep_outside": False}, **local))
     outside = kept[0].pictures["mask"][:, :, 0] == 0
     assert 0 < outside.mean() < 1

@@ -33,7 +33,7 @@ def message_of(folder: Path) -> str:
 
 def test_loads_and_gives_constants(bundle_folder: Path) -> None:
     bundle = load_bundle(bundle_folder)
-    assert bundle.manifest.generator.num_ws == 4
+    assert bundle.generator.num_ws == 4
     assert bundle.latent_avg.shape == (4,)
     assert bundle.latent_avg.dtype == np.float32
     assert bundle.relevance["relevance"].shape == (6, 3)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from support.engines import diffusion
 from support.toy_diffusion import build_toy_diffusion_bundle
 
 from limner.runtime import Editor, InputError, PromptEdit, Recipe, Source
@@ -29,7 +30,7 @@ SETTINGS = ("--set", "steps=6", "--set", "guidance_scale=3")
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    defaults = {"sega": {"steps": 8, "guidance_scale": 4.0}, "sampling": {"steps": 5}}
+    defaults: dict[str, dict[str, Any]] = {"sega": {"steps": 8, "guidance_scale": 4.0}, "sampling": {"steps": 5}}
     return build_toy_diffusion_bundle(tmp_path_factory.mktemp("toy-diffusion") / "bundle", defaults)
 
 
@@ -93,7 +94,11 @@ def test_a_batch_equals_its_parts(editor: Editor) -> None:
 
 def test_presets_reach_concepts_pictures_and_inversions(tmp_path: Path) -> None:
     own = {"steps": 8, "scale": 3.0, "threshold": 0.5, "warmup": 1}
-    defaults = {"sega": own, "sega.pictures": {"scale": 7.0, "warmup": 0}, "sega.inversion": {"skip": 0.25}}
+    defaults: dict[str, dict[str, Any]] = {
+        "sega": own,
+        "sega.pictures": {"scale": 7.0, "warmup": 0},
+        "sega.inversion": {"skip": 0.25},
+    }
     editor = Editor(build_toy_diffusion_bundle(tmp_path / "bundle", defaults))
     prompts = (PromptEdit("red"), PromptEdit("big", options={"away": True, "threshold": 0.9}))
     red, big = editor.edit(sega(Source.from_prompt("a cat", 3), *prompts)).recipe.prompts
@@ -111,7 +116,7 @@ def test_presets_reach_concepts_pictures_and_inversions(tmp_path: Path) -> None:
 def test_edits_of_one_picture_share_its_inversion(editor: Editor) -> None:
     picture = np.random.RandomState(0).randint(0, 256, (32, 32, 3), dtype=np.uint8)
     recipes = [sega(Source("image", prompt="a cat"), PromptEdit(word), masks="noise") for word in ("red", "big", "q")]
-    networks = editor.engine.networks
+    networks = diffusion(editor).networks
     alone = [editor.edit(recipe, given=picture) for recipe in recipes]
     before = networks.unet_rows
     together = editor.edit_batch(recipes, given=[picture] * 3)

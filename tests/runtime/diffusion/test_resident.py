@@ -18,7 +18,7 @@ from limner.runtime.errors import GraphError, InputError, ProviderError
 from limner.runtime.graphs.binding import BoundGraph, Linear, to_device
 from limner.runtime.graphs.linear import linear_graph
 from limner.runtime.graphs.sessions import Sessions
-from limner.runtime.settings import SamplingParameters
+from limner.runtime.settings import SamplerName, SamplingParameters
 
 # Relative to the largest, after five or six steps: terms are added in another order, and this network makes more of
 # that (2e-7 in the first latents becomes 3e-6 in three steps and 3e-4 in twelve).
@@ -46,7 +46,7 @@ def resident_generate(networks: DiffusionNetworks, parameters: SamplingParameter
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_against_the_loop_on_the_host(networks: DiffusionNetworks, name: str, prediction: str) -> None:
+def test_against_the_loop_on_the_host(networks: DiffusionNetworks, name: SamplerName, prediction: str) -> None:
     mine = with_scheduler(networks, prediction_type=prediction, skip_prk_steps=prediction != "epsilon")
     steps = 4 if name in ("ddpm", "unipc", "dpm-solver++-sde") else 6  # they add up more terms a step
     parameters = SamplingParameters(steps=steps, guidance_scale=3.0, sampler=name)
@@ -59,7 +59,7 @@ def test_against_the_loop_on_the_host(networks: DiffusionNetworks, name: str, pr
 
 
 @pytest.mark.parametrize(("name", "eta", "scale"), [("ddim", 1.0, 5.0), ("ddim", 0.3, 1.0), ("lms", 0.0, 1.0)])
-def test_noise_and_no_guidance(networks: DiffusionNetworks, name: str, eta: float, scale: float) -> None:
+def test_noise_and_no_guidance(networks: DiffusionNetworks, name: SamplerName, eta: float, scale: float) -> None:
     parameters = SamplingParameters(steps=5, guidance_scale=scale, sampler=name, eta=eta)
     mine = with_scheduler(networks)
     expected = generate(mine, ["ab"], [0], parameters, negative="x")

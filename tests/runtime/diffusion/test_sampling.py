@@ -10,7 +10,7 @@ from support.torch_twin import CLASSES, SD15, TinyModels, difference
 
 from limner.runtime.diffusion.sampling import generate
 from limner.runtime.errors import InputError
-from limner.runtime.settings import SamplingParameters
+from limner.runtime.settings import SamplerName, SamplingParameters
 
 TOLERANCE = 1e-3  # in latents after 50 steps, relative to the largest; fp32 on both sides
 NOISE = np.random.RandomState(0).randn(2, 4, 16, 16).astype(np.float32)
@@ -20,7 +20,7 @@ PROMPTS = ["a cat", "b dog in hat"]
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("name", CLASSES)
 def test_against_stable_diffusion_pipeline(
-    tiny: TinyModels, name: str, prediction: str, monkeypatch: pytest.MonkeyPatch
+    tiny: TinyModels, name: SamplerName, prediction: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = 50 if prediction == "epsilon" else 10
     own = {"prediction_type": prediction} | ({"algorithm_type": "sde-dpmsolver++"} if name.endswith("sde") else {})

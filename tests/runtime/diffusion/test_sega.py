@@ -257,7 +257,8 @@ def run(networks: DiffusionNetworks, recipe: Recipe) -> Any:
     ],
 )
 def test_bad_values_are_named(field: str, changes: dict[str, Any]) -> None:
-    given = {"method": "sega", "source": Source.from_prompt("a cat", 0), "prompts": (PromptEdit("red"),)} | changes
+    given: dict[str, Any] = {"method": "sega", "source": Source.from_prompt("a cat", 0)}
+    given |= {"prompts": (PromptEdit("red"),)} | changes
     with pytest.raises(InputError) as error:
         Recipe(**given)
     assert error.value.field.startswith(field.partition(".")[0]) and error.value.exit_code == 2

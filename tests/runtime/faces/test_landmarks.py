@@ -58,10 +58,10 @@ def test_refuses_what_is_no_face(points: Any, word: str) -> None:
 def test_a_face_checks_how_it_goes_back() -> None:
     for wrong in ({"paste": "replaced"}, {"threshold": 1.5}, {"threshold": math.nan}, {"feather": 0.0}):
         with pytest.raises(InputError, match="paste"):
-            Face(FIVE, **wrong)  # type: ignore[arg-type]
+            Face(FIVE, **wrong)
     for square in ({"scale": 0.1}, {"shift": 2.0}, {"scale": "1"}):
         with pytest.raises(InputError, match="framing"):
-            Framing(**square)  # type: ignore[arg-type]
+            Framing(**square)
 
 
 def write(path: Path, data: object) -> Path:

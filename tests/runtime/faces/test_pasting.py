@@ -1,5 +1,7 @@
 """The way back: what is touched, what keeps its bits, and that the edit lands where it was cut out."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from support.ffhq_twin import five_at, some_picture
@@ -17,7 +19,7 @@ PLACES = [  # centre, width, degrees, size of the square
 ]
 
 
-def cut(picture: np.ndarray, place: tuple) -> AlignedFace:
+def cut(picture: np.ndarray, place: tuple[Any, ...]) -> AlignedFace:
     centre, width, degrees, size = place
     return align_face(picture, check_landmarks(five_at(centre, width, degrees).tolist()), size)
 
@@ -31,7 +33,7 @@ def positions(face: AlignedFace, picture: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("mode", ["replace", "difference"])
 @pytest.mark.parametrize("place", PLACES)
-def test_nothing_changed_gives_the_picture_back(place: tuple, mode: str) -> None:
+def test_nothing_changed_gives_the_picture_back(place: tuple[Any, ...], mode: str) -> None:
     picture = some_picture()
     face = cut(picture, place)
     pasted = paste_face(picture, face.quad, face.image_u8, face.image_u8, face.image_u8, mode)  # type: ignore[arg-type]
@@ -39,7 +41,7 @@ def test_nothing_changed_gives_the_picture_back(place: tuple, mode: str) -> None
 
 
 @pytest.mark.parametrize("place", PLACES[:2])
-def test_the_whole_square_put_back_is_the_picture(place: tuple) -> None:
+def test_the_whole_square_put_back_is_the_picture(place: tuple[Any, ...]) -> None:
     """Cut and put over the picture, with nothing changed; the square has as many pixels as the picture, or more."""
     picture = smooth_picture()
     face = cut(picture, place)
@@ -54,7 +56,7 @@ def test_the_whole_square_put_back_is_the_picture(place: tuple) -> None:
 
 @pytest.mark.parametrize("mode", ["replace", "difference"])
 @pytest.mark.parametrize("place", PLACES)
-def test_a_change_lands_where_it_belongs(place: tuple, mode: str) -> None:
+def test_a_change_lands_where_it_belongs(place: tuple[Any, ...], mode: str) -> None:
     """A ramp across the square is added to the reconstruction; the picture gets it at the right pixels."""
     picture = np.full((180, 240, 3), 60, np.uint8)
     face = cut(picture, place)

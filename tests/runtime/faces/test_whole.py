@@ -316,7 +316,9 @@ GIVEN = ("--landmarks", "face.json")
         (["crop", ".png"], (*GIVEN, "--crop", "c.gif"), None),
     ],
 )
-def test_refuses(limner: Run, photo: Path, tmp_path: Path, words: list[str], arguments: tuple, points: Any) -> None:
+def test_refuses(
+    limner: Run, photo: Path, tmp_path: Path, words: list[str], arguments: tuple[Any, ...], points: Any
+) -> None:
     if points is not None:
         Path("face.json").write_text(json.dumps(points))
     before = sorted(tmp_path.rglob("*"))

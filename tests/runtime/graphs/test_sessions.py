@@ -59,7 +59,7 @@ def test_only_the_outputs_asked_for(bundle: Bundle) -> None:
 )
 def test_wrong_inputs(bundle: Bundle, inputs: dict[str, np.ndarray], words: str) -> None:
     with pytest.raises(InputError) as caught:
-        Sessions(bundle).run("mapping", **inputs)
+        Sessions(bundle).run("mapping", only=None, **inputs)
     assert words in str(caught.value)
 
 

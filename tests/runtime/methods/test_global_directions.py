@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from support.engines import stylegan2
 from support.toy_bundle import EDITABLE, SIZE, ToyWeights, toy_fixture  # noqa: F401
 
 from limner.runtime.bundle.loading import Bundle
@@ -178,7 +179,7 @@ def test_text_features_are_remembered(editor: Editor, monkeypatch: pytest.Monkey
     def refuse(*_: Any) -> None:
         raise AssertionError("the text tower ran again")
 
-    monkeypatch.setattr(editor.engine.models, "clip_text", refuse)
+    monkeypatch.setattr(stylegan2(editor).models, "clip_text", refuse)
     editor.edit(recipe(PromptEdit("a green hat", strength=2.0, options={"neutral": "a hat"})))
 
 

@@ -11,6 +11,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from support.engines import stylegan2
 from support.toy_bundle import NUM_WS, SIZE, STYLES, W_DIM, ToyWeights, build_toy_bundle, toy_fixture  # noqa: F401
 
 from limner.runtime.bundle.loading import Bundle, load_bundle, write_manifest
@@ -41,7 +42,7 @@ def toy_step(matrix: NDArray[np.float32], x: NDArray[Any]) -> NDArray[np.float64
 
 def write_mapper(root: Path, name: str, space: str, matrix: NDArray[np.float32]) -> GraphMeta:
     """The same as a graph."""
-    shape = ["batch", NUM_WS, W_DIM] if space == "w_plus" else ["batch", STYLES]
+    shape: list[Any] = ["batch", NUM_WS, W_DIM] if space == "w_plus" else ["batch", STYLES]
     sizes = numpy_helper.from_array(np.array([-1, *shape[1:]], np.int64), "shape")
     flat = numpy_helper.from_array(np.array([-1, len(matrix)], np.int64), "flat")
     nodes = [
@@ -111,7 +112,7 @@ def test_against_the_float64_reference(
     w_plus = editor.sample(5).w_plus
     from limner.runtime.timing import Timer
 
-    outcome = loaded(method.run)(editor.engine.models, w_plus, [given], Timer(), None)
+    outcome = loaded(method.run)(stylegan2(editor).models, w_plus, [given], Timer(), None)
     image = outcome[0].render(outcome[0].recipe)[0]
     assert np.abs(image - reference(mapped, strengths)).max() < TOLERANCE
 
@@ -131,8 +132,8 @@ def test_an_edit_is_complete_and_its_strength_slides(editor: Editor) -> None:
 
 def test_clip_scores_compare_with_the_mappers_texts(editor: Editor) -> None:
     edit = editor.edit(recipe(PromptEdit("beard")))
-    features = editor.engine.models.clip_image(editor.engine.models.synthesis(editor.sample(5).w_plus))[0]
-    expected = float(features @ editor.engine.models.text_features("a person with a beard"))
+    features = stylegan2(editor).models.clip_image(stylegan2(editor).models.synthesis(editor.sample(5).w_plus))[0]
+    expected = float(features @ stylegan2(editor).models.text_features("a person with a beard"))
     assert edit.scores["clip_before"] == pytest.approx(expected, abs=1e-5)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from support.engines import stylegan2
 from support.toy_bundle import FLAT, NUM_WS, W_DIM, ToyWeights, reference_gradient, toy_fixture  # noqa: F401
 
 from limner.runtime.bundle.loading import Bundle
@@ -24,7 +25,7 @@ Array = NDArray[np.float64]
 
 
 def models_of(editor: Editor) -> Models:
-    found: Models = editor.engine.models  # type: ignore[attr-defined]
+    found: Models = stylegan2(editor).models
     return found
 
 
@@ -33,7 +34,10 @@ def editor(toy: Toy) -> Editor:
     return Editor(toy[0], threads=1)
 
 
-def inputs(editor: Editor, count: int) -> tuple[Any, ...]:
+Four = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def inputs(editor: Editor, count: int) -> Four:
     """w_plus, text, identity and image of `count` sources, fp32."""
     w_plus = np.concatenate([editor.sample(seed).w_plus for seed in range(count)])
     image = models_of(editor).synthesis(w_plus)
@@ -109,7 +113,8 @@ def test_each_row_is_the_same_as_alone(editor: Editor) -> None:
     together = optimise(models_of(editor).latent_gradient, *arrays, parameters)
     assert len({found.steps for found in together}) > 1  # they stop at different steps
     for row, found in enumerate(together):
-        alone = optimise(models_of(editor).latent_gradient, *(array[row : row + 1] for array in arrays), parameters)[0]
+        a, b, c, d = (array[row : row + 1] for array in arrays)
+        alone = optimise(models_of(editor).latent_gradient, a, b, c, d, parameters)[0]
         assert found.steps == alone.steps
         np.testing.assert_allclose(found.latents, alone.latents, atol=1e-4)
 
@@ -238,10 +243,13 @@ def test_the_slider_costs_one_synthesis_or_none(editor: Editor, monkeypatch: pyt
     assert edit.trajectory.latents.shape == (6, NUM_WS, W_DIM)
     assert FLAT == NUM_WS * W_DIM
     runs: list[str] = []
-    run = models_of(editor).sessions.run
-    monkeypatch.setattr(
-        models_of(editor).sessions, "run", lambda graph, **kw: (runs.append(graph), run(graph, **kw))[1]
-    )
+    whole = models_of(editor).sessions.run
+
+    def run(graph: str, **arrays: Any) -> Any:
+        runs.append(graph)
+        return whole(graph, **arrays)
+
+    monkeypatch.setattr(models_of(editor).sessions, "run", run)
     assert np.array_equal(edit.at(0.0).image, edit.reconstruction)
     assert runs == ["synthesis_w"]
     half = edit.at(0.5)

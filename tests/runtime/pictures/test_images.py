@@ -7,6 +7,7 @@ import stat
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def refusal(path: Path) -> str:
 
 
 @pytest.mark.parametrize(("suffix", "options"), [("png", {}), ("jpg", {"quality": 95}), ("webp", {"lossless": True})])
-def test_formats(tmp_path: Path, suffix: str, options: dict[str, int]) -> None:
+def test_formats(tmp_path: Path, suffix: str, options: dict[str, Any]) -> None:
     path = tmp_path / f"picture.{suffix}"
     quarters().save(path, **options)
     picture = read_picture(path, SIZE)

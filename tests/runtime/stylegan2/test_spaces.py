@@ -5,6 +5,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from support.engines import stylegan2
 from support.toy_bundle import (  # noqa: F401
     EDITABLE,
     NUM_WS,
@@ -34,7 +35,7 @@ BASIS = RANDOM.normal(size=(W_DIM, W_DIM)).astype(np.float32)
 
 
 def models_of(editor: Editor) -> Models:
-    found: Models = editor.engine.models  # type: ignore[attr-defined]
+    found: Models = stylegan2(editor).models
     return found
 
 
@@ -89,11 +90,11 @@ def test_a_descent_in_p_n_against_float64(toy: Toy, editor: Editor) -> None:
     found = descend(models_of(editor).latent_gradient, w0, targets, terms, Schedule(10, 0.05), space=space)[0]
     v, m, s = (np.zeros(w0.shape) for _ in range(3))
     p0 = np.where(w0 >= 0, w0, 5.0 * w0)
-    arrays = [array.astype(np.float64) for array in (w0, text, identity, image)]
+    begin, wanted, person, target = (array.astype(np.float64) for array in (w0, text, identity, image))
     for i in range(10):
         p = p0 + v @ basis.astype(np.float64)
         w = np.where(p >= 0, p, p / 5)
-        _, to_w = reference_gradient(weights, w, *arrays, np.array([1.0, 0.0, 0.1, 0.0]))
+        _, to_w = reference_gradient(weights, w, begin, wanted, person, target, np.array([1.0, 0.0, 0.1, 0.0]))
         g = (to_w * np.where(p >= 0, 1, 0.2)) @ basis.T.astype(np.float64) + 2 * 0.01 * v
         m, s = 0.9 * m + 0.1 * g, 0.999 * s + 0.001 * g**2
         step = (m / (1 - 0.9 ** (i + 1))) / (np.sqrt(s / (1 - 0.999 ** (i + 1))) + 1e-8)
@@ -182,6 +183,6 @@ def test_a_bundle_without_what_a_space_needs(tmp_path_factory: pytest.TempPathFa
     older = Editor(write_manifest(root, replace(bundle.manifest, graphs=graphs, files={})), threads=1)
     for space in ("s", "p_n"):
         with pytest.raises(BundleError, match="space"):
-            older.edit(recipe(cast(SpaceName, space)))
+            older.edit(recipe(space))
     with pytest.raises(InputError, match="layers"):
         LatentOptimizationParameters(space="p_n", layers=("coarse",))

@@ -6,6 +6,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from support.engines import stylegan2
 from support.toy_bundle import CLIP_DIM, EDITABLE, STYLES, ToyWeights, reference_gradient, toy_fixture  # noqa: F401
 
 from limner.runtime.bundle.loading import Bundle
@@ -29,7 +30,7 @@ GUIDED: dict[str, Any] = {"space": "s", "objective": "direction", "direction_sca
 
 
 def models_of(editor: Editor) -> Models:
-    found: Models = editor.engine.models  # type: ignore[attr-defined]
+    found: Models = stylegan2(editor).models
     return found
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def test_against_transformers(files: tuple[Path, Path], tokenizer: Tokenizer) ->
     from transformers import CLIPTokenizer
 
     vocab, merges = files
-    pairs = [tuple(line.split()) for line in merges.read_text(encoding="utf-8").splitlines()[1:]]
+    pairs: list[Any] = [tuple(line.split()) for line in merges.read_text(encoding="utf-8").splitlines()[1:]]
     reference = CLIPTokenizer(vocab=json.loads(vocab.read_text(encoding="utf-8")), merges=pairs)
     expected = reference(TEXTS, padding="max_length", max_length=77, return_tensors="np")["input_ids"]
     ids = tokenizer.encode(TEXTS)

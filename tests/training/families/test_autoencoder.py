@@ -42,7 +42,7 @@ def test_correlation_against_numpy() -> None:
     rng = np.random.default_rng(0)
     latents = rng.normal(size=(3, 4, 5, 6))
     latents[:, 2] = 0.5 * latents[:, 0] + 7  # says the same as another channel
-    table = np.corrcoef(latents.transpose(1, 0, 2, 3).reshape(4, -1))
+    table = np.asarray(np.corrcoef(latents.transpose(1, 0, 2, 3).reshape(4, -1)))
     expected = np.mean([table[i, j] ** 2 for i in range(4) for j in range(4) if i != j])
     assert float(correlation(torch.from_numpy(latents))) == pytest.approx(expected, rel=1e-5)
     assert float(correlation(torch.from_numpy(latents[:, :1]))) == 0  # one channel has no other

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.small_autoencoder import module  # type: ignore[import-not-found]
+from support.small_autoencoder import module
 
 from limner.training.families.autoencoder.module import AutoencoderTraining, random_crops
 

@@ -38,7 +38,8 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> CaptionTokenizer:
 @pytest.fixture(scope="module")
 def model(tokenizer: CaptionTokenizer) -> Any:
     torch.manual_seed(0)
-    return build_clip(clip_config(len(tokenizer.vocab), 32, 8, 32, 2, 2, 24, 2, 2, 16)).eval()
+    found: Any = build_clip(clip_config(len(tokenizer.vocab), 32, 8, 32, 2, 2, 24, 2, 2, 16))
+    return found.eval()
 
 
 def test_tokenizer_equals_transformers(tokenizer: CaptionTokenizer) -> None:
@@ -96,7 +97,8 @@ def test_pixels_of_a_larger_picture() -> None:
 def test_openais_wrong_end_token_is_read_as_they_do() -> None:
     config = clip_config(50, 32, 8, 32, 1, 2, 24, 1, 2, 16)
     config["text_config"]["eos_token_id"] = 2
-    model = build_clip(config).eval()
+    model: Any = build_clip(config)
+    model.eval()
     ids = torch.tensor([[48, 5, 6, 49, 0, 0], [48, 7, 49, 0, 0, 0]])
     expected = model.get_text_features(ids).pooler_output
     assert (ClipTextTower(model)(ids) - expected / expected.norm(dim=-1, keepdim=True)).abs().max() < FP32
@@ -160,7 +162,8 @@ def test_fast_dev_run_and_checkpoint(tiny_cache: Path, tmp_path: Path) -> None:
     fit(module, data, run.trainer, tmp_path / "run", run, fast_dev_run=True)
     figures = family.save(run, module, tmp_path / "clip", tiny_cache)
     assert set(figures["zero-shot accuracy, %"]) == {name for name, _ in AVATAAARS.attributes}
-    assert load_model(tmp_path / "clip").config.text_config.eos_token_id == 599
+    saved: Any = load_model(tmp_path / "clip")
+    assert saved.config.text_config.eos_token_id == 599
     names = {path.name for path in (tmp_path / "clip").iterdir()}
     files = {"config.json", "model.safetensors", "README.md", "figures.json", "vocab.json", "merges.txt", "words.txt"}
     assert names == files

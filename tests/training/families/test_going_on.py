@@ -26,7 +26,7 @@ TINY = "data={size: 32, train: 24, validation: 8, test: 8}"
 STYLE = STYLES["avataaars"]
 SIZES = tuple(CodeEmbedding(STYLE, 1).sizes)
 W_DIM = sum(SIZES)  # so that codes can be read from w exactly
-STORED = {"atol": 2e-3, "rtol": 1e-3}  # checkpoints hold fp16
+STORED: dict[str, Any] = {"atol": 2e-3, "rtol": 1e-3}  # checkpoints hold fp16
 
 
 # --- the encoder ------------------------------------------------------------------------------------------

@@ -182,7 +182,7 @@ def test_the_command_writes_a_checkpoint_a_mapper(
     words = [w for s in settings(mapper_checkpoints, "trainer.max_steps=1") for w in ("--set", s)]
     beard = "{name: beard, text: a person with a beard, attribute: facial_hair, value: beard, levels: [coarse]"
     words += ["--set", f"prompts=[{beard}, strength: 1.5}}]", "--set", "drawings=avataaars"]
-    words += ["--out", tmp_path / "run", "--save", tmp_path / "saved"]
+    words += ["--out", str(tmp_path / "run"), "--save", str(tmp_path / "saved")]
     ran = limner("train", "mapper", "--prompt", "beard", "--prompt", "a Person, with red hair!", *words)
     assert ran.code == 0, ran.err
     figures = json.loads(ran.out)

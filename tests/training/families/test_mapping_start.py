@@ -62,7 +62,7 @@ def test_constructed_mapping_is_accurate_in_fp32(style: str, batch: int) -> None
     construct(generator, embedding, coupling)
     for nudge in (0.0, 1e-3):
         for parameter in generator.style.parameters():
-            parameter += nudge * torch.randn_like(parameter).sign()
+            parameter.add_(nudge * torch.randn_like(parameter).sign())
         z = torch.randn(150, 64, generator=torch.Generator().manual_seed(1))
         exact = copy.deepcopy(generator.style).double()(z.double())
         found = torch.cat([generator.mapping(part) for part in z.split(batch)]).double()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -62,7 +63,8 @@ def test_trunk_equals_brute_force(convolution: Convolution) -> None:
     module = RelevanceModule(generator, tower, styles, mean, std, replace(CONFIG, convolution=convolution))
     assert any(module.renderer.fewest) == (convolution == "fewest")
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
-    relevance = gather(generator, trainer.predict(module))
+    found: Any = trainer.predict(module)
+    relevance = gather(generator, found)
     expected = brute_force(generator, styles, mean, std)
     assert (relevance - expected).abs().max() < 1e-3
     conv = [column for column, _, _ in editable_channels(generator)]

@@ -37,7 +37,8 @@ class Cut(Exception):
 
 def cut_after(monkeypatch: pytest.MonkeyPatch, channels: int) -> list[int]:
     """Stop predict after so many channels; the list is of those that were computed."""
-    step, computed = RelevanceModule.predict_step, []
+    step = RelevanceModule.predict_step
+    computed: list[int] = []
 
     def counted(self: RelevanceModule, batch: tuple[Tensor], index: int) -> tuple[int, Tensor]:
         if len(computed) == channels:

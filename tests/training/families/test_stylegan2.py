@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -121,7 +122,8 @@ def test_state_advances_in_parts() -> None:
     whole = generator.synthesis_from_styles(styles)
     for cut in range(len(generator.layers)):
         part = generator.advance(generator.start(2), styles, cut)
-        assert torch.equal(generator.advance(part, styles).skip, whole)
+        made = generator.advance(part, styles).skip
+        assert made is not None and torch.equal(made, whole)
 
 
 def test_truncation() -> None:
@@ -169,7 +171,8 @@ def test_adversarial_stage_trains_both_networks() -> None:
     module = StyleGAN2Module(Generator(config), Discriminator(config), StyleGAN2TrainConfig())
     before = {k: v.clone() for k, v in module.state_dict().items()}
     batch = {"image": torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)}
-    data = torch.utils.data.DataLoader([batch, batch], batch_size=None)
+    batches: Any = [batch, batch]
+    data: Any = torch.utils.data.DataLoader(batches, batch_size=None)
     trainer = pl.Trainer(
         accelerator="cpu", max_steps=4, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,

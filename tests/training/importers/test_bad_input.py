@@ -84,24 +84,24 @@ def test_wrong_family(tmp_path: Path, refused: Callable[..., str]) -> None:
     refused(tmp_path / "folder")
 
 
-def nvidia_relatives() -> dict[str, Callable[[published.Persistent], None]]:
-    def conditional(g: published.Persistent) -> None:
+def nvidia_relatives() -> dict[str, Callable[[Any], None]]:
+    def conditional(g: Any) -> None:
         g.mapping.embed = torch.nn.Linear(2, 2).requires_grad_(False)
         g.mapping.embed = published.Persistent("FullyConnectedLayer")
         g.mapping.embed.weight = torch.nn.Parameter(torch.ones(2, 2))
 
-    def residual(g: published.Persistent) -> None:
+    def residual(g: Any) -> None:
         g.synthesis.b8.skip = published.Persistent("Conv2dLayer")
         g.synthesis.b8.skip.weight = torch.nn.Parameter(torch.ones(2, 2, 1, 1))
 
-    def filtered(g: published.Persistent) -> None:
+    def filtered(g: Any) -> None:
         g.synthesis.b8.conv0.resample_filter = torch.ones(4, 4) / 16
 
-    def third(g: published.Persistent) -> None:
+    def third(g: Any) -> None:
         g.synthesis.L0_36_512 = published.Persistent("SynthesisLayer")
         g.synthesis.L0_36_512.weight = torch.nn.Parameter(torch.ones(2, 2, 3, 3))
 
-    def speeds(g: published.Persistent) -> None:
+    def speeds(g: Any) -> None:
         g.mapping.fc1.bias_gain = 1.0
 
     return {"conditioned on classes": conditional, "'resnet'": residual, "another filter": filtered,

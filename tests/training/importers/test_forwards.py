@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def measured(record_property: Any) -> Any:
     return check
 
 
-GENERATORS = {
+GENERATORS: dict[str, tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]] = {
     "rosinality": (published.write_rosinality, references.rosinality_w, references.rosinality_image),
     "nvidia": (published.write_nvidia, references.nvidia_w, references.nvidia_image),
 }
@@ -60,7 +61,7 @@ def test_generators(name: str, tmp_path: Path, bring: Import, measured: Any) -> 
     w_plus = generator.broadcast(w) + spread
     measured(f"{name} synthesis", generator.synthesis(w_plus), reference_image(state, w_plus.double()))
     average = state.get("latent_avg", state.get("mapping.w_avg"))
-    assert torch.equal(generator.latent_avg.double(), average)
+    assert average is not None and torch.equal(generator.latent_avg.double(), average)
 
 
 @torch.no_grad()

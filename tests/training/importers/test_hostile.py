@@ -131,7 +131,7 @@ def test_source_inside_a_persistent_class(tmp_path: Path, canary: Path, bring: I
 
 
 def test_payload_inside_a_persistent_class(tmp_path: Path, canary: Path, refused: Callable[..., str]) -> None:
-    generator = published.nvidia_generator()
+    generator: Any = published.nvidia_generator()
     generator.mapping.hook = shell(canary)
     published.write_nvidia(tmp_path / "ffhq.pkl", generator=generator)
     assert "system" in refused(tmp_path / "ffhq.pkl")

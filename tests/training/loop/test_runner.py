@@ -120,7 +120,8 @@ def test_streams_start_anywhere_and_ranks_share_the_data() -> None:
     assert take(StepBatches(Numbers(), 3, 5, start=2), 4) == whole[2:]
     ranks = [take(StepBatches(Numbers(), 3, 5, rank=r, ranks=2), 3) for r in range(2)]
     assert [row for pair in zip(*ranks, strict=True) for row in pair] == whole
-    assert [batch["n"].tolist() for batch in InOrder(Numbers(), 5, 7)] == [[0, 1, 2, 3, 4], [5, 6]]
+    shown = InOrder(Numbers(), 5, 7)
+    assert [shown[i]["n"].tolist() for i in range(len(shown))] == [[0, 1, 2, 3, 4], [5, 6]]
 
 
 def test_schedule_warms_up_and_ends_at_zero() -> None:
@@ -155,7 +156,8 @@ def test_average_against_a_loop() -> None:
 
 
 def test_trainer_config_refuses() -> None:
-    for key, value in (("max_steps", 0), ("batch_size", 0), ("average_decay", 1.0)):
+    wrong: tuple[tuple[str, Any], ...] = (("max_steps", 0), ("batch_size", 0), ("average_decay", 1.0))
+    for key, value in wrong:
         with pytest.raises(ValueError, match=key):
             TrainerConfig(**{key: value})
 

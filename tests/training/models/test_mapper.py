@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,8 +95,8 @@ def test_published_keys() -> None:
 def test_equal_rows_keep_their_features_unless_the_quirk_is_asked_for() -> None:
     """Over layers of equal rows the published norm leaves the signs alone; over features it does not."""
     x = torch.randn(1, 1, DIM).expand(1, ROWS, DIM)
-    quirk, right = (build_mapper(config("single", pixel_norm=norm)).mapping.mapping[0](x)  # type: ignore[union-attr]
-                    for norm in ("layers", "features"))  # fmt: skip
+    mappers: list[Any] = [build_mapper(config("single", pixel_norm=norm)) for norm in ("layers", "features")]
+    quirk, right = (mapper.mapping.mapping[0](x) for mapper in mappers)
     assert torch.allclose(quirk.abs(), torch.ones(()), atol=1e-3)
     assert right.abs().std() > 0.3
 
@@ -207,4 +208,4 @@ def test_ranger_goes_on_from_its_state() -> None:
 def test_ranger_refuses_what_is_out_of_range() -> None:
     for settings in ({"lr": 0.0}, {"k": 0}, {"betas": (1.0, 0.9)}):
         with pytest.raises(ValueError, match="ranges"):
-            Ranger([nn.Parameter(torch.zeros(1))], **settings)  # type: ignore[arg-type]
+            Ranger([nn.Parameter(torch.zeros(1))], **settings)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.irse_twin import norm  # type: ignore[import-not-found]
+from support.irse_twin import norm
 from torch import Tensor
 from torch.nn import functional as F
 
