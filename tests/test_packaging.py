@@ -21,7 +21,8 @@ else:
 
 ROOT = Path(__file__).resolve().parents[1]
 TOP = ("checkpoints", "export", "runtime", "training")
-# What each package may import of the others. Training may use the runtime's errors, schema, files and the format of samples alone.
+# What each package may import of the others. Training may use errors, schema and files of the runtime, and the format
+# of samples.
 ALLOWED = {
     "checkpoints": set[str](),
     "runtime": {"runtime", "checkpoints"},

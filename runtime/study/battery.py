@@ -66,7 +66,7 @@ class Battery:
         if self.editor.bundle.manifest.family != "diffusion":
             raise InputError("part", "'prompts'", "generated or real for a bundle that reads no descriptions")
         asked = list(self.samples)[: self.header.count]
-        todo = [sample for sample in asked if ("prompts", "", "", sample.index) not in self.run]
+        todo = [sample for sample in asked if ("prompts", "", "", sample.index) not in self.run.rows]
         for first in range(0, len(todo), BATCH):
             part = todo[first : first + BATCH]
             made = self.editor.generate([one.description for one in part], [one.seed for one in part])
@@ -81,19 +81,18 @@ class Battery:
     def edits(self, part: str) -> None:
         """Every edit by every method on `count` pictures that have something to do for it."""
         begin = time.perf_counter()
-        asked = sum(len(one["edits"]) for one in self.header.methods.values()) * self.header.count
+        every = [(name, edit.name) for name in self.header.methods for edit in self._asked(name)]
+        asked = len(every) * self.header.count
         for sample in self.samples:
             left = {name: self._left(part, name, sample) for name in self.header.methods}
             for name, edits in left.items():
                 if edits:
                     self.run.add(self._rows(part, name, sample, edits))
+            lacking = sum(self._lacking(part, *one) for one in every)
             if any(left.values()):
-                done = sum((self._lacking(part, name, edit.name) <= 0 and self.header.count) or
-                           self.header.count - self._lacking(part, name, edit.name)
-                           for name in self.header.methods for edit in self._asked(name))  # fmt: skip
-                _say(f"{part}: sample {sample.index}, {done} of {asked} edits, {time.perf_counter() - begin:.0f} s")
-            elif not any(self._lacking(part, name, edit.name) > 0
-                         for name in self.header.methods for edit in self._asked(name)):  # fmt: skip
+                done, seconds = asked - lacking, time.perf_counter() - begin
+                _say(f"{part}: sample {sample.index}, {done} of {asked} edits, {seconds:.0f} s")
+            if not lacking:
                 return
 
     def _asked(self, name: str) -> list[EditSpec]:
@@ -109,7 +108,7 @@ class Battery:
             edit
             for edit in self._asked(name)
             if edit.name in sample.edits
-            and (part, name, edit.name, sample.index) not in self.run
+            and (part, name, edit.name, sample.index) not in self.run.rows
             and self._lacking(part, name, edit.name) > 0
         ]
 

@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import limner.runtime
 from limner.runtime.completing import completed
 from limner.runtime.editor import Editor
 from limner.runtime.errors import InputError
@@ -23,6 +22,7 @@ from limner.runtime.versions import package_version
 
 __all__ = ["PARTS", "Header", "make_header"]
 
+RUNTIME = Path(__file__).resolve().parents[1]
 PARTS = ("prompts", "generated", "real")
 VERSION = 1
 
@@ -125,7 +125,7 @@ def vars_of(settings: Any) -> dict[str, Any]:
 @cache
 def code_digest() -> str:
     """The sha256 of the runtime's Python files, names included."""
-    root = Path(limner.runtime.__file__).parent
+    root = RUNTIME
     parts = [
         f"{path.relative_to(root).as_posix()}\n".encode() + path.read_bytes() for path in sorted(root.rglob("*.py"))
     ]
@@ -135,7 +135,7 @@ def code_digest() -> str:
 @cache
 def commit() -> str | None:
     """The commit of the code, or None for an installed package."""
-    root = Path(limner.runtime.__file__).resolve().parent
+    root = RUNTIME
     try:
         done = subprocess.run(
             ["git", "-C", str(root), "log", "-1", "--format=%H", "--", "."], capture_output=True, text=True, check=True

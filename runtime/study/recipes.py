@@ -17,7 +17,7 @@ from limner.runtime.recipe import PromptEdit, Recipe, Source
 from limner.runtime.settings import options_of
 from limner.runtime.study.samples import Asked, EditSpec, Sample
 
-__all__ = ["INVERSION", "VARIANTS", "edits_of", "method_of", "recipe_of", "study_methods"]
+__all__ = ["INVERSION", "VARIANTS", "edits_of", "method_of", "recipe_of", "require_study_method", "study_methods"]
 
 VARIANTS = {"prompt-to-prompt-local": "prompt-to-prompt"}  # with one word of each text as the place (`blend`)
 INVERSION = "inversion."  # before the names of an inversion's settings

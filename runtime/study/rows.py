@@ -16,7 +16,7 @@ from limner.runtime.schema import from_dict, parse_json, read_json, to_dict
 from limner.runtime.storage.files import read_plain, write_atomically
 from limner.runtime.study.header import Header
 
-__all__ = ["HEADER", "PICTURES", "ROWS", "Row", "Run", "open_run", "read_run"]
+__all__ = ["HEADER", "PICTURES", "ROWS", "SHORT", "Row", "Run", "as_line", "header_text", "open_run", "read_run"]
 
 HEADER, ROWS, PICTURES = "run.json", "rows.jsonl", "pictures"
 MAX_BYTES = 1 << 28
@@ -56,28 +56,27 @@ class Run:
     def __init__(self, header: Header, folder: Path | None = None, rows: Iterable[Row] = ()) -> None:
         self.header, self.folder = header, folder
         self.short = header.digest[:SHORT]
-        self.rows: dict[Key, Row] = {row.key: row for row in rows}
-
-    def __contains__(self, key: Key) -> bool:
-        return key in self.rows
+        self.rows: dict[Key, Row] = {}
+        self._of: dict[tuple[str, str, str], dict[int, Row]] = {}
+        for row in rows:
+            self._keep(row)
 
     def add(self, rows: Iterable[Row]) -> None:
         """Keep rows, and write them; their pictures lie there already."""
         fresh = list(rows)
-        self.rows |= {row.key: row for row in fresh}
+        for row in fresh:
+            self._keep(row)
         if self.folder is not None and fresh:
             with (self.folder / ROWS).open("a", encoding="utf-8") as stream:
                 stream.write("".join(map(as_line, fresh)))
 
     def of(self, part: str, method: str, edit: str = "") -> list[Row]:
         """The rows of one edit, in the order of their samples."""
-        return sorted(
-            (row for key, row in self.rows.items() if key[:3] == (part, method, edit)), key=lambda row: row.index
-        )
+        return [row for _, row in sorted(self._of.get((part, method, edit), {}).items())]
 
-    def values(self, names: tuple[str, ...]) -> dict[str, str]:
-        """attribute -> value."""
-        return dict(zip(self.header.attributes, names, strict=True))
+    def _keep(self, row: Row) -> None:
+        self.rows[row.key] = row
+        self._of.setdefault(row.key[:3], {})[row.index] = row
 
 
 def as_line(row: Row) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from limner.runtime.errors import InputError, nearest
 from limner.runtime.recipe import MAX_SEED, check_text
-from limner.runtime.schema import from_dict, parse_json, require_int, require_sha256, to_dict
+from limner.runtime.schema import from_dict, parse_json, require_int, require_sha256
 from limner.runtime.storage.files import read_plain, sha256_bytes, sha256_file
 
 __all__ = ["SAMPLES", "Asked", "EditSpec", "Hidden", "Sample", "Samples", "SamplesFile", "load_samples"]
@@ -135,12 +135,6 @@ def load_samples(folder: str | Path) -> Samples:
     allowed = f"a folder with a {SAMPLES}, as `limner train samples` writes one"
     data = read_plain(root / SAMPLES, "samples", MAX_BYTES, allowed)
     return Samples(root, from_dict(SamplesFile, parse_json(data, "samples"), "samples"), sha256_bytes(data))
-
-
-def to_json(file: SamplesFile) -> dict[str, Any]:
-    """samples.json as data."""
-    found: dict[str, Any] = to_dict(file)
-    return found
 
 
 def _check(sample: Sample, file: SamplesFile) -> None:

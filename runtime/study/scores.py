@@ -12,7 +12,7 @@ from limner.runtime.study.header import Header
 from limner.runtime.study.rows import Row, Run
 from limner.runtime.study.samples import EditSpec
 
-__all__ = ["KEPT_SHARE", "Score", "changed", "counted", "kept", "score", "seen", "success", "wilson"]
+__all__ = ["KEPT_SHARE", "Score", "changed", "counted", "kept", "mean", "score", "seen", "success", "wilson"]
 
 KEPT_SHARE = 0.85  # of the other attributes
 
