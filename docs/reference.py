@@ -18,7 +18,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES = ROOT / "docs" / "figures" / "study"
 MARKED = ("README.md", "docs/figures/index.md")
-MARK = re.compile(r"(<!-- study: ([a-z0-9]+) ([a-z]+) -->\n?)(.*?)(\n?<!-- end -->)", re.DOTALL)
+MARK = re.compile(r"(<!-- study: ([a-z0-9]+) ([a-z]+) -->)(.*?)(<!-- end -->)", re.DOTALL)
 TITLES = {
     "latent-mapper": "latent mapper", "global-directions": "global directions", "sega": "SEGA",
     "latent-optimization": "latent optimization", "prompt-to-prompt": "Prompt-to-Prompt",
@@ -52,7 +52,8 @@ def marked(name: str) -> str:
     """A page with its tables as the rows say."""
 
     def replaced(found: re.Match[str]) -> str:
-        return f"{found[1]}{study(found[2], found[3])}{found[5]}"
+        text, line = study(found[2], found[3]), "" if found[3] == "shares" else "\n"
+        return f"{found[1]}{line}{text}{line}{found[5]}"
 
     return MARK.sub(replaced, (ROOT / name).read_text(encoding="utf-8"))
 

@@ -29,6 +29,7 @@ class Score:
     seen: int
     kept: float  # mean share of the others, of what was scored
     chance: float  # expected success if the result were somebody else's picture
+    chance_seen: float  # and how often it would show what was asked
     identity: float | None = None
     psnr: float | None = None
     outside: float | None = None
@@ -108,6 +109,7 @@ def score(run: Run, part: str, method: str, edit: str) -> Score:
         seen=sum(seen(header, spec, row.after) for row in good),
         kept=mean([kept(header, spec, row.before, row.after) for row in good]) or 0.0,
         chance=chance(run, part, spec, good),
+        chance_seen=chance(run, part, spec, good, alone=True),
         identity=mean([row.identity for row in good]),
         psnr=mean([row.psnr for row in good]),
         outside=mean([row.outside for row in good]),
@@ -115,11 +117,17 @@ def score(run: Run, part: str, method: str, edit: str) -> Score:
     )
 
 
-def chance(run: Run, part: str, edit: EditSpec, rows: Sequence[Row]) -> float:
-    """The mean success over all pairs of a source and the unedited picture of another sample of the part."""
+def chance(run: Run, part: str, edit: EditSpec, rows: Sequence[Row], alone: bool = False) -> float:
+    """The mean success over all pairs of a source and the unedited picture of another sample of the part.
+
+    `alone` asks for the attribute alone, whatever the others are.
+    """
     people = {row.index: row.before for row in run.rows.values() if row.part == part and row.error is None}
     pairs = [
-        success(run.header, edit, row.before, other) for row in rows for i, other in people.items() if i != row.index
+        seen(run.header, edit, other) if alone else success(run.header, edit, row.before, other)
+        for row in rows
+        for i, other in people.items()
+        if i != row.index
     ]
     return sum(pairs) / len(pairs) if pairs else 0.0
 

@@ -17,7 +17,8 @@ SAME = ("samples", "edits_version", "edits", "attributes", "hidden", "judge", "c
 Column = tuple[str, dict[str, Score]]  # a method, and its edits
 
 LINES: tuple[tuple[str, Callable[[Sequence[Score]], str]], ...] = (
-    ("by chance", lambda rows: f"{100 * (mean([s.chance for s in rows]) or 0.0):.1f} %"),
+    ("success by chance", lambda rows: f"{100 * (mean([s.chance for s in rows]) or 0.0):.1f} %"),
+    ("asked attribute seen by chance", lambda rows: f"{100 * (mean([s.chance_seen for s in rows]) or 0.0):.1f} %"),
     ("asked attribute seen", lambda rows: _percent(sum(s.seen for s in rows), sum(s.tried for s in rows))),
     ("other attributes changed, mean", lambda rows: f"{1 - (mean([s.kept for s in rows]) or 0.0):.3f}"),
     ("identity cosine, mean", lambda rows: _number(mean([s.identity for s in rows]), 3)),

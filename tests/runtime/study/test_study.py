@@ -258,6 +258,7 @@ def test_chance_is_the_success_of_somebody_else() -> None:
     run = written([(0, "nrm", "nrg"), (1, "nrm", "nrm"), (2, "nrg", "nrg")], "glad")
     found = score(run, "real", "x", "glad")
     assert (found.scored, found.left_out) == (2, 1)
+    assert found.chance_seen == 0.5
     assert found.chance == 0.5  # from 0: of 1 and 2 the second; from 1: likewise
     assert score(written([(0, "nrm", "crm")]), "real", "x", "cap").chance == 0.0
 
@@ -271,8 +272,15 @@ def test_tables_say_asked_scored_failed_and_chance() -> None:
     run = written([(i, "nrm", "crm" if i < 9 else "nrm") for i in range(10)])
     lines = markdown([run]).splitlines()
     assert lines[4] == "| cap | 90 % (60-98) |" and lines[5] == "| **all** | **90 % (60-98)** |"
-    for line in ("| by chance | 0.0 % |", "| asked | 10 |", "| scored | 10 |", "| failed | 0 |"):
-        assert line in lines
+    said = (
+        "success by chance | 0.0 %",
+        "asked attribute seen by chance | 0.0 %",
+        "asked | 10",
+        "scored | 10",
+        "failed | 0",
+    )
+    for line in said:
+        assert f"| {line} |" in lines
     assert figures([run])["real"]["x"]["cap"]["success"] == 9
     assert table([run], "real", ["Ours"]).startswith("| edit | Ours |")
 
