@@ -42,9 +42,10 @@ RESULT = "part.json"  # in a part's tar: its share of the report
 MOST_BYTES = 1 << 26  # of one file of a result
 LARGEST_MB = 16.0  # of a part's weights
 MOST_STEPS = 10_000_000  # until the first steps say how many there will be
-UNCOUNTED, COUNTED = 3, 5  # first steps, and those that are timed
+UNCOUNTED, COUNTED = 10, 20  # first steps, and those that are timed
 FOR_TRAINING = 0.8  # of a part's time, loading included; the rest is for figures
-PICTURES_A_SECOND = 200  # rendered by one core at 128 pixels
+WORKERS = 6  # processes that read pictures and write captions beside a GPU
+PICTURES_A_SECOND = 70  # rendered by one core at 128 pixels
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,10 @@ class Part:
 
 
 PARTS = (
-    Part("autoencoder", "autoencoder", "diffusion", 0.3,
-         ("start={shipped}/autoencoder", "optimizer.learning_rate=5e-4")),
-    Part("diffusion", "diffusion", "diffusion", 0.7,
-         ("start={shipped}/diffusion", "optimizer.learning_rate=8e-4"),
+    Part("autoencoder", "autoencoder", "diffusion", 0.35,
+         ("start={shipped}/autoencoder", "optimizer.learning_rate=5e-4"), None, "trainer.compile"),
+    Part("diffusion", "diffusion", "diffusion", 0.65,
+         ("start={shipped}/diffusion", "optimizer.learning_rate=5e-4"),
          {"autoencoder": "autoencoder"}, "trainer.compile"),
     Part("stylegan2", "stylegan2", "stylegan2", 0.5,
          ("stage=warmup", "start={shipped}/stylegan2", f"warmup.stages=[[128, {MOST_STEPS}]]",
@@ -82,7 +83,7 @@ PARTS = (
          {"generator": "stylegan2", "latents.encoder": "encoder"}),
     Part("edits/relevance", "relevance", "stylegan2", 0.1, (), {"generator": "stylegan2"}),
 )  # fmt: skip
-BATCHES = {"autoencoder": 64, "diffusion": 256, "stylegan2": 32, "encoder": 64, "mapper": 8}  # on a GPU
+BATCHES = {"autoencoder": 32, "diffusion": 128, "stylegan2": 32, "encoder": 64, "mapper": 8}  # on a GPU
 ON_CPU = {"diffusion": 32, "stylegan2": 4, "encoder": 8, "autoencoder": 4, "mapper": 2}
 
 
@@ -252,6 +253,8 @@ def settings_of(part: Part, work: Path, shipped: Path) -> list[str]:
               f"trainer.precision={precision_here(part)}", f"trainer.max_steps={MOST_STEPS}",
               f"trainer.validate_every={MOST_STEPS}", "trainer.checkpoint_every=2000",
               "trainer.monitor=''", "trainer.loggers=[csv]", "trainer.validation_limit=128"]  # fmt: skip
+    if gpu and part.family != "mapper":
+        found.append(f"trainer.workers={WORKERS}")
     if gpu and part.compiled:
         found.append(f"{part.compiled}=true")
     if part.family == "stylegan2":

@@ -12,7 +12,7 @@ from support.small_autoencoder import MODEL
 
 from limner.runtime.errors import InputError
 from limner.training.avatars.attributes import STYLES, sample_in_split
-from limner.training.avatars.captions import BACKGROUND, HAIR_COLORS
+from limner.training.avatars.captions import BACKGROUND, EYEWEAR, FACIAL_HAIR, HAIR_COLORS
 from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataset, image_float
 from limner.training.avatars.tokens import CaptionTokenizer, write_tokenizer
 from limner.training.families.diffusion.drawing import Sampler, noise_levels
@@ -148,6 +148,20 @@ def test_captions_are_true_and_cover_synonyms_order_and_place() -> None:
     assert sum(any(end and end in text for text in named) for end in set(backgrounds)) >= 3
     places = [text.index("glasses") / len(text) for text in named if "glasses" in text]
     assert max(places) - min(places) > 0.3
+
+
+def test_what_is_worn_is_named() -> None:
+    rng = np.random.default_rng(0)
+    describer = Describer(STYLE, None, DenoiserTraining(caption_dropout=0.0, worn_is_named=1.0))  # type: ignore[arg-type]
+    seen = set()
+    for index in range(200):
+        avatar = sample_in_split(STYLE, "train", index)
+        text, words = describer.text(avatar.attribute_indices(STYLE), rng), avatar.attributes(STYLE)
+        for name, table in (("facial_hair", FACIAL_HAIR), ("eyewear", EYEWEAR)):
+            if words[name] != "none":
+                assert any(phrase in text for phrases in table[words[name]].values() for phrase in phrases), (name, text)
+                seen.add(words[name])
+    assert seen == {"beard", "moustache", "glasses", "sunglasses"}
 
 
 def test_held_out_captions_name_four_attributes_of_test_avatars() -> None:

@@ -153,6 +153,23 @@ def test_compiling_is_refused_where_nothing_would_be_compiled() -> None:
     assert made.trainer.compile
 
 
+@pytest.mark.parametrize(("graphs", "mode"), [(False, None), (True, "reduce-overhead")])
+def test_on_a_gpu_each_pass_is_one_graph(graphs: bool, mode: str | None) -> None:
+    from limner.training.loop.runner import compile_parts
+
+    class Part(torch.nn.Linear):
+        def compile(self, *_: object, **options: object) -> None:
+            modes.append(options["mode"])
+
+    class Module(pl.LightningModule):
+        def compiled_parts(self) -> list[torch.nn.Module]:
+            return [Part(1, 1)]
+
+    modes: list[object] = []
+    compile_parts(Module(), graphs)
+    assert modes == [mode]
+
+
 def test_the_lines_that_people_read_are_short(tiny_cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
                                               ) -> None:  # fmt: skip
     with caplog.at_level("INFO", logger="limner"):

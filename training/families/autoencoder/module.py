@@ -140,11 +140,11 @@ class AutoencoderModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image = image_float(batch["image"])
-        rng = step_generator(self.seed, draw_number(self))
+        rng = step_generator(self.seed, draw_number(self), "cpu" if self.is_cropped else self.device)
         if self.is_cropped:
             image = random_crops(image, self.config.crop, rng)
         posterior = self.network.encode(image).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=rng).to(image)
+        noise = torch.randn(posterior.mean.shape, generator=rng, device=rng.device).to(image)
         made = self.network.decode(posterior.mean + posterior.std * noise).sample
         losses = self.reconstruction(made, image)
         losses["kl"] = kl_divergence(posterior.mean, posterior.logvar)

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
 
+WORN = ("facial_hair", "eyewear")  # attributes that are there or not: what a text leaves unsaid, its picture lacks
+
+
 @dataclass(frozen=True)
 class DenoiserTraining:
     """Captions, loss and validation pictures."""
@@ -36,6 +39,7 @@ class DenoiserTraining:
     caption_dropout: float = 0.1  # share of empty captions, for classifier-free guidance
     fewest_mentions: int = 2  # attributes in a caption; the number is drawn evenly from here to all of them
     background_at_end: float = 0.25  # of captions with a background: named last, after a comma
+    worn_is_named: float = 0.0  # share of captions that name a beard, a moustache or glasses wherever there are any
     min_snr: float = 5.0  # gamma of the weighting; 0 for none
     guidance: float = 4.0  # of the pictures in the grid
     steps: int = 20  # of the pictures in the grid
@@ -51,7 +55,7 @@ class DenoiserTraining:
     )
 
     def __post_init__(self) -> None:
-        for name in ("caption_dropout", "background_at_end"):
+        for name in ("caption_dropout", "background_at_end", "worn_is_named"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 to 1")
         if not 0 <= self.fewest_mentions <= len(ATTRIBUTES):
@@ -79,6 +83,8 @@ class Describer:
         seen = [name for name in words if words[name] != "hidden"]
         count = int(rng.integers(min(self.config.fewest_mentions, len(seen)), len(seen) + 1))
         mention = [str(name) for name in rng.choice(seen, count, replace=False)]
+        if self.config.worn_is_named and rng.random() < self.config.worn_is_named:
+            mention += [name for name in WORN if words.get(name, "none") != "none" and name not in mention]
         last = "background" in mention and rng.random() < self.config.background_at_end
         if not last:
             return caption(words, rng, mention).text
@@ -98,7 +104,8 @@ def spread_steps(rows: int, steps: int, generator: torch.Generator) -> Tensor:
 
     The low-discrepancy draw of Kingma et al. 2021 (appendix I.1): the loss of a batch varies less.
     """
-    places = (torch.rand((), generator=generator) + torch.arange(rows) / rows) % 1
+    device = generator.device
+    places = (torch.rand((), generator=generator, device=device) + torch.arange(rows, device=device) / rows) % 1
     return (places * steps).long().clamp(max=steps - 1)
 
 
@@ -135,7 +142,7 @@ class DenoiserModule(pl.LightningModule):
     def noisy(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Noised latents, the noise in them [N,C,h,w], and the steps int64 [N]."""
         mean, logvar = batch["moments"].chunk(2, 1)
-        draws = [torch.randn(mean.shape, generator=generator).to(mean) for _ in range(2)]
+        draws = [torch.randn(mean.shape, generator=generator, device=generator.device).to(mean) for _ in range(2)]
         latents = (mean + (0.5 * logvar).exp() * draws[0]) * self.sampler.scaling_factor
         step = spread_steps(len(mean), len(self.levels), generator).to(mean.device)
         level = self.levels[step].view(-1, 1, 1, 1)
@@ -149,7 +156,8 @@ class DenoiserModule(pl.LightningModule):
         return F.mse_loss(made.float(), noise, reduction="none").mean((1, 2, 3)), step
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        error, step = self.losses(batch, step_generator(self.seed, draw_number(self)))  # every process its own noise
+        draws = step_generator(self.seed, draw_number(self), self.device)  # every process its own noise
+        error, step = self.losses(batch, draws)
         self.log("train/error", error.mean().detach())
         return (error * self.weights[step]).mean()
 
