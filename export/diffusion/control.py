@@ -6,7 +6,8 @@ For row b with source row s = source_index[b], in every edited cross-attention l
 
 so that A'_b V_b = A_b (d_b V_b) + A_s (T_b V_b), and no edited map is ever made. Values are linear in the text
 (V = text W), so d_b and T_b are applied to the text, once for all layers. In an edited self-attention layer a row with
-self_replace takes the source row's queries and keys. Blend maps are A'_b w for words w, a mean over heads.
+self_replace takes the source row's queries and keys. Blend maps are A'_b w for words w, a mean over heads. Attention is
+one fused operation; a layer that blends writes its map beside it.
 
 Rows whose T is all zero are left out of the second term by number: the plain UNet is then all that is computed. The
 rows are found once for all layers.
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from limner.export.diffusion.layers import ControlledLayers, attention_layers
-from limner.export.diffusion.rows import add_rows, merge_heads, split_heads
+from limner.export.diffusion.rows import add_rows, attend, split_heads
 from limner.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -90,33 +91,22 @@ class ControlAttention:
             asking = context = hidden_states.index_select(0, control.queries)
         elif control is not None:
             values = control.text_kept
-        q, k, v = (
-            in_heads(project, x, attn.heads)  # [B,heads,tokens,c]
-            for project, x in ((attn.to_q, asking), (attn.to_k, context), (attn.to_v, values))
-        )
-        dtype = q.dtype
-        if attn.upcast_attention:  # Stable Diffusion 2.x: the product overflows in fp16
-            q, k = q.float(), k.float()
-        weights = attention_map(q, k, attn).to(dtype)  # [B,heads,N,tokens]
-        mixed = weights @ v
+        q, k, v = attn.to_q(asking), attn.to_k(context), attn.to_v(values)  # [B,tokens,C]
+        mixed = attend(q, k, v, attn.heads, attn.scale)
         if control is not None and encoder_hidden_states is not None:
-            moved = in_heads(attn.to_v, control.text_moved, attn.heads)  # [E,heads,77,c]
-            of_source = weights.index_select(0, control.source)  # [E,heads,N,77]
-            mixed = add_rows(mixed, control.edited, of_source @ moved)
+            moved = attn.to_v(control.text_moved)  # [E,77,C]
+            own = q.index_select(0, control.source), k.index_select(0, control.source)
+            mixed = add_rows(mixed, control.edited, attend(*own, moved, attn.heads, attn.scale))
             if self.blends:
-                self.map = blend_map(weights, of_source, control)
-        mixed = attn.to_out[0](merge_heads(mixed))  # [B,N,C]
+                self.map = blend_map(attention_map(q, k, attn), control)
+        mixed = attn.to_out[0](mixed)  # [B,N,C]
         return mixed / attn.rescale_output_factor if attn.rescale_output_factor != 1 else mixed
 
 
-def in_heads(project: Any, x: Tensor, heads: int) -> Tensor:
-    """x [B,N,D] through a linear layer, [B,heads,N,c]."""
-    return split_heads(project(x), heads, project.out_features // heads)
-
-
-def blend_map(weights: Tensor, of_source: Tensor, control: Control) -> Tensor:
-    """A'_b w, a mean over heads [B,N,K]; A_b [B,heads,N,77] and A_s [E,heads,N,77]. Words first, since they are few."""
+def blend_map(weights: Tensor, control: Control) -> Tensor:
+    """A'_b w, a mean over heads [B,N,K], of A_b [B,heads,N,77]. Words first, since they are few."""
     kept = (weights @ control.words_kept[:, None]).mean(1)
+    of_source = weights.index_select(0, control.source)  # [E,heads,N,77]
     return add_rows(kept, control.edited, (of_source @ control.words_moved[:, None]).mean(1))
 
 
@@ -130,11 +120,15 @@ def check_plain(name: str, attn: Any) -> None:
 
 
 def attention_map(q: Tensor, k: Tensor, attn: Any) -> Tensor:
-    """softmax(q k^T scale) [B,heads,N,M]; Vaswani et al. 2017, eq. 1."""
+    """softmax(q k^T scale) [B,heads,N,M] of q [B,N,C] and k [B,M,C]; Vaswani et al. 2017, eq. 1."""
+    q, k = (split_heads(x, attn.heads, attn.to_q.out_features // attn.heads) for x in (q, k))
+    dtype = q.dtype
+    if attn.upcast_attention:  # Stable Diffusion 2.x: the product overflows in fp16
+        q, k = q.float(), k.float()
     scores = (q * attn.scale) @ k.transpose(-1, -2)
     if attn.upcast_softmax:
         scores = scores.float()
-    return scores.softmax(-1)
+    return scores.softmax(-1).to(dtype)
 
 
 class ControlUNet(nn.Module):

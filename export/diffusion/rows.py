@@ -1,8 +1,9 @@
 """Operations that the tracing exporter would write at length, each as the one ONNX operation that it is.
 
 Adding to rows found by number is ScatterND, which ONNX Runtime does in place where it may, so no rows cost nothing;
-torch's own index operations are exported with an index of every element. Heads are split and merged by Reshape with
-its copied sizes (0), where torch's are exported with the arithmetic of every size.
+torch's own index operations are exported with an index of every element. Heads are split by Reshape with
+its copied sizes (0), where torch's are exported with the arithmetic of every size. Attention whose map nobody asks for
+is com.microsoft::MultiHeadAttention, a flash kernel in ONNX Runtime (Dao et al. 2022): the map is never in memory.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+from limner.export.onnx.attention import FUSED
 
 
 class _AddRows(torch.autograd.Function):
@@ -33,20 +37,27 @@ class _SplitHeads(torch.autograd.Function):
         return _reshape(g, x, [0, 0, heads, width])  # no -1, which no rows would leave open
 
 
-class _MergeHeads(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.flatten(-2)
-
-    @staticmethod
-    def symbolic(g: Any, x: Any) -> Any:
-        return _reshape(g, x, [0, 0, -1])
-
-
 def _reshape(g: Any, x: Any, shape: list[int]) -> Any:
     sizes = [size if size > 0 else None for size in shape]
     target = g.op("Identity", g.op("Constant", value_t=torch.tensor(shape)))  # the exporter asserts a -1 beside a 0
     return g.op("Reshape", x, target).setType(x.type().with_sizes(sizes))
+
+
+class _Attend(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float) -> Tensor:
+        parts = (x.unflatten(-1, (heads, x.shape[-1] // heads)).transpose(1, 2) for x in (q, k, v))
+        return functional.scaled_dot_product_attention(*parts, scale=scale).transpose(1, 2).flatten(-2)
+
+    @staticmethod
+    def symbolic(g: Any, q: Any, k: Any, v: Any, heads: int, scale: float) -> Any:
+        return g.op(f"{FUSED[0]}::{FUSED[1]}", q, k, v, num_heads_i=heads, scale_f=scale).setType(q.type())
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float) -> Tensor:
+    """softmax(q k^T scale) v for each head; q [B,N,heads c], k and v [B,M,heads c] -> [B,N,heads c]."""
+    found: Tensor = _Attend.apply(q, k, v, heads, scale)  # type: ignore[no-untyped-call]
+    return found
 
 
 def add_rows(data: Tensor, rows: Tensor, values: Tensor) -> Tensor:
@@ -59,9 +70,3 @@ def split_heads(x: Tensor, heads: int, width: int) -> Tensor:
     """[B,N,heads width] -> [B,heads,N,width]."""
     found: Tensor = _SplitHeads.apply(x, heads, width)  # type: ignore[no-untyped-call]
     return found.transpose(1, 2)
-
-
-def merge_heads(x: Tensor) -> Tensor:
-    """[B,heads,N,c] -> [B,N,heads c]."""
-    found: Tensor = _MergeHeads.apply(x.transpose(1, 2))  # type: ignore[no-untyped-call]
-    return found

@@ -23,6 +23,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript.optimizer import fold_constants
 
+from limner.export.onnx.attention import is_fused
 from limner.export.precision.kernels import has_no_half_kernel, write_scatters_plainly
 from limner.export.precision.ranges import Ranges, measure_ranges
 from limner.export.precision.types import Typist
@@ -147,8 +148,8 @@ def _stays(node: ir.Node, ranges: Ranges | None, names: Sequence[str]) -> bool:
 
 
 def _attention(model: ir.Model) -> set[ir.Node]:
-    """Softmaxes and what leads to them from their matrix products, these included."""
-    found: set[ir.Node] = set()
+    """Fused attention; softmaxes and what leads to them from their matrix products, these included."""
+    found = {node for node in model.graph if is_fused(node)}
     todo = [node for node in model.graph if node.op_type == "Softmax"]
     while todo:
         node = todo.pop()

@@ -19,6 +19,7 @@ class ApiBuilder:
 
     name: Builder
     strongly_typed = True
+    fused_attention = False
 
     def __init__(self, trt: Any) -> None:
         self.trt = trt
@@ -79,6 +80,7 @@ class RtxBuilder(ApiBuilder):
     """TensorRT for RTX: ahead of time, for several GPUs, with none at hand. It has no timing cache (1.2 and later)."""
 
     name: Builder = "tensorrt-rtx"
+    fused_attention = True  # its parser makes one layer of it
 
     def __init__(self, trt: Any, driver: Driver) -> None:
         super().__init__(trt)

@@ -207,7 +207,7 @@ def _compile(
     free = [tensor for tensor in graph.inputs if any(isinstance(size, str) for size in tensor.shape)]
     timing = config.cache / f"timing-{builder.version}-{'-'.join(meta.targets)}.cache" if config.cache else None
     with scratch("limner-engine-") as beside:
-        path, kept = prepare(bundle.file(graph.file), beside), Half()
+        path, kept = prepare(bundle.file(graph.file), beside, builder.fused_attention), Half()
         if meta.precision == "fp16" and bundle.manifest.precision == "fp32":
             half = beside / f"{meta.graph}.onnx"
             kept = write_half(bundle, meta.graph, half, config.half, path)

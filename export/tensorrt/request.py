@@ -55,6 +55,7 @@ class EngineBuilder(Protocol):
     name: Builder
     version: str
     strongly_typed: bool
+    fused_attention: bool  # whether com.microsoft::MultiHeadAttention is taken as it is
 
     def resolve_targets(self, asked: Sequence[str]) -> tuple[str, ...]:
         """The targets that one engine is built for; InputError naming one that this builder cannot do."""

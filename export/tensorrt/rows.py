@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from limner.export.onnx.attention import has_fused, write_out
 from limner.runtime.errors import LimnerError
 
 # What lies between NonZero and the place where its numbers are used.
@@ -21,13 +22,21 @@ PASSING = frozenset({"Transpose", "Gather", "Squeeze", "Slice", "Unsqueeze", "Re
 SWITCH, SOURCE = "self_replace", "source_index"
 
 
-def prepare(path: Path, scratch: Path) -> Path:
-    """The graph as a compiler takes it: `path` itself, or a rewritten copy in the folder `scratch`."""
+def prepare(path: Path, scratch: Path, fused: bool = False) -> Path:
+    """The graph as a compiler takes it: `path` itself, or a rewritten copy in the folder `scratch`.
+
+    `fused` says that the compiler knows fused attention.
+    """
     model = ir.load(path)
-    if not any(node.op_type == "NonZero" for node in model.graph):
+    plain = has_fused(model) and not fused
+    rows = any(node.op_type == "NonZero" for node in model.graph)
+    if not plain and not rows:
         return path
     model = ir.external_data.load_to_model(model)
-    all_rows(model)
+    if plain:
+        write_out(model)
+    if rows:
+        all_rows(model)
     target = scratch / f"rows-{path.name}"
     ir.save(model, target, external_data=f"{target.name}.data", size_threshold_bytes=256)
     return target

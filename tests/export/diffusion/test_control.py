@@ -11,9 +11,9 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from support.tiny_diffusion import tiny_unet
 
-from limner.export.diffusion.control import CONTROL_INPUTS, Control, ControlAttention, ControlUNet
+from limner.export.diffusion.control import CONTROL_INPUTS, Control, ControlAttention, ControlUNet, attention_map
 from limner.export.diffusion.layers import choose_layers, layer_shrink
-from limner.export.diffusion.rows import add_rows, merge_heads, split_heads
+from limner.export.diffusion.rows import add_rows, split_heads
 from limner.export.diffusion.specs import identity_control, random_control
 from limner.export.diffusion.surgery import Surgeon, operate
 from limner.runtime.errors import InputError
@@ -90,7 +90,7 @@ def test_a_layer_that_is_not_edited_ignores_the_control() -> None:
     torch.testing.assert_close(processor(attn, x, context), attn(x, context), rtol=1e-5, atol=1e-6)
 
 
-def test_attention_in_fp16_is_computed_in_fp32_where_the_model_asks() -> None:
+def test_maps_in_fp16_are_computed_in_fp32_where_the_model_asks() -> None:
     """As in Stable Diffusion 2.x, whose products of queries and keys overflow in fp16."""
     x = torch.full((1, PLACES, WIDTH), 200.0).half()
     outputs = {}
@@ -98,7 +98,7 @@ def test_attention_in_fp16_is_computed_in_fp32_where_the_model_asks() -> None:
         attn = layer(None, upcast_attention=upcast).half()
         attn.to_q.weight.fill_(1.0)
         attn.to_k.weight.fill_(1.0)
-        outputs[upcast] = ControlAttention(edited=False)(attn, x)
+        outputs[upcast] = attention_map(attn.to_q(x), attn.to_k(x), attn)
     assert not torch.isfinite(outputs[False]).all()
     assert torch.isfinite(outputs[True]).all()
     assert outputs[True].dtype == torch.float16
@@ -112,10 +112,9 @@ def test_rows_are_added() -> None:
     assert torch.equal(add_rows(data, empty, torch.zeros(0, 2)), data)
 
 
-def test_heads_are_split_and_merged() -> None:
+def test_heads_are_split() -> None:
     x = torch.randn(2, 5, 12)
-    heads = split_heads(x, 3, 4)
-    assert torch.equal(heads[1, 2], x[1, :, 8:]) and torch.equal(merge_heads(heads), x)
+    assert torch.equal(split_heads(x, 3, 4)[1, 2], x[1, :, 8:])
     assert split_heads(torch.zeros(0, 5, 12), 3, 4).shape == (0, 3, 5, 4)
 
 
