@@ -33,8 +33,10 @@ VARIABLES = (
     ("LIMNER_THREADS", "CPU threads, as `--threads`"),
     (
         "LIMNER_CACHE",
-        "folder for what can be made again: rendered pictures, compiled engines; the user's cache if not set",
+        "folder for what can be made again: rendered pictures, compiled engines, prepared graphs; the user's cache if "
+        "not set",
     ),
+    ("LIMNER_PREPARED", "no: graphs are loaded as they are stored, and nothing is written down of a slow load"),
     ("LIMNER_DEBUG", "set to anything: unexpected errors show their traceback"),
 )
 

@@ -53,6 +53,12 @@ def onnx(
     lora: Annotated[
         list[str] | None, typer.Option(help="With --model: FILE:SCALE, merged into the weights; may be repeated.")
     ] = None,
+    memory: Annotated[
+        float | None,
+        typer.Option(
+            help="With --model: GB that a session may take on a CPU, for quicker convolutions; 8, or 0 for none."
+        ),
+    ] = None,
     in_place: Annotated[
         bool, typer.Option("--in-place", help="With --model: put the graphs into its folder, whose weights they read.")
     ] = False,
@@ -81,15 +87,16 @@ def onnx(
             raise InputError("checkpoints", "a folder beside --model", "one of the two")
         from limner.export.diffusion.lora import parse_loras
 
+        budget = {} if memory is None else {"memory": memory}
         found = run(model, out, edited_layers, blend_layers, dry_run, in_place, name=name, opset=opset,
-                    loras=parse_loras(lora or ()),
+                    loras=parse_loras(lora or ()), **budget,
                     tolerance=tolerance, weights_storage=weights_storage, batches=sizes)  # fmt: skip
         _report(as_json, found)
         return
-    if in_place:
-        raise InputError("in-place", "--in-place without --model", "with --model alone")
-    if lora:
-        raise InputError("lora", "--lora without --model", "with --model alone")
+    for option, value in (("in-place", in_place), ("lora", lora), ("memory", memory is not None),
+                          ("edited-layers", edited_layers), ("blend-layers", blend_layers)):  # fmt: skip
+        if value:
+            raise InputError(option, f"--{option} without --model", "with --model alone")
     folder = checkpoints_folder() / "avatars" if checkpoints is None else checkpoints
     target = folder / "bundle" if out is None else out
     config = ExportConfig(name, opset, weights_storage, preprocess, tolerance, sizes)  # type: ignore[arg-type]

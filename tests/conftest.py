@@ -10,6 +10,9 @@ import pytest
 
 # One thread: the networks of the tests are tiny, and threads that wait for each other are slower than none.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault(
+    "LIMNER_PREPARED", "no"
+)  # graphs are loaded as they are stored, but in the tests of the other way
 
 ROOT = Path(__file__).resolve().parents[1]
 

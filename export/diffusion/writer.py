@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from limner.export.diffusion.filtered import DEFAULT_MEMORY, filtered
 from limner.export.diffusion.folder import DiffusionFolder, licences_of, read_folder
 from limner.export.diffusion.in_place import FolderWeights, put_into
 from limner.export.diffusion.layers import ControlledLayers, choose_layers, stride
@@ -31,8 +32,13 @@ from limner.runtime.settings import DiffusionInversionParameters, SamplingParame
 from limner.runtime.storage.folders import folder_beside, open_to_readers, put_in_place
 from limner.runtime.versions import package_version
 
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+
 SCHEDULER = "scheduler/scheduler_config.json"
 BATCHES = (1, 2, 3)
+CPU_FORM = "unet.cpu.onnx"
+MOST_MEMORY = 4096.0
 
 
 @dataclass(frozen=True)
@@ -48,12 +54,15 @@ class DiffusionExport:
     edited_layers: tuple[str, ...] = ()  # patterns; none takes Prompt-to-Prompt's own choice
     blend_layers: tuple[str, ...] = ()
     loras: tuple[tuple[Path, float], ...] = ()  # files that are merged into the weights, each with its scale
+    memory: float = DEFAULT_MEMORY  # GB that a session on the UNet may take on a CPU; 0 writes no form for CPUs
 
     def __post_init__(self) -> None:
         if not 18 <= self.opset <= 20:
             raise InputError("opset", self.opset, "18 to 20 for diffusion models")
         if not 0 < self.tolerance < 1:
             raise InputError("tolerance", self.tolerance, "a number between 0 and 1")
+        if not 0 <= self.memory <= MOST_MEMORY:
+            raise InputError("memory", self.memory, f"gigabytes from 0 (no form for CPUs) to {MOST_MEMORY:g}")
         if not self.batches or min(self.batches) < 1:
             raise InputError("batches", list(self.batches), "batch sizes from 1")
 
@@ -93,7 +102,7 @@ def write_bundle(
         weights = WeightFile(beside, config.weights_storage)
         if out is None:
             weights = FolderWeights(beside, config.weights_storage, folder.root, folder.weights)
-        reports = write_graphs(graphs, beside, weights, config, say)
+        reports = write_graphs(graphs, beside, weights, folder.unet, config, say)
         write_reports(beside, list(reports.values()), config.tolerance)
         _copy_files(folder, beside)
         meta = manifest(folder, layers, graphs, reports, config, beside)
@@ -110,18 +119,30 @@ def write_bundle(
 
 
 def write_graphs(
-    graphs: dict[str, TracedGraph], folder: Path, weights: WeightFile, config: DiffusionExport, say: Say = print
+    graphs: dict[str, TracedGraph],
+    folder: Path,
+    weights: WeightFile,
+    unet: UNet2DConditionModel,
+    config: DiffusionExport,
+    say: Say = print,
 ) -> dict[str, parity.GraphParity]:
-    """Export each graph with its weights outside, and compare all its cases with torch."""
+    """Export each graph with its weights outside, the UNet in a form for CPUs too, and compare all cases with torch."""
     for name, graph in graphs.items():
-        weights.save(graph.export(config.opset), folder / f"{name}.onnx")
+        model = graph.export(config.opset)
+        weights.save(model, folder / f"{name}.onnx")
+        if name == "unet" and (found := filtered(model, unet, config.memory)).convolutions:
+            weights.save(model, folder / CPU_FORM)
+            say(f"{CPU_FORM}: {found.sentence}, of {config.memory:g}")
     say(f"{WEIGHTS}: {weights.size / 1e6:.1f} MB, {weights.shared / 1e6:.1f} MB saved by sharing")
     if not weights.size:
         (folder / WEIGHTS).unlink()
     reports = {}
     for name, graph in graphs.items():
         path = folder / f"{name}.onnx"
-        reports[name] = report = compare(graph, path, config)
+        report = compare(graph, path, config)
+        if name == "unet" and (folder / CPU_FORM).is_file():
+            report = joined(report, compare(graph, folder / CPU_FORM, config), "on CPUs")
+        reports[name] = report
         say(f"{name}: relative error {report.max_rel_error:.1e}, {path.stat().st_size / 1e3:.0f} kB")
     return reports
 
@@ -132,12 +153,17 @@ def compare(graph: TracedGraph, path: Path, config: DiffusionExport) -> parity.G
     report = parity.measure(graph.spec, path, config.batches, config.tolerance, threads=config.threads)
     for spec in graph.more:
         other = parity.measure(spec, path, config.batches, config.tolerance, threads=config.threads)
-        report = replace(
-            report,
-            outputs=report.outputs | {f"{name}, plain": error for name, error in other.outputs.items()},
-            worst=report.worst | {f"{name}, plain": error for name, error in other.worst.items()},
-        )
+        report = joined(report, other, "plain")
     return report
+
+
+def joined(report: parity.GraphParity, other: parity.GraphParity, label: str) -> parity.GraphParity:
+    """A report with the errors of another one, its outputs named "<output>, <label>"."""
+    return replace(
+        report,
+        outputs=report.outputs | {f"{name}, {label}": error for name, error in other.outputs.items()},
+        worst=report.worst | {f"{name}, {label}": error for name, error in other.worst.items()},
+    )
 
 
 def manifest(
@@ -212,9 +238,9 @@ def presets_of(root: Path) -> dict[str, Any]:
 def _graph_meta(name: str, graph: TracedGraph, report: parity.GraphParity, folder: Path) -> GraphMeta:
     cases = len(report.batches) * (1 + len(graph.more))
     measured = ParityMeta(report.max_rel_error, report.tolerance, cases, report.outputs)
-    return GraphMeta(
-        f"{name}.onnx", graph.spec.inputs, graph.spec.outputs, data_files(folder / f"{name}.onnx"), measured
-    )
+    files = [f"{name}.onnx", *([CPU_FORM] if name == "unet" and (folder / CPU_FORM).is_file() else [])]
+    data = tuple(dict.fromkeys(path for file in files for path in data_files(folder / file)))
+    return GraphMeta(files[0], graph.spec.inputs, graph.spec.outputs, data, measured, "".join(files[1:]))
 
 
 def _copy_files(folder: DiffusionFolder, out: Path) -> None:

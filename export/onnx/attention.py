@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from limner.export.onnx.editing import constant, put_in_place
+
 __all__ = ["FUSED", "has_fused", "is_fused", "write_out"]
 
 FUSED = ("com.microsoft", "MultiHeadAttention")
@@ -38,27 +40,13 @@ def _write_out(graph: ir.Graph, node: ir.Node) -> None:
         graph.insert_before(node, new)
         return new.outputs[0]
 
-    apart = _constant(graph, f"heads_{heads}", np.array([0, 0, heads, -1], np.int64))
-    together = _constant(graph, "heads_together", np.array([0, 0, -1], np.int64))
-    factor = _constant(graph, f"{stem}_scale", np.array(scale, ir.DataType(kind).numpy()))
+    apart = constant(graph, f"heads_{heads}", np.array([0, 0, heads, -1], np.int64))
+    together = constant(graph, "heads_together", np.array([0, 0, -1], np.int64))
+    factor = constant(graph, f"{stem}_scale", np.array(scale, ir.DataType(kind).numpy()))
     q, k, v = (made("Reshape", f"{name}_heads", [x, apart]) for name, x in zip("qkv", node.inputs[:3], strict=True))
     asked = made("Mul", "scaled", [made("Transpose", "q", [q], perm=[0, 2, 1, 3]), factor])
     scores = made("MatMul", "scores", [asked, made("Transpose", "k", [k], perm=[0, 2, 3, 1])])
     weights = made("Softmax", "map", [scores], axis=-1)
     mixed = made("MatMul", "mixed", [weights, made("Transpose", "v", [v], perm=[0, 2, 1, 3])])
     out = made("Reshape", "out", [made("Transpose", "back", [mixed], perm=[0, 2, 1, 3]), together])
-    old = node.outputs[0]
-    out.shape = old.shape
-    if old.is_graph_output():  # which keeps its name
-        out.name, old.name = old.name, f"{old.name}_before"
-    ir.convenience.replace_all_uses_with(old, out, replace_graph_outputs=True)
-    graph.remove(node, safe=True)
-
-
-def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    if name not in graph.initializers:
-        tensor = ir.tensor(array, name=name)
-        graph.initializers[name] = ir.Value(
-            name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-        )
-    return graph.initializers[name]
+    put_in_place(graph, node, out)

@@ -234,7 +234,8 @@ def _save_as_is(bundle: Bundle, name: str, weights: WeightFile, target: Path) ->
 def _copy_rest(bundle: Bundle, folder: Path) -> None:
     """Everything but graphs, weights, engines and reports."""
     graphs, engines = bundle.manifest.graphs.values(), bundle.manifest.engines
-    left_out = {path for graph in graphs for path in (graph.file, *graph.data)} | {engine.file for engine in engines}
+    left_out = {path for graph in graphs for path in (graph.file, graph.cpu, *graph.data)}
+    left_out |= {engine.file for engine in engines}
     for relative in bundle.manifest.files:
         if relative not in left_out and relative not in REPORTS:
             (folder / relative).parent.mkdir(parents=True, exist_ok=True)
@@ -246,7 +247,7 @@ def _entry(bundle: Bundle, quality: Quality, config: PrecisionConfig) -> GraphMe
     parity = (
         graph.parity if quality.precision == "fp32" or not quality.errors else parity_of(quality, len(config.batches))
     )
-    return replace(graph, data=(WEIGHTS,), parity=parity)
+    return replace(graph, data=(WEIGHTS,), parity=parity, cpu="")
 
 
 def _success(bundle: Bundle, config: PrecisionConfig) -> dict[str, float]:

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from limner.export.onnx.attention import has_fused, write_out
+from limner.export.onnx.editing import constant
 from limner.runtime.errors import LimnerError
 
 # What lies between NonZero and the place where its numbers are used.
@@ -88,7 +89,7 @@ def _all_numbers(graph: ir.Graph, finder: ir.Node) -> ir.Value:
         raise LimnerError(f"{finder.name or 'NonZero'}: rows found by value in a graph without {SOURCE}")
     stem = finder.name or "rows"
     shape = _node(graph, finder, "Shape", [source], f"{stem}_shape", ir.DataType.INT64)
-    zero, one, first = (_constant(graph, f"{stem}_{name}", value) for name, value in
+    zero, one, first = (constant(graph, f"{stem}_{name}", np.array(value, np.int64)) for name, value in
                         (("zero", 0), ("one", 1), ("first", [0])))  # fmt: skip
     count = _node(graph, finder, "Squeeze", [shape, first], f"{stem}_count", ir.DataType.INT64)
     return _node(graph, finder, "Range", [zero, count, one], f"{stem}_all", ir.DataType.INT64)
@@ -145,15 +146,6 @@ def _node(
     node.outputs[0].name, node.outputs[0].type = f"{name}_value", ir.TensorType(kind)
     graph.insert_before(before, node)
     return node.outputs[0]
-
-
-def _constant(graph: ir.Graph, name: str, value: int | list[int]) -> ir.Value:
-    tensor = ir.tensor(np.array(value, np.int64), name=name)
-    made = ir.Value(
-        name=name, shape=ir.Shape(np.shape(value)), type=ir.TensorType(ir.DataType.INT64), const_value=tensor
-    )
-    graph.initializers[name] = made
-    return made
 
 
 def _axis(node: ir.Node) -> int:

@@ -111,13 +111,14 @@ class Bundle:
                 _check_file(self.root, relative, self.manifest.files[relative], True)
                 self.stamps[relative] = now
 
-    def graph_bytes(self, name: str) -> bytes:
+    def graph_bytes(self, name: str, provider: str = "") -> bytes:
         """Return a graph's ONNX file, verified now, and with no weights but those in the files that its entry names."""
         graph = self.graph(name)
-        data = read_plain(self.file(graph.file), graph.file, MAX_GRAPH_BYTES, "an ONNX graph", BundleError)
-        if sha256_bytes(data) != self.manifest.files[graph.file].sha256:
-            raise BundleError(graph.file, "other content than bundle.json knows", "the graph as it was exported")
-        check_external_data(data, f"graphs.{name}.file", graph.data, graph.file.rpartition("/")[0])
+        file = graph.file_on(provider)
+        data = read_plain(self.file(file), file, MAX_GRAPH_BYTES, "an ONNX graph", BundleError)
+        if sha256_bytes(data) != self.manifest.files[file].sha256:
+            raise BundleError(file, "other content than bundle.json knows", "the graph as it was exported")
+        check_external_data(data, f"graphs.{name}.file", graph.data, file.rpartition("/")[0])
         self.require_unchanged(*graph.data)
         return data
 

@@ -193,6 +193,8 @@ def _references(manifest: BundleManifest) -> Iterator[tuple[str, str]]:
         yield "relevance", manifest.relevance
     for name, graph in manifest.graphs.items():
         yield f"graphs.{name}.file", graph.file
+        if graph.cpu:
+            yield f"graphs.{name}.cpu", graph.cpu
         for index, data in enumerate(graph.data):
             yield f"graphs.{name}.data[{index}]", data
     for index, engine in enumerate(manifest.engines):

@@ -34,6 +34,11 @@ class GraphMeta:
     outputs: tuple[TensorMeta, ...]
     data: tuple[str, ...] = ()
     parity: ParityMeta | None = None
+    cpu: str = ""  # file of a form that is quicker on CPUs: interface and data are the same
+
+    def file_on(self, provider: str) -> str:
+        """The file of the form that runs on a provider."""
+        return self.cpu if provider == "cpu" and self.cpu else self.file
 
 
 @dataclass(frozen=True)

@@ -157,21 +157,34 @@ class Sessions:
 
             return EngineSession(self.bundle, name)
         onnxruntime = import_onnxruntime()
+        self.bundle.graph_bytes(name, self.provider)
+        path = str(self.bundle.file(meta.file_on(self.provider)))
+        for data in meta.data:
+            self._held.hold(self.bundle.file(data))
+        session = self._prepared(name, path, onnxruntime) if self.provider == "cpu" else None
+        if session is None:
+            session = self._start(name, path, self._options(onnxruntime), onnxruntime)
+        self.bundle.require_unchanged(meta.file_on(self.provider), *meta.data)  # not swapped while it was loaded
+        session.disable_fallback()
+        check_interface(name, meta, session)
+        return session
+
+    def _options(self, onnxruntime: Any) -> Any:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors only: they come back as exceptions
         options.use_deterministic_compute = True
         options.inter_op_num_threads = 1
         options.intra_op_num_threads = self.threads
+        return options
+
+    def _start(self, name: str, path: str, options: Any, onnxruntime: Any) -> Any:
+        """A session on the provider."""
         defaults = [dict(PROVIDER_OPTIONS.get(provider, {})) for provider in self._chain]
         defaults[0] |= self._from_bundle(name, onnxruntime.__version__) | self._provider_options
         providers: list[tuple[str, dict[str, str]]] | None = list(zip(self._chain, defaults, strict=True))
         if self._chain[0] == PLUGIN_PROVIDER and PLUGIN_PROVIDER not in onnxruntime.get_available_providers():
             add_plugin(options, defaults[0])
             providers = None
-        path = str(self.bundle.file(meta.file))
-        self.bundle.graph_bytes(name)
-        for data in meta.data:
-            self._held.hold(self.bundle.file(data))
         try:
             session = onnxruntime.InferenceSession(path, options, providers=providers, enable_fallback=0)
         except Exception as reason:
@@ -186,9 +199,37 @@ class Sessions:
             raise self._not_started(_first_line(reason)) from reason
         if session.get_providers()[0] != self._chain[0]:
             raise self._not_started("its libraries do not load on this machine")
-        self.bundle.require_unchanged(meta.file, *meta.data)  # not swapped while it was loaded
-        session.disable_fallback()
-        check_interface(name, meta, session)
+        return session
+
+    def _prepared(self, name: str, graph: str, onnxruntime: Any) -> Any:
+        """The session of a graph as an earlier load left it, which this one becomes if it is slow; see `prepared`.
+
+        None if there is none, or if what lies there does not load.
+        """
+        from limner.runtime.graphs.prepared import SLOW_S, has_room, place_of, prepare, use_prepared, wanted
+
+        if not wanted() or self._provider_options:
+            return None
+        place = place_of(self.bundle, name, onnxruntime.__version__)
+        options = self._options(onnxruntime)
+        path = use_prepared(place, options, onnxruntime)
+        if path is None:
+            begin = time.perf_counter()
+            session = self._start(name, graph, self._options(onnxruntime), onnxruntime)
+            quick = time.perf_counter() - begin < SLOW_S
+            size = sum(self.bundle.manifest.files[data].size for data in self.bundle.graph(name).data)
+            if quick or not has_room(place, size):
+                return session
+            del session  # its memory first
+            if not prepare(place, graph, self._options(onnxruntime), onnxruntime):
+                return None
+            path = use_prepared(place, options, onnxruntime)
+        try:
+            session = self._start(name, str(path), options, onnxruntime)
+        except BundleError:  # a cache that somebody damaged is no fault of the bundle
+            return None
+        for file in place.iterdir():
+            self._held.hold(file)
         return session
 
     def _from_bundle(self, name: str, version: str) -> dict[str, str]:

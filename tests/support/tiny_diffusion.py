@@ -23,6 +23,11 @@ UNETS: dict[str, dict[str, Any]] = {
         "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
         "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
     },
+    "wide": {  # channels enough for minimal filtering, maps of 32 and 16 places a side
+        "sample_size": 32, "block_out_channels": (96, 96, 128), "attention_head_dim": 2,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    },
     "sd2": {
         "block_out_channels": (16, 32), "attention_head_dim": (2, 4), "use_linear_projection": True,
         "upcast_attention": True, "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
