@@ -106,6 +106,10 @@ precision: $(FULL) ## Convert the bundle to fp16 and int8 behind the gate, batte
 bench: $(FULL) ## Time the runtime on this machine, beside torch eager
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.stylegan2 $(ARGS)
 
+.PHONY: bench-size
+bench-size: $(FULL) ## Time a UNet of Stable Diffusion's shape beside diffusers, torch.compile and OpenVINO, with memory
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.size run $(ARGS)
+
 .PHONY: bench-diffusion
 bench-diffusion: $(FULL) ## Time edits of the diffusion bundle, beside diffusers eager
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.diffusion $(ARGS)

@@ -40,13 +40,24 @@ def _write_out(graph: ir.Graph, node: ir.Node) -> None:
         graph.insert_before(node, new)
         return new.outputs[0]
 
-    apart = constant(graph, f"heads_{heads}", np.array([0, 0, heads, -1], np.int64))
-    together = constant(graph, "heads_together", np.array([0, 0, -1], np.int64))
+    def shaped(name: str, x: ir.Value | None, *sizes: int) -> ir.Value:
+        label = "_".join(map(str, sizes)).replace("-", "m")
+        return made("Reshape", name, [x, constant(graph, f"sizes_{label}", np.array(sizes, np.int64))])
+
+    width = _width(node)
     factor = constant(graph, f"{stem}_scale", np.array(scale, ir.DataType(kind).numpy()))
-    q, k, v = (made("Reshape", f"{name}_heads", [x, apart]) for name, x in zip("qkv", node.inputs[:3], strict=True))
+    q, k, v = (shaped(f"{name}_heads", x, 0, 0, heads, width) for name, x in zip("qkv", node.inputs[:3], strict=True))
     asked = made("Mul", "scaled", [made("Transpose", "q", [q], perm=[0, 2, 1, 3]), factor])
     scores = made("MatMul", "scores", [asked, made("Transpose", "k", [k], perm=[0, 2, 3, 1])])
     weights = made("Softmax", "map", [scores], axis=-1)
     mixed = made("MatMul", "mixed", [weights, made("Transpose", "v", [v], perm=[0, 2, 1, 3])])
-    out = made("Reshape", "out", [made("Transpose", "back", [mixed], perm=[0, 2, 1, 3]), together])
+    together = heads * width if width > 0 else -1
+    out = shaped("out", made("Transpose", "back", [mixed], perm=[0, 2, 1, 3]), 0, 0, together)
     put_in_place(graph, node, out)
+
+
+def _width(node: ir.Node) -> int:
+    """Channels of a head by number, -1 where no shape says it: that is no size where rows may be none."""
+    heads = node.attributes["num_heads"].as_int()
+    shapes = [value.shape for value in (*node.inputs, *node.outputs) if value is not None and value.shape is not None]
+    return next((last // heads for shape in shapes if isinstance(last := shape[-1], int)), -1)

@@ -22,7 +22,9 @@ import typer
 from limner.runtime.bundle.shipped import checkpoints_folder
 from limner.runtime.errors import LimnerError
 
-HERE = {"PYTHONPATH": str(Path(__file__).parents[1])}  # where a process of its own finds this package
+HERE = {
+    "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+}  # where a process of its own finds this package
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 UNET: dict[str, Any] = {"sample_size": 64, "block_out_channels": (320, 640, 1280, 1280), "layers_per_block": 2,
         "cross_attention_dim": 768, "attention_head_dim": 8}  # fmt: skip
