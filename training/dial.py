@@ -203,11 +203,20 @@ def train_part(part: Part, seconds: float, work: Path, shipped: Path, pictures: 
     deadline = Deadline(begun + FOR_TRAINING * seconds, getattr(run.optimizer, "warmup", 0.0)
                         if hasattr(run, "optimizer") else 0.0)  # fmt: skip
     figures = run_family(part.family, run, folder, model, work / "cache", callbacks=(deadline,))
+    settle_card(model, work / "models", shipped, deadline.steps)
     size = sum(path.stat().st_size for path in model.rglob("*.safetensors")) / 1e6
     if size > LARGEST_MB:
         log.warning("%s: %.1f MB of weights, more than %.0f", part.name, size, LARGEST_MB)
     return {"steps": deadline.steps, "seconds a step": round(deadline.step_s, 4), "precision": run.trainer.precision,
             "seconds": round(time.monotonic() - begun, 1), "megabytes": round(size, 2), "figures": figures}  # fmt: skip
+
+
+def settle_card(model: Path, made: Path, shipped: Path, steps: int) -> None:
+    """Let a card's recipe name the steps that were taken, and what it was made from where it will be shipped."""
+    card = model / "README.md"
+    if card.is_file():
+        text = card.read_text(encoding="utf-8").replace(str(made), str(shipped)).replace(str(MOST_STEPS), str(steps))
+        write_atomically(card, text.encode())
 
 
 class Deadline(pl.Callback):

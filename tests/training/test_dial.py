@@ -15,7 +15,20 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from limner.runtime.errors import InputError
-from limner.training.dial import PARTS, Deadline, adopt, check_loads, pack, settings_of, train_all, unpack
+from limner.training.dial import (
+    COUNTED,
+    MOST_STEPS,
+    PARTS,
+    UNCOUNTED,
+    Deadline,
+    adopt,
+    check_loads,
+    pack,
+    settings_of,
+    settle_card,
+    train_all,
+    unpack,
+)
 from limner.training.families.judge import run as judge
 from limner.training.loop.runner import cosine, fit, seed_all
 from limner.training.running import resolve
@@ -41,7 +54,14 @@ def test_a_deadline_that_is_over_takes_one_step_more(tiny_cache: Path, tmp_path:
     run: Any = resolve("judge", overrides=TINY)
     module, data = judge.build(run, tiny_cache)
     trainer = fit(module, data, run.trainer, tmp_path / "run", run, callbacks=(Deadline(0.0, 0.05),))
-    assert trainer.global_step == 9
+    assert trainer.global_step == UNCOUNTED + COUNTED + 1
+
+
+def test_a_card_names_what_was_done_and_what_is_shipped(tmp_path: Path) -> None:
+    card = tmp_path / "README.md"
+    card.write_text(f"autoencoder: /lent/work/models/autoencoder\n  max_steps: {MOST_STEPS}\n")
+    settle_card(tmp_path, Path("/lent/work/models"), Path("checkpoints/avatars"), 8212)
+    assert card.read_text() == "autoencoder: checkpoints/avatars/autoencoder\n  max_steps: 8212\n"
 
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)

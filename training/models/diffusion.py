@@ -204,6 +204,8 @@ def _save(network: Any, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     ours = hasattr(network, "save_config")  # diffusers; transformers keeps its config in an object of its own
     network.save_config(str(folder)) if ours else network.config.save_pretrained(str(folder))
+    config = folder / "config.json"  # where it was loaded from says nothing elsewhere
+    _write_json(config, {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"})
     state = {name: tensor.detach().cpu().half().contiguous() for name, tensor in network.state_dict().items()}
     path = folder / (WEIGHTS if ours else "model.safetensors")
     beside = path.with_name(path.name + ".part")
