@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from limner.export.diffusion.filtered import DEFAULT_MEMORY, filtered
+from limner.export.diffusion.filtered import DEFAULT_MEMORY, Filtered, filtered, filtered_autoencoder
 from limner.export.diffusion.folder import DiffusionFolder, licences_of, read_folder
 from limner.export.diffusion.in_place import FolderWeights, put_into
 from limner.export.diffusion.layers import ControlledLayers, choose_layers, stride
@@ -33,11 +33,11 @@ from limner.runtime.storage.folders import folder_beside, open_to_readers, put_i
 from limner.runtime.versions import package_version
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
+    import onnx_ir as ir
 
 SCHEDULER = "scheduler/scheduler_config.json"
 BATCHES = (1, 2, 3)
-CPU_FORM = "unet.cpu.onnx"
+CPU_FORM = "{}.cpu.onnx"  # of a graph
 MOST_MEMORY = 4096.0
 
 
@@ -102,7 +102,7 @@ def write_bundle(
         weights = WeightFile(beside, config.weights_storage)
         if out is None:
             weights = FolderWeights(beside, config.weights_storage, folder.root, folder.weights)
-        reports = write_graphs(graphs, beside, weights, folder.unet, config, say)
+        reports = write_graphs(graphs, beside, weights, folder, config, say)
         write_reports(beside, list(reports.values()), config.tolerance)
         _copy_files(folder, beside)
         meta = manifest(folder, layers, graphs, reports, config, beside)
@@ -120,31 +120,40 @@ def write_bundle(
 
 def write_graphs(
     graphs: dict[str, TracedGraph],
-    folder: Path,
+    out: Path,
     weights: WeightFile,
-    unet: UNet2DConditionModel,
+    folder: DiffusionFolder,
     config: DiffusionExport,
     say: Say = print,
 ) -> dict[str, parity.GraphParity]:
-    """Export each graph with its weights outside, the UNet in a form for CPUs too, and compare all cases with torch."""
+    """Export each graph with its weights outside, in a form for CPUs too, and compare all cases with torch."""
     for name, graph in graphs.items():
         model = graph.export(config.opset)
-        weights.save(model, folder / f"{name}.onnx")
-        if name == "unet" and (found := filtered(model, unet, config.memory)).convolutions:
-            weights.save(model, folder / CPU_FORM)
-            say(f"{CPU_FORM}: {found.sentence}, of {config.memory:g}")
+        weights.save(model, out / f"{name}.onnx")
+        if (found := for_cpus(name, model, folder, config.memory)).convolutions:
+            weights.save(model, out / CPU_FORM.format(name))
+            say(f"{CPU_FORM.format(name)}: {found.sentence}, of {config.memory:g}")
     say(f"{WEIGHTS}: {weights.size / 1e6:.1f} MB, {weights.shared / 1e6:.1f} MB saved by sharing")
     if not weights.size:
-        (folder / WEIGHTS).unlink()
+        (out / WEIGHTS).unlink()
     reports = {}
     for name, graph in graphs.items():
-        path = folder / f"{name}.onnx"
+        path, form = out / f"{name}.onnx", out / CPU_FORM.format(name)
         report = compare(graph, path, config)
-        if name == "unet" and (folder / CPU_FORM).is_file():
-            report = joined(report, compare(graph, folder / CPU_FORM, config), "on CPUs")
+        if form.is_file():
+            report = joined(report, compare(graph, form, config), "on CPUs")
         reports[name] = report
         say(f"{name}: relative error {report.max_rel_error:.1e}, {path.stat().st_size / 1e3:.0f} kB")
     return reports
+
+
+def for_cpus(name: str, model: ir.Model, folder: DiffusionFolder, memory: float) -> Filtered:
+    """Give a graph its form for CPUs, in place, as far as memory goes; text encoders have none."""
+    if name == "unet":
+        return filtered(model, folder.unet, memory)
+    if name in ("vae_encoder", "vae_decoder"):
+        return filtered_autoencoder(model, folder.vae, memory)
+    return Filtered()
 
 
 @torch.no_grad()
@@ -238,7 +247,7 @@ def presets_of(root: Path) -> dict[str, Any]:
 def _graph_meta(name: str, graph: TracedGraph, report: parity.GraphParity, folder: Path) -> GraphMeta:
     cases = len(report.batches) * (1 + len(graph.more))
     measured = ParityMeta(report.max_rel_error, report.tolerance, cases, report.outputs)
-    files = [f"{name}.onnx", *([CPU_FORM] if name == "unet" and (folder / CPU_FORM).is_file() else [])]
+    files = [file for file in (f"{name}.onnx", CPU_FORM.format(name)) if (folder / file).is_file()]
     data = tuple(dict.fromkeys(path for file in files for path in data_files(folder / file)))
     return GraphMeta(files[0], graph.spec.inputs, graph.spec.outputs, data, measured, "".join(files[1:]))
 

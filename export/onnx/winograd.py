@@ -43,11 +43,11 @@ def transforms() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def fitting(node: ir.Node) -> tuple[int, int] | None:
     """Output and input channels of a convolution that this is for: 3 x 3, stride 1, padding 1, weights of the graph."""
-    if node.op_type != "Conv" or len(node.inputs) != 3 or node.inputs[2] is None:
+    if node.op_type != "Conv":
         return None
     ones = all(_ints(node, name, [1, 1]) == [1, 1] for name in ("strides", "dilations"))
     group = node.attributes.get("group")
-    shape = _stored_shape(node.inputs[1])
+    shape = _fixed_shape(node.inputs[1])
     if not ones or _ints(node, "pads", [0] * 4) != [1] * 4 or (group is not None and group.as_int() != 1):
         return None
     if len(shape) != 4 or list(shape[2:]) != [TAPS, TAPS] or min(shape[:2]) < SMALLEST:
@@ -82,7 +82,7 @@ class _Rewriting:
 
     def __call__(self, exact: bool) -> None:
         outputs, inputs = fitting(self.node) or (0, 0)
-        x, weight, bias = self.node.inputs
+        x, weight, bias = (*self.node.inputs, None)[:3]
         b, g, a = transforms()
         u = self._weights(weight, g)
         sides = self._add("Shape", [x], start=2, end=4)
@@ -100,7 +100,8 @@ class _Rewriting:
         split = self._add("Reshape", [products, self._join(self._ints(TILE**2, outputs, -1), count)])
         back = self._add("Transpose", [split], perm=[2, 1, 0, 3])  # [B,O,36,hw]
         y = self._add("MatMul", [self._fixed("outputs", np.kron(a, a)), back])  # [B,O,16,hw]
-        y = self._add("Add", [y, self._add("Reshape", [bias, self._ints(outputs, 1, 1)])])
+        if bias is not None:
+            y = self._add("Add", [y, self._add("Reshape", [bias, self._ints(outputs, 1, 1)])])
         y = self._add("Reshape", [y, self._join(self._ints(-1, outputs * OUT**2), few)])  # [B,16 O,h,w]
         y = self._add("DepthToSpace", [y], blocksize=OUT, mode="CRD")
         if not exact:
@@ -132,12 +133,21 @@ class _Rewriting:
         return constant(self.graph, f"filtered_{name}", matrix.astype(np.float32))
 
 
-def _stored_shape(value: ir.Value | None) -> tuple[int, ...]:
-    """The shape of a weight, seen through casts; () for what is computed."""
-    while value is not None and value.const_value is None:
-        node = value.producer()
-        value = node.inputs[0] if node is not None and node.op_type in ("Cast", "Identity") else None
-    return () if value is None or value.const_value is None else tuple(int(n) for n in value.const_value.shape)  # type: ignore[arg-type]
+def _fixed_shape(value: ir.Value | None) -> tuple[int, ...]:
+    """The shape of a weight that is stored, or computed from stored ones when the graph is loaded; () for others."""
+    if value is None or not _is_fixed(value):
+        return ()
+    shape = value.shape if value.const_value is None else value.const_value.shape
+    sizes = () if shape is None else tuple(shape)
+    return tuple(int(n) for n in sizes) if all(isinstance(n, int) for n in sizes) else ()  # type: ignore[arg-type]
+
+
+def _is_fixed(value: ir.Value | None) -> bool:
+    """Whether no input of the graph has a part in a value."""
+    if value is None or value.const_value is not None:
+        return True
+    node = value.producer()
+    return node is not None and (node.op_type == "Constant" or all(_is_fixed(one) for one in node.inputs))
 
 
 def _ints(node: ir.Node, name: str, default: list[int]) -> list[int]:

@@ -11,15 +11,18 @@ import onnx_ir as ir
 import pytest
 from support.tiny_diffusion import tiny_unet, write_folder
 
-from limner.export.diffusion.filtered import filtered, level_of
+from limner.export.diffusion.filtered import filtered, filtered_autoencoder, level_of
 from limner.export.diffusion.layers import choose_layers
-from limner.export.diffusion.specs import unet_graph
-from limner.export.diffusion.writer import CPU_FORM, DiffusionExport, export_folder
+from limner.export.diffusion.specs import unet_graph, vae_graphs
+from limner.export.diffusion.writer import DiffusionExport, export_folder
 from limner.export.precision.convert import PrecisionConfig, convert
-from limner.export.report.parity import open_session
+from limner.export.report.parity import measure, open_session
 from limner.runtime.bundle.loading import Bundle, load_bundle
 from limner.runtime.errors import BundleError, InputError
 from limner.runtime.graphs.sessions import Sessions
+
+
+CPU_FORM = "unet.cpu.onnx"
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +76,25 @@ def test_the_budget_chooses_the_levels() -> None:
     assert chosen[0.55] in ((), (0,))
     assert [level_of(name, 4) for name in ("/unet/down_blocks.2/x", "/unet/up_blocks.1/resnets.0", "/unet/conv_in",
             "/unet/mid_block/x", "/unet/up_blocks.1/upsamplers.0/conv")] == [2, 2, None, 3, 1]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["vae_encoder", "vae_decoder"])
+def test_an_autoencoder_keeps_maps_of_the_pictures_size(name: str, tmp_path: Path) -> None:
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(96, 96, 96), layers_per_block=1, norm_num_groups=8, sample_size=64,
+    ).eval().requires_grad_(False)  # fmt: skip
+    graph = vae_graphs(vae, 9)[name]
+    model = graph.export()
+    whole = sum(node.op_type == "Conv" for node in model.graph)
+    assert not filtered_autoencoder(model, vae, 0.02).convolutions
+    found = filtered_autoencoder(model, vae, 8.0)
+    assert found.levels == (1, 2) and 4 <= found.convolutions < whole - 2
+    ir.save(model, tmp_path / "graph.onnx")
+    report = measure(graph.spec, tmp_path / "graph.onnx", (1, 2, 3), 1e-5)  # odd sides and even ones
+    assert report.max_rel_error <= 1e-5
 
 
 def test_a_form_that_was_changed_is_refused(wide: Bundle, tmp_path: Path) -> None:
