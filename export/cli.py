@@ -87,15 +87,15 @@ def onnx(
             raise InputError("checkpoints", "a folder beside --model", "one of the two")
         from limner.export.diffusion.lora import parse_loras
 
-        budget = {} if memory is None else {"memory": memory}
+        budget: dict[str, Any] = {} if memory is None else {"memory": memory}
         found = run(model, out, edited_layers, blend_layers, dry_run, in_place, name=name, opset=opset,
                     loras=parse_loras(lora or ()), **budget,
                     tolerance=tolerance, weights_storage=weights_storage, batches=sizes)  # fmt: skip
         _report(as_json, found)
         return
-    for option, value in (("in-place", in_place), ("lora", lora), ("memory", memory is not None),
+    for option, given in (("in-place", in_place), ("lora", lora), ("memory", memory is not None),
                           ("edited-layers", edited_layers), ("blend-layers", blend_layers)):  # fmt: skip
-        if value:
+        if given:
             raise InputError(option, f"--{option} without --model", "with --model alone")
     folder = checkpoints_folder() / "avatars" if checkpoints is None else checkpoints
     target = folder / "bundle" if out is None else out

@@ -63,17 +63,21 @@ class Critics:
         """One text -> unit CLIP features [C]; remembered."""
         return self.cached(("text", text), lambda: self.clip_text([text])[0])
 
-    def scores(self, before: FloatArray, after: FloatArray, texts: Sequence[str]) -> dict[str, float]:
-        """Cosines of pictures [1,3,H,W] and texts before and after an edit, identity, and pixel change."""
-        pair = np.concatenate([before, after])  # [2,3,H,W]
-        found = {"pixel": float(np.mean((pair[1] - pair[0]) ** 2))}
-        if "identity" in self.sessions:
-            first, second = self.identity(pair)
+    def scores(self, before: FloatArray | None, after: FloatArray, texts: Sequence[str]) -> dict[str, float]:
+        """Cosines of pictures [1,3,H,W] and texts before and after an edit, identity, and pixel change.
+
+        Without `before`, the one score that needs the result alone.
+        """
+        pictures = after if before is None else np.concatenate([before, after])  # [1 or 2,3,H,W]
+        found = {} if before is None else {"pixel": float(np.mean((pictures[1] - pictures[0]) ** 2))}
+        if before is not None and "identity" in self.sessions:
+            first, second = self.identity(pictures)
             found["identity"] = float(first @ second)
         if "clip_image" in self.sessions and "clip_text" in self.sessions:
             features = np.stack([self.text_features(text) for text in texts])  # [P,C]
-            first, second = (self.clip_image(pair) @ features.T).mean(axis=1)
-            found |= {"clip_before": float(first), "clip_after": float(second)}
+            cosines = (self.clip_image(pictures) @ features.T).mean(axis=1)
+            names = ("clip_after",) if before is None else ("clip_before", "clip_after")
+            found |= {name: float(cosine) for name, cosine in zip(names, cosines, strict=True)}
         return found
 
     def cached(self, key: Hashable, make: Callable[[], T]) -> T:

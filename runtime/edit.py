@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from limner.runtime.pictures.containers import NOTHING, Carried
 from limner.runtime.recipe import Recipe
 from limner.runtime.schema import require_number
+from limner.runtime.storage.later import Later
 from limner.runtime.trajectory import Trajectory
 
 __all__ = ["Edit"]
@@ -27,18 +28,31 @@ class Edit:
     """
 
     image: ImageU8  # the edit
-    source: ImageU8  # the picture that came in, at the generator's size
-    reconstruction: ImageU8  # the same as the generator makes it; the source itself unless that was a file
     recipe: Recipe
     scores: dict[str, float]
     timing: dict[str, float]  # stage -> ms; stages of a batch are those of the whole batch
     provider: str
+    _source: Later[ImageU8] = field(repr=False)
+    _reconstruction: Later[ImageU8] = field(repr=False)
     trajectory: Trajectory | None = None
     pictures: dict[str, ImageU8] = field(default_factory=dict)  # name -> [H,W,3]: attention maps, masks
     warnings: tuple[str, ...] = ()  # one sentence each, see `notices`
     carried: Carried = NOTHING  # what the source's file holds beside its pixels: XMP, resolution
     _render: Callable[[Recipe], ImageU8] | None = field(default=None, repr=False)
     _shown: dict[float, "Edit"] = field(default_factory=dict, repr=False)
+
+    @property
+    def source(self) -> ImageU8:
+        """The picture that came in, at the generator's size; of a prompt, the picture without the edit."""
+        return self._source()
+
+    @property
+    def reconstruction(self) -> ImageU8:
+        """The source as the generator makes it; the source itself unless that was a file.
+
+        Made when it is first read, where `Editor.edit` was told not to compare.
+        """
+        return self._reconstruction()
 
     def at(self, strength: float) -> "Edit":
         """Return this edit at another strength: 0 is the reconstruction, 1 the edit as it is, at most 10.
@@ -54,8 +68,8 @@ class Edit:
             recipe = self.recipe.scaled(strength)
             edit = Edit(
                 image=self._render(recipe),
-                source=self.source,
-                reconstruction=self.reconstruction,
+                _source=self._source,
+                _reconstruction=self._reconstruction,
                 recipe=recipe,
                 scores={},
                 timing={},

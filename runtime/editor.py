@@ -34,6 +34,7 @@ from limner.runtime.pictures.images import checked_u8
 from limner.runtime.recipe import Recipe
 from limner.runtime.schema import require_int
 from limner.runtime.settings import InversionParameters
+from limner.runtime.storage.later import Later
 from limner.runtime.timing import Progress, Timer
 
 if TYPE_CHECKING:
@@ -73,9 +74,10 @@ class Editor:
         progress: Progress | None = None,  # progress(step, steps, losses) from methods that have steps
         *,
         given: NDArray[Any] | None = None,  # the array of a source without a path: uint8 [H,W,3] or w_plus [L,D]
+        compare: bool = True,  # with the picture without the edit: see `edit_batch`
     ) -> Edit:
         """Run one recipe. Raises InputError for what the bundle or the method does not allow."""
-        return self.edit_batch([recipe], progress, given=[given])[0]
+        return self.edit_batch([recipe], progress, given=[given], compare=compare)[0]
 
     def edit_batch(
         self,
@@ -84,8 +86,13 @@ class Editor:
         *,
         given: Sequence[NDArray[Any] | None] | None = None,  # one a recipe
         batch: int = 8,  # how many pictures a method works on at once
+        compare: bool = True,
     ) -> list[Edit]:
         """Run many recipes; those of one method with equal parameters go through it together.
+
+        Without `compare`, the picture without the edit is not made unless `Edit.reconstruction` is read: that of a
+        diffusion model's prompt takes calls of its own (SEGA) or a decoding (Prompt-to-Prompt). Scores that need it
+        and the notice that nothing changed are left out.
 
         The order of the results is that of the recipes. A picture edited in a batch may differ from the same
         one edited alone by rounding, since graphs sum in another order.
@@ -98,7 +105,9 @@ class Editor:
         whole = [self._completed(recipe) for recipe in recipes]
         for rows in _groups(whole, batch):
             method = find_method(whole[rows[0]].method)
-            done = self._edit_group(method, [whole[row] for row in rows], [arrays[row] for row in rows], progress)
+            done = self._edit_group(
+                method, [whole[row] for row in rows], [arrays[row] for row in rows], progress, compare
+            )
             edits |= dict(zip(rows, done, strict=True))
         return [edits[row] for row in range(len(recipes))]
 
@@ -150,7 +159,12 @@ class Editor:
         return self.sessions.warm(*names)
 
     def _edit_group(
-        self, method: Method, recipes: list[Recipe], arrays: list[NDArray[Any] | None], progress: Progress | None
+        self,
+        method: Method,
+        recipes: list[Recipe],
+        arrays: list[NDArray[Any] | None],
+        progress: Progress | None,
+        compare: bool,
     ) -> list[Edit]:
         """Run completed recipes of one method with equal parameters."""
         timer = Timer()
@@ -160,13 +174,13 @@ class Editor:
             sources = [graph for recipe in recipes for graph in self.engine.graphs(recipe)]
             scores = [graph for graph in SCORE_GRAPHS if graph in self.sessions]
             self.sessions.warm(*dict.fromkeys([*own, *sources, *scores]))
-        results = self.engine.edit(method, recipes, arrays, timer, progress)
+        results = self.engine.edit(method, recipes, arrays, timer, progress, compare)
         if len(results) != len(recipes):
             raise LimnerError(f"the method {method.name!r} gave {len(results)} results for {len(recipes)} recipes")
         with timer.stage("scores"):
-            scored = [self._scores(one) for one in results]
+            scored = [self._scores(one, compare) for one in results]
         timer.stages["total"] = 1000.0 * (time.perf_counter() - begin)
-        return [self._edit(one, row, dict(timer.stages)) for one, row in zip(results, scored, strict=True)]
+        return [self._edit(one, row, dict(timer.stages), compare) for one, row in zip(results, scored, strict=True)]
 
     def _completed(self, recipe: Recipe) -> Recipe:
         """The recipe as it runs; InputError for what the bundle or the method does not allow."""
@@ -176,17 +190,17 @@ class Editor:
         refuse_idle(recipe, idle_settings(whole))
         return replace(whole, bundle=self.bundle.digest)
 
-    def _edit(self, result: Result, scores: dict[str, float], timing: dict[str, float]) -> Edit:
-        outcome = result.outcome
-        image, reconstruction = checked_u8(result.image), checked_u8(result.reconstruction)
+    def _edit(self, result: Result, scores: dict[str, float], timing: dict[str, float], compare: bool) -> Edit:
+        outcome, image = result.outcome, checked_u8(result.image)
+        reconstruction = Later(lambda: checked_u8(result.reconstruction()))
         critics = self.engine.critics
         texts = text_notices(self.bundle, critics.tokenizer, outcome.recipe, outcome.texts)
         source = source_notices(self.bundle, result.notes, result.likeness)
-        changed = change_notices(self.bundle, reconstruction, image, scores["pixel"])
+        changed = change_notices(self.bundle, reconstruction(), image, scores["pixel"]) if compare else ()
         return Edit(
             image=image,
-            source=result.source,
-            reconstruction=reconstruction,
+            _source=result.source,
+            _reconstruction=reconstruction,
             recipe=without_idle(outcome.recipe, idle_settings(outcome.recipe)),
             scores=scores,
             timing=timing,
@@ -198,9 +212,10 @@ class Editor:
             _render=_renderer(outcome.render),
         )
 
-    def _scores(self, result: Result) -> dict[str, float]:
+    def _scores(self, result: Result, compare: bool) -> dict[str, float]:
         words = result.outcome.texts or [prompt.text for prompt in result.outcome.recipe.prompts]
-        found = self.engine.critics.scores(result.reconstruction, result.image, words)
+        before = result.reconstruction() if compare else None
+        found = self.engine.critics.scores(before, result.image, words)
         return found | result.scores | result.outcome.scores
 
     def _check_bundle(self, recipe: Recipe) -> None:

@@ -11,6 +11,7 @@ from limner.runtime.critics import Critics
 from limner.runtime.methods.registry import Method
 from limner.runtime.pictures.containers import NOTHING, Carried
 from limner.runtime.recipe import Recipe
+from limner.runtime.storage.later import Later
 from limner.runtime.timing import Progress, Timer
 from limner.runtime.trajectory import Trajectory
 
@@ -34,7 +35,7 @@ class Outcome:
     scores: dict[str, float] = field(default_factory=dict)
     trajectory: Trajectory | None = None
     texts: tuple[str, ...] = ()  # what CLIP scores compare with, where the prompts hold something else
-    reconstruction: FloatArray | None = None  # [1,3,H,W], the picture without the edit, where the method made it
+    reconstruction: Later[FloatArray] | None = None  # [1,3,H,W], the picture without the edit, where the method has it
     pictures: dict[str, ImageU8] = field(default_factory=dict)  # name -> [H,W,3]: attention maps, masks
 
 
@@ -44,8 +45,8 @@ class Result:
 
     outcome: Outcome
     image: FloatArray  # [1,3,H,W]
-    source: ImageU8  # [H,W,3]
-    reconstruction: FloatArray  # [1,3,H,W]
+    source: Later[ImageU8]  # [H,W,3]
+    reconstruction: Later[FloatArray]  # [1,3,H,W]
     scores: dict[str, float] = field(default_factory=dict)  # of the inversion
     notes: tuple[str, ...] = ()  # what was done to a picture file
     carried: Carried = NOTHING  # what the file holds beside its pixels
@@ -76,6 +77,7 @@ class Engine(Protocol):
         arrays: Sequence[NDArray[Any] | None],  # of sources without a path
         timer: Timer,
         progress: Progress | None,
+        compare: bool,  # whether reconstructions are made now, all in one batch, or each when it is asked for
     ) -> list[Result]:
         """Run recipes of one method; InputError for what the bundle or the method does not allow."""
         ...

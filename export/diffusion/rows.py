@@ -46,8 +46,8 @@ def _reshape(g: Any, x: Any, shape: list[int]) -> Any:
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float) -> Tensor:
-        parts = (x.unflatten(-1, (heads, x.shape[-1] // heads)).transpose(1, 2) for x in (q, k, v))
-        return functional.scaled_dot_product_attention(*parts, scale=scale).transpose(1, 2).flatten(-2)
+        a, b, c = (x.unflatten(-1, (heads, x.shape[-1] // heads)).transpose(1, 2) for x in (q, k, v))
+        return functional.scaled_dot_product_attention(a, b, c, scale=scale).transpose(1, 2).flatten(-2)
 
     @staticmethod
     def symbolic(g: Any, q: Any, k: Any, v: Any, heads: int, scale: float) -> Any:

@@ -37,6 +37,7 @@ from limner.runtime.outcome import Outcome
 from limner.runtime.pictures.images import to_u8
 from limner.runtime.recipe import PromptEdit, Recipe
 from limner.runtime.settings import DiffusionInversionParameters
+from limner.runtime.storage.later import Later
 from limner.runtime.text.tokenizer import Tokenizer
 from limner.runtime.timing import Progress, Timer
 
@@ -87,8 +88,7 @@ def _run_source(
             path = invert_with_prompts(networks, start.clean, [start.prompt], parameters.steps, scale, progress)
     with timer.stage("sampling"):
         edited = _sample(networks, start, plan, parameters, inversion, path, progress)
-    with timer.stage("decode"):
-        source = networks.decode(edited.latents[:1])
+    source = Later(lambda: networks.decode(edited.latents[:1]))
     resolved = [
         replace(
             recipe,
@@ -147,10 +147,13 @@ def _resolved(recipe: Recipe, kind: Kind) -> PromptEdit:
     return replace(prompt, strength=strength).with_options(kind=kind)
 
 
-def _outcome(networks: DiffusionNetworks, recipe: Recipe, edited: Edited, member: int, source: FloatArray) -> Outcome:
+def _outcome(
+    networks: DiffusionNetworks, recipe: Recipe, edited: Edited, member: int, source: Later[FloatArray]
+) -> Outcome:
     before, after = edited.latents[:1], edited.latents[member : member + 1]
     mask = edited.masks[member - 1]
-    whole = None if mask is None else enlarged(mask, source.shape[-2:])
+    factor = networks.meta.vae_factor
+    whole = None if mask is None else enlarged(mask, (factor * before.shape[-2], factor * before.shape[-1]))
     keep = recipe.parameters.keep_outside
     share = None if whole is None or mask is None or not keep else feathered(whole, whole.shape[0] // mask.shape[0])
 
@@ -158,12 +161,12 @@ def _outcome(networks: DiffusionNetworks, recipe: Recipe, edited: Edited, member
         strength = changed.prompts[0].strength
         mixed = after if strength in (None, 1.0) else before + np.float32(strength) * (after - before)
         image = networks.decode(mixed)
-        return image if share is None else source + share * (image - source)
+        return image if share is None else source() + share * (image - source())
 
     pictures: dict[str, ImageU8] = {}
     if whole is not None:
         pictures["mask"] = np.repeat((whole * np.uint8(255))[:, :, None], 3, axis=2)
     if edited.maps:
-        shown = (to_u8(source)[0], to_u8(networks.decode(after))[0])
+        shown = (to_u8(source())[0], to_u8(networks.decode(after))[0])
         pictures |= map_pictures(edited.maps[0], edited.maps[member], shown)
     return Outcome(recipe, render, reconstruction=source, pictures=pictures)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +36,7 @@ from limner.runtime.cli.edit_options import (
 from limner.runtime.cli.faces import FaceOption, FinderOption, FramingOption, LandmarksOption, PasteOption, chosen_face
 from limner.runtime.cli.options import (
     BundleOption,
+    CompareOption,
     DryRunOption,
     JsonOption,
     ProviderOption,
@@ -88,6 +90,7 @@ def edit(
     paste: PasteOption = None,
     crop: CropOption = None,
     sheet: SheetOption = None,
+    compare: CompareOption = True,
     bundle: BundleOption = None,
     provider: ProviderOption = "cpu",
     threads: ThreadsOption = None,
@@ -126,7 +129,7 @@ def edit(
         return with_face(recipe, chosen_face(pictured, landmarks, landmark_finder, face, framing, paste))
 
     place = Place(bundle, provider, threads, find_method(method).family)
-    wanted = Wanted(output, sheet, crop, maps, as_json)
+    wanted = Wanted(output, sheet, crop, maps, as_json, compare)
     if folder:
         check_many(output, maps=maps, crop=crop, landmarks=landmarks)
         return _edit_several(sources, recipe_of, wanted, place, dry_run)
@@ -157,6 +160,7 @@ class Wanted:
     crop: Path | None = None
     maps: Path | None = None
     as_json: bool = False
+    compare: bool = True
 
 
 def _edit_several(
@@ -174,7 +178,8 @@ def _edit_several(
         edits = [plan(recipe_of(name), loaded, place.provider) for name in sources]
         print_json({"edits": edits, "output": str(into)})
         return 0
-    done, failed, rows = edit_many(place.editor(), sources, recipe_of, into, _delivered)
+    deliver = partial(_delivered, draw=wanted.sheet is not None)
+    done, failed, rows = edit_many(place.editor(), sources, recipe_of, into, deliver, wanted.compare)
     _write_sheet(wanted.sheet, rows)
     if wanted.as_json:
         print_json({"edits": done, "failed": failed, "sheet": _text(wanted.sheet)})
@@ -201,7 +206,7 @@ def _edit_one(start: "Source", make: "Callable[[], Recipe]", wanted: Wanted, pla
         return 0
     editor = place.editor()
     with steps(recipe.method) as progress:
-        result = editor.edit(recipe, progress)
+        result = editor.edit(recipe, progress, compare=wanted.compare)
     _deliver(result, replace(wanted, output=target))
     return 0
 
@@ -330,14 +335,14 @@ def _deliver(result: "Edit", wanted: Wanted, extra: dict[str, Any] | None = None
     print_result(data | (extra or {}), wanted.as_json)
 
 
-def _delivered(result: "Edit", output: Path) -> tuple[dict[str, Any], list["SheetRow"]]:
-    """Write one edit of several; return what --json says of it, and its rows of a sheet."""
+def _delivered(result: "Edit", output: Path, draw: bool) -> tuple[dict[str, Any], list["SheetRow"]]:
+    """Write one edit of several; return what --json says of it, and its rows of a sheet if one is wanted."""
     from limner.runtime.cli.sheets import edit_rows
     from limner.runtime.photograph import whole_picture
     from limner.runtime.provenance import save_edit
 
     whole = whole_picture(result)
-    rows = edit_rows(result, whole)
+    rows = edit_rows(result, whole) if draw else []
     warnings = [*result.warnings, *save_edit(output, result, image=whole)]
     data = {"output": str(output), "recipe": result.recipe.to_dict(), "warnings": warnings}
     return data | {"scores": result.scores, "timing_ms": result.timing, "provider": result.provider}, rows

@@ -91,6 +91,7 @@ def edit_many(
     recipe_of: Callable[[str], "Recipe"],
     folder: Path,
     deliver: Callable[["Edit", Path], tuple[dict[str, Any], list["SheetRow"]]],
+    compare: bool,
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]], list["SheetRow"]]:
     """Edit one source after the other; return what came out, what failed, and the rows of a sheet.
 
@@ -104,7 +105,7 @@ def edit_many(
     for number, source in enumerate(sources, start=1):
         try:
             target = target_of(source, folder)
-            result, drawn = deliver(editor.edit(recipe_of(source)), target)
+            result, drawn = deliver(editor.edit(recipe_of(source), compare=compare), target)
         except LimnerError as reason:
             failed.append({"source": source, "error": str(reason)})
             note(f"{number} of {len(sources)}: {source} failed: {reason}")

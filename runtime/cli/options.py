@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BundleOption",
+    "CompareOption",
     "DryRunOption",
     "JsonOption",
     "ProviderOption",
@@ -42,6 +43,13 @@ ThreadsOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
 SheetOption = Annotated[Path | None, typer.Option("--sheet", help="Also write a before/after sheet to this file.")]
+CompareOption = Annotated[
+    bool,
+    typer.Option(
+        "--compare/--no-compare",
+        help="Make the picture without the edit too, for scores and for the notice that nothing changed.",
+    ),
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check everything, print what would run, run nothing.")]
 
 

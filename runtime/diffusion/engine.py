@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from limner.runtime.pictures.images import checked_u8, to_float
 from limner.runtime.recipe import MAX_SEED, Recipe
 from limner.runtime.schema import require_int, to_dict
 from limner.runtime.settings import SamplingParameters, typed
+from limner.runtime.storage.later import Later
 from limner.runtime.storage.remembered import Remembered
 from limner.runtime.timing import Progress, Timer
 
@@ -65,18 +67,19 @@ class DiffusionEngine:
         arrays: Sequence[NDArray[Any] | None],
         timer: Timer,
         progress: Progress | None,
+        compare: bool,
     ) -> list[Result]:
         """Run complete recipes of equal parameters, as `outcome.Engine` says."""
         with timer.stage("source"):
             starts = [self.start(recipe, array) for recipe, array in zip(recipes, arrays, strict=True)]
         run = loaded(method.run)
         outcomes: list[Outcome] = run(self.networks, starts, [start.recipe for start in starts], timer, progress)
-        plain = self._reconstructions(starts, outcomes, timer, progress)
+        plain = self._plain_pictures(starts, outcomes, timer, progress, compare)
         return [
             Result(
                 outcome=outcome,
                 image=outcome.render(outcome.recipe),
-                source=checked_u8(reconstruction) if start.picture is None else start.picture,
+                source=_source(start, reconstruction),
                 reconstruction=reconstruction,
                 notes=start.notes,
                 carried=start.carried,
@@ -134,37 +137,48 @@ class DiffusionEngine:
         error = float(np.mean((self.networks.decode(start.clean) - to_float(start.picture)) ** 2))
         return 10.0 * math.log10(4.0 / max(error, 1e-10))  # the range is -1 to 1
 
-    def _reconstructions(
+    def _plain_pictures(
         self,
         starts: Sequence[DiffusionStart],
         outcomes: Sequence[Outcome],
         timer: Timer,
         progress: Progress | None,
-    ) -> list[FloatArray]:
-        """What the methods gave, else the plain pictures of the prompts, made once and remembered."""
-        found: dict[int, FloatArray] = {}
-        missing: dict[str, list[int]] = {}
-        common = _common(starts[0].recipe.parameters)
-        negative = str(getattr(starts[0].recipe.parameters, "negative_prompt", ""))
-        for row, (start, outcome) in enumerate(zip(starts, outcomes, strict=True)):
-            key = f"{start.prompt!r} {negative!r} {start.seed} {common}"
-            if outcome.reconstruction is not None:
-                found[row] = outcome.reconstruction
-                if start.picture is None:
-                    self._plain.put(key, outcome.reconstruction)
-            elif (plain := self._plain.get(key)) is not None:
-                found[row] = plain
-            else:
-                missing.setdefault(key, []).append(row)
-        if missing:
-            first = [starts[rows[0]] for rows in missing.values()]
-            prompts, seeds = [start.prompt for start in first], [start.seed for start in first]
+        compare: bool,
+    ) -> list[Later[FloatArray]]:
+        """What the methods have, else the plain pictures of the prompts; with `compare` they are made now."""
+        parameters = starts[0].recipe.parameters
+        common, negative = _common(parameters), str(getattr(parameters, "negative_prompt", ""))
+        keys = [f"{start.prompt!r} {negative!r} {start.seed} {common}" for start in starts]
+        own = [outcome.reconstruction for outcome in outcomes]
+
+        def generate(rows: Sequence[int], progress: Progress | None = None) -> FloatArray:
+            prompts, seeds = [starts[row].prompt for row in rows], [starts[row].seed for row in rows]
+            return self.generate(prompts, seeds, common, negative=negative, progress=progress)
+
+        def plain(row: int) -> FloatArray:
+            if (given := own[row]) is None:
+                return self._plain.make(keys[row], lambda: generate([row]))
+            return given() if starts[row].picture is not None else self._plain.put(keys[row], given())
+
+        missing = {key: row for row, key in enumerate(keys) if own[row] is None and self._plain.get(key) is None}
+        found: dict[str, FloatArray] = {}
+        if compare and missing:
             with timer.stage("plain picture"):
-                images = self.generate(prompts, seeds, common, negative=negative, progress=progress)
-            for number, (key, rows) in enumerate(missing.items()):
-                self._plain.put(key, images[number : number + 1])
-                found |= dict.fromkeys(rows, images[number : number + 1])
-        return [found[row] for row in range(len(starts))]
+                images = generate(list(missing.values()), progress)
+            found = {key: self._plain.put(key, images[n : n + 1]) for n, key in enumerate(missing)}
+        later = [Later(partial(plain, row) if key not in found else partial(found.__getitem__, key))
+                 for row, key in enumerate(keys)]  # fmt: skip
+        if compare:
+            with timer.stage("decode"):
+                for one in later:
+                    one()
+        return later
+
+
+def _source(start: DiffusionStart, plain: Later[FloatArray]) -> Later[ImageU8]:
+    """The picture that came in, or the plain one of a prompt."""
+    picture = start.picture
+    return Later(lambda: checked_u8(plain()) if picture is None else picture)
 
 
 def _common(parameters: SamplingParameters) -> SamplingParameters:

@@ -10,6 +10,7 @@ concept without a strength takes the parameters' `scale`, and `away` turns it ro
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from limner.runtime.methods.sega import ConceptOptions, SegaParameters, concept_
 from limner.runtime.outcome import Outcome
 from limner.runtime.recipe import PromptEdit, Recipe
 from limner.runtime.settings import DiffusionInversionParameters
+from limner.runtime.storage.later import Later
 from limner.runtime.timing import Progress, Timer
 
 __all__ = ["edited_latents", "run"]
@@ -51,15 +53,15 @@ def run(
         latents, masks = edited_latents(networks, starts, recipes, prepared, progress)
     with timer.stage("decode"):
         images = networks.decode(latents)
-        clean = [start.clean for start in starts if start.clean is not None]
-        plain = networks.decode(np.concatenate(clean)) if clean else None
+    clean = [start.clean for start in starts if start.clean is not None]
+    plain = Later(lambda: networks.decode(np.concatenate(clean)))
     return [
         _outcome(
             networks,
             start,
             recipe,
             images[row : row + 1],
-            None if plain is None else plain[row : row + 1],
+            Later(partial(_row, plain, row)) if clean else None,
             None if prepared is None else prepared[row],
             masks[row],
         )
@@ -151,7 +153,7 @@ def _outcome(
     start: DiffusionStart,
     recipe: Recipe,
     image: FloatArray,
-    reconstruction: FloatArray | None,
+    reconstruction: Later[FloatArray] | None,
     prepared: NoiseMaps | None,
     masks: dict[str, FloatArray],
 ) -> Outcome:
@@ -166,6 +168,10 @@ def _outcome(
     height, width = image.shape[-2:]
     pictures = {f"mask-{name}": _mask_picture(mask, height, width) for name, mask in masks.items()}
     return Outcome(recipe, render, reconstruction=reconstruction, pictures=pictures)
+
+
+def _row(pictures: Later[FloatArray], row: int) -> FloatArray:
+    return pictures()[row : row + 1]
 
 
 def _mask_picture(mask: FloatArray, height: int, width: int) -> NDArray[np.uint8]:

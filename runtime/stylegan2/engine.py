@@ -17,6 +17,7 @@ from limner.runtime.pictures.images import checked_u8
 from limner.runtime.recipe import MAX_SEED, Recipe
 from limner.runtime.schema import require_int, require_number
 from limner.runtime.settings import InversionParameters
+from limner.runtime.storage.later import given
 from limner.runtime.stylegan2.inversion import Inversion
 from limner.runtime.stylegan2.networks import Models
 from limner.runtime.stylegan2.sources import Sources
@@ -65,6 +66,7 @@ class StyleGAN2Engine:
         arrays: Sequence[NDArray[Any] | None],
         timer: Timer,
         progress: Progress | None,
+        compare: bool,
     ) -> list[Result]:
         """Run complete recipes of equal parameters, as `outcome.Engine` says."""
         with timer.stage("source"):
@@ -79,8 +81,8 @@ class StyleGAN2Engine:
             Result(
                 outcome=outcome,
                 image=image,
-                source=start.source,
-                reconstruction=start.reconstruction,
+                source=given(start.source),
+                reconstruction=given(start.reconstruction),
                 scores=start.scores,
                 notes=start.notes,
                 carried=start.carried,

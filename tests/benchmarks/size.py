@@ -196,6 +196,44 @@ def worker(engine: str, folder: Path, width: float, side: int, rows: int, thread
         print(json.dumps({"seconds": seconds, "peak": peak(), "own": anonymous()}), flush=True)
 
 
+@app.command("hold")
+def hold(bundle: Path, method: str) -> None:
+    """Load what a method needs, say the seconds, and hold it until a line comes."""
+    from limner.runtime.editor import Editor
+
+    start = time.monotonic()
+    editor = Editor(bundle, threads=1)
+    editor.warm(method)
+    print(json.dumps({"seconds": time.monotonic() - start}), flush=True)
+    sys.stdin.readline()
+
+
+def share(process: int) -> float:
+    """A process's memory, GiB, each mapped page shared among those that map it (PSS)."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 2**20
+
+
+@app.command("processes")
+def processes(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    method: Annotated[str, typer.Option(help="Whose graphs are loaded.")] = "prompt-to-prompt",
+    counts: Annotated[str, typer.Option(help="Processes at once, commas between.")] = "1,2,4",
+) -> None:
+    """Load one bundle in several processes at once; print seconds and memory of all of them."""
+    rows = []
+    for count in (int(text) for text in counts.split(",")):
+        command = [sys.executable, "-m", "benchmarks.size", "hold", str(bundle), method]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        held = [subprocess.Popen(command, env=os.environ | HERE, **pipes) for _ in range(count)]
+        seconds = [json.loads(one.stdout.readline())["seconds"] for one in held if one.stdout is not None]
+        memory = sum(share(one.pid) for one in held)
+        for one in held:
+            one.communicate("end\n")
+        rows.append({"processes": count, "seconds": round(max(seconds), 2), "GiB in all": round(memory, 2)})
+    print(json.dumps(rows, indent=1))
+
+
 class Engine:
     """A process that makes calls when it is asked."""
 

@@ -21,7 +21,6 @@ from limner.runtime.bundle.loading import Bundle, load_bundle
 from limner.runtime.errors import BundleError, InputError
 from limner.runtime.graphs.sessions import Sessions
 
-
 CPU_FORM = "unet.cpu.onnx"
 
 
@@ -36,7 +35,7 @@ def feed(bundle: Bundle, batch: int = 2, height: int = 20, width: int = 36) -> d
     random = np.random.RandomState(0)
     sizes = {"batch": batch, "height": height, "width": width, "words": 1}
     found = {
-        tensor.name: random.randn(*(sizes.get(str(size), size) for size in tensor.shape)).astype(tensor.dtype)
+        tensor.name: np.asarray(random.randn(*(sizes.get(str(size), size) for size in tensor.shape)), tensor.dtype)
         for tensor in bundle.graph("unet").inputs
     }
     return found | {"source_index": np.zeros(batch, np.int64)}

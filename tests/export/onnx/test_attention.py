@@ -50,8 +50,8 @@ def test_both_forms_are_what_torch_computes(heads: int, width: int, batch: int, 
     assert has_fused(model) and len(list(model.graph)) == 1
     random = np.random.RandomState(heads)
     q, k, v = (random.randn(batch, tokens, heads * width).astype(np.float32) for tokens in (77, 33, 33))
-    parts = [torch.from_numpy(x).unflatten(2, (heads, width)).transpose(1, 2).double() for x in (q, k, v)]
-    wanted = functional.scaled_dot_product_attention(*parts, scale=0.17).transpose(1, 2).flatten(2).numpy()
+    a, b, c = (torch.from_numpy(x).unflatten(2, (heads, width)).transpose(1, 2).double() for x in (q, k, v))
+    wanted = functional.scaled_dot_product_attention(a, b, c, scale=0.17).transpose(1, 2).flatten(2).numpy()
     fused = run(model, tmp_path / "fused.onnx", q, k, v)
     np.testing.assert_allclose(fused, wanted, atol=1e-5)
     write_out(model)

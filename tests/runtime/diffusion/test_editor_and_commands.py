@@ -70,6 +70,38 @@ def test_an_edit_of_a_prompt(editor: Editor, bundle: Bundle) -> None:
     assert "plain picture" not in again.timing  # remembered
 
 
+def counted(editor: Editor, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The graphs that an editor calls from now on, in their order."""
+    called: list[str] = []
+    run = editor.sessions.run
+
+    def noted(name: str, *arguments: Any, **inputs: Any) -> Any:
+        called.append(name)
+        return run(name, *arguments, **inputs)
+
+    monkeypatch.setattr(editor.sessions, "run", noted)
+    return called
+
+
+@pytest.mark.parametrize("method", ["sega", "prompt-to-prompt"])
+def test_the_plain_picture_is_made_when_it_is_asked_for(
+    bundle: Bundle, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = PromptEdit("red", options={"warmup": 2}) if method == "sega" else PromptEdit("a dog")
+    recipe = Recipe(method, Source.from_prompt("a cat", 3), (prompt,), {"steps": 6})
+    whole, editor = Editor(bundle).edit(recipe), Editor(bundle)
+    assert {"pixel"} <= set(whole.scores)
+    called = counted(editor, monkeypatch)
+    edit = editor.edit(recipe, compare=False)
+    np.testing.assert_array_equal(edit.image, whole.image)
+    assert called.count("vae_decoder") == 1 and called.count("unet") == 6 and not edit.scores and not edit.warnings
+    called.clear()
+    np.testing.assert_array_equal(edit.reconstruction, whole.reconstruction)
+    np.testing.assert_array_equal(edit.source, whole.source)
+    assert called.count("vae_decoder") == 1 and called.count("unet") == (6 if method == "sega" else 0)
+    assert editor.edit(recipe).scores == whole.scores
+
+
 def test_an_edit_of_a_picture(editor: Editor) -> None:
     picture = np.random.RandomState(0).randint(0, 256, (32, 40, 3), dtype=np.uint8)
     recipe = sega(Source("image", prompt="a cat"), PromptEdit("red"), PromptEdit("big", strength=-4.0))
@@ -162,6 +194,17 @@ def test_concepts_on_the_command_line(limner: Run, tmp_path: Path) -> None:
     assert Image.open(tmp_path / "s.png").width > 2 * 64
     again = limner("replay", "a.png", "-o", "b.png")
     assert again.code == 0 and "the same pixels" in again.err
+
+
+def test_an_edit_without_its_comparison(limner: Run, tmp_path: Path) -> None:
+    words = (*PROMPTED, "--concept", "red", "--set", "steps=6", "--json")
+    found = [limner(*words, "-o", tmp_path / f"{n}.png", *more) for n, more in enumerate(((), ("--no-compare",)))]
+    said = [json.loads(one.out) for one in found]
+    assert said[0]["scores"] and not said[1]["scores"] and "plain picture" not in said[1]["timing_ms"]
+    compared, alone = (np.asarray(Image.open(tmp_path / f"{n}.png")) for n in range(2))
+    np.testing.assert_array_equal(compared, alone)
+    limner(*words, "-o", tmp_path / "2.png", "--no-compare", "--sheet", tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").is_file()
 
 
 def test_a_picture_on_the_command_line(limner: Run, portrait: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from limner.runtime.errors import BundleError
 from limner.runtime.graphs import prepared
 from limner.runtime.graphs.sessions import Sessions
 
-Arrays = dict[str, np.ndarray]
+Z = np.random.RandomState(0).randn(3, 4).astype(np.float32)
 
 
 @pytest.fixture
@@ -33,14 +34,12 @@ def bundle(bundle_folder: Path) -> Bundle:
     return load_bundle(bundle_folder)
 
 
-def z() -> Arrays:
-    return {"z": np.random.RandomState(0).randn(3, 4).astype(np.float32)}
-
-
 def test_the_numbers_are_the_same_bits(cache: Path) -> None:
     """Of what ships: first load, the load after it, and a load without."""
     shipped = load_bundle(shipped_bundle())
-    given = {"w_plus": np.random.RandomState(1).randn(2, shipped.generator.num_ws, 256).astype(np.float32)}
+    given: dict[str, Any] = {
+        "w_plus": np.random.RandomState(1).randn(2, shipped.generator.num_ws, 256).astype(np.float32)
+    }
     given["w_plus"] = given["w_plus"][:, :, : shipped.generator.w_dim]
     found = [Sessions(shipped, threads=1).run("synthesis_w", **given)["image"] for _ in range(2)]
     os.environ["LIMNER_PREPARED"] = "no"
@@ -53,7 +52,7 @@ def test_the_numbers_are_the_same_bits(cache: Path) -> None:
 
 def test_quick_loads_leave_nothing(cache: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepared, "SLOW_S", 60.0)
-    Sessions(bundle).run("mapping", **z())
+    Sessions(bundle).run("mapping", z=Z)
     assert not cache.exists() or not list(cache.iterdir())
 
 
@@ -65,25 +64,25 @@ def test_another_graph_has_another_place(cache: Path, bundle: Bundle) -> None:
 def test_what_was_damaged_or_cannot_be_written_is_no_matter(
     cache: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = Sessions(bundle).run("mapping", **z())["w"]
+    wanted = Sessions(bundle).run("mapping", z=Z)["w"]
     (place,) = cache.iterdir()
     (place / "graph.onnx").write_bytes(b"not a graph")
-    assert np.array_equal(Sessions(bundle).run("mapping", **z())["w"], wanted)
+    assert np.array_equal(Sessions(bundle).run("mapping", z=Z)["w"], wanted)
     shutil.rmtree(cache)
     cache.parent.mkdir(exist_ok=True)
     cache.write_text("a file in the place of the folder")
-    assert np.array_equal(Sessions(bundle).run("mapping", **z())["w"], wanted)
+    assert np.array_equal(Sessions(bundle).run("mapping", z=Z)["w"], wanted)
     cache.unlink()
     monkeypatch.setattr(prepared, "GROWTH", 1 << 60)  # no disk has that room
-    assert np.array_equal(Sessions(bundle).run("mapping", **z())["w"], wanted)
+    assert np.array_equal(Sessions(bundle).run("mapping", z=Z)["w"], wanted)
     assert not list(cache.iterdir())
 
 
 def test_a_bundle_that_was_changed_is_refused_all_the_same(cache: Path, bundle: Bundle, bundle_folder: Path) -> None:
-    Sessions(bundle).run("mapping", **z())
+    Sessions(bundle).run("mapping", z=Z)
     (bundle_folder / "weights.bin").write_bytes(bytes(64))
     with pytest.raises(BundleError):
-        Sessions(bundle).run("mapping", **z())
+        Sessions(bundle).run("mapping", z=Z)
 
 
 def test_what_was_not_used_for_long_goes(cache: Path, bundle: Bundle) -> None:
@@ -91,7 +90,7 @@ def test_what_was_not_used_for_long_goes(cache: Path, bundle: Bundle) -> None:
     for folder in (old, fresh):
         folder.mkdir(parents=True)
     os.utime(old, (0, time.time() - 40 * 24 * 3600))
-    Sessions(bundle).run("mapping", **z())
+    Sessions(bundle).run("mapping", z=Z)
     assert not old.exists() and fresh.exists()
 
 

@@ -159,7 +159,10 @@ def test_what_is_worn_is_named() -> None:
         text, words = describer.text(avatar.attribute_indices(STYLE), rng), avatar.attributes(STYLE)
         for name, table in (("facial_hair", FACIAL_HAIR), ("eyewear", EYEWEAR)):
             if words[name] != "none":
-                assert any(phrase in text for phrases in table[words[name]].values() for phrase in phrases), (name, text)
+                assert any(phrase in text for phrases in table[words[name]].values() for phrase in phrases), (
+                    name,
+                    text,
+                )
                 seen.add(words[name])
     assert seen == {"beard", "moustache", "glasses", "sunglasses"}
 
