@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from limner.runtime.graphs.binding import BoundGraph
 
 MAX_THREADS = 256
+LARGE = 1 << 27  # bytes of a graph's weights: after a call for any size its working memory goes back
 ONNX_TYPES = {
     "float32": "tensor(float)",
     "float16": "tensor(float16)",
@@ -71,6 +72,7 @@ class Sessions:
         self._chain = check_provider(provider)
         self._provider_options = dict(provider_options or {})
         self._sessions: dict[str, Any] = {}
+        self._large: dict[str, Any] = {}  # graph -> options of a call
         self._held = HeldFiles()
         self._lock = threading.Lock()
 
@@ -107,8 +109,9 @@ class Sessions:
         session = self._session(graph)
         self._held.check()
         feed = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        options = [self._large[graph]] if graph in self._large else []
         try:
-            arrays = session.run(wanted, feed)
+            arrays = session.run(wanted, feed, *options)
         except LimnerError:
             raise
         except Exception as reason:
@@ -163,18 +166,20 @@ class Sessions:
             self._held.hold(self.bundle.file(data))
         session = self._prepared(name, path, onnxruntime) if self.provider == "cpu" else None
         if session is None:
-            session = self._start(name, path, self._options(onnxruntime), onnxruntime)
+            session = self._start(name, path, self._options(name, onnxruntime), onnxruntime)
         self.bundle.require_unchanged(meta.file_on(self.provider), *meta.data)  # not swapped while it was loaded
         session.disable_fallback()
         check_interface(name, meta, session)
         return session
 
-    def _options(self, onnxruntime: Any) -> Any:
+    def _options(self, name: str, onnxruntime: Any) -> Any:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors only: they come back as exceptions
         options.use_deterministic_compute = True
         options.inter_op_num_threads = 1
         options.intra_op_num_threads = self.threads
+        if self.provider == "cpu" and _any_size(self.bundle.graph(name)):  # else a plan for each size is kept
+            options.enable_mem_pattern = False
         return options
 
     def _start(self, name: str, path: str, options: Any, onnxruntime: Any) -> Any:
@@ -211,17 +216,17 @@ class Sessions:
         if not wanted() or self._provider_options:
             return None
         place = place_of(self.bundle, name, onnxruntime.__version__)
-        options = self._options(onnxruntime)
+        options = self._options(name, onnxruntime)
         path = use_prepared(place, options, onnxruntime)
         if path is None:
             begin = time.perf_counter()
-            session = self._start(name, graph, self._options(onnxruntime), onnxruntime)
+            session = self._start(name, graph, self._options(name, onnxruntime), onnxruntime)
             quick = time.perf_counter() - begin < SLOW_S
             size = sum(self.bundle.manifest.files[data].size for data in self.bundle.graph(name).data)
             if quick or not has_room(place, size):
                 return session
             del session  # its memory first
-            if not prepare(place, graph, self._options(onnxruntime), onnxruntime):
+            if not prepare(place, graph, self._options(name, onnxruntime), onnxruntime):
                 return None
             path = use_prepared(place, options, onnxruntime)
         try:
@@ -230,6 +235,9 @@ class Sessions:
             return None
         for file in place.iterdir():
             self._held.hold(file)
+            if file.stat().st_size >= LARGE and _any_size(self.bundle.graph(name)):
+                self._large[name] = onnxruntime.RunOptions()
+                self._large[name].add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         return session
 
     def _from_bundle(self, name: str, version: str) -> dict[str, str]:
@@ -243,6 +251,11 @@ class Sessions:
         others = ", ".join(name for name in available_providers() if name != self.provider)
         given = f"{self.provider!r}, which does not start: {reason}"
         return ProviderError("provider", given, f"{others} (available here)", "see `limner check`")
+
+
+def _any_size(meta: GraphMeta) -> bool:
+    """Whether a graph takes pictures or latents of any height and width."""
+    return any(sum(isinstance(size, str) for size in tensor.shape) > 2 for tensor in meta.inputs)
 
 
 def check_inputs(graph: str, meta: GraphMeta, inputs: Mapping[str, NDArray[Any]]) -> None:

@@ -14,7 +14,7 @@ import pytest
 from limner.runtime.bundle.loading import Bundle, load_bundle
 from limner.runtime.bundle.shipped import shipped_bundle
 from limner.runtime.errors import BundleError
-from limner.runtime.graphs import prepared
+from limner.runtime.graphs import prepared, sessions
 from limner.runtime.graphs.sessions import Sessions
 
 Z = np.random.RandomState(0).randn(3, 4).astype(np.float32)
@@ -48,6 +48,21 @@ def test_the_numbers_are_the_same_bits(cache: Path) -> None:
     (place,) = cache.iterdir()
     assert place.name.startswith("synthesis_w-") and {path.name for path in place.iterdir()} == {
         "graph.onnx", "graph.onnx.data"}  # fmt: skip
+
+
+def test_large_graphs_of_any_size_give_their_working_memory_back(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = load_bundle(shipped_bundle("diffusion"))
+    channels = shipped.graph("vae_decoder").inputs[0].shape[1]
+    ids = np.ones((2, 77), np.int64)
+    latents = [np.random.RandomState(side).randn(1, channels, side, 16).astype(np.float32) for side in (16, 24)]
+    plain = Sessions(shipped)
+    wanted = [plain.run("vae_decoder", latents=one)["image"] for one in latents]
+    monkeypatch.setattr(sessions, "LARGE", 1)
+    found = Sessions(shipped)
+    found.run("text_encoder", input_ids=ids)
+    for one, image in zip([*latents, *latents], [*wanted, *wanted], strict=True):
+        assert np.array_equal(found.run("vae_decoder", latents=one)["image"], image)
+    assert set(found._large) == {"vae_decoder"}
 
 
 def test_quick_loads_leave_nothing(cache: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
