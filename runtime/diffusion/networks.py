@@ -36,6 +36,7 @@ __all__ = ["DiffusionNetworks", "Graphs", "Prediction"]
 
 FloatArray = NDArray[np.float32]
 REMEMBERED_TEXTS = 256
+PIXELS = 1 << 18  # that the autoencoder takes at once: one picture of 512 x 512 needs a gigabyte
 
 
 class Graphs(Protocol):
@@ -95,7 +96,10 @@ class DiffusionNetworks:
     def encode(self, image: FloatArray) -> FloatArray:
         """Picture [N,3,H,W] in [-1,1] -> the mean of its latents [N,C,h,w]."""
         self.check_size(image.shape[-2], image.shape[-1], field="source")
-        mean = self.graphs.run("vae_encoder", only=["latent_mean"], image=image)["latent_mean"]
+        rows = _at_once(image.shape[-2] * image.shape[-1])
+        parts = [image[row : row + rows] for row in range(0, max(len(image), 1), rows)]
+        means = [self.graphs.run("vae_encoder", only=["latent_mean"], image=part)["latent_mean"] for part in parts]
+        mean = np.concatenate(means)
         centre, spread = self._measure()
         scaled: FloatArray = (mean - centre) / spread * np.float32(self.meta.scaling_factor)
         return scaled
@@ -104,8 +108,10 @@ class DiffusionNetworks:
         """Latents [N,C,h,w] -> picture [N,3,H,W], clipped to [-1,1]."""
         centre, spread = self._measure()
         unscaled = latents / np.float32(self.meta.scaling_factor) * spread + centre
-        image = self.graphs.run("vae_decoder", only=["image"], latents=unscaled)["image"]
-        clipped: FloatArray = np.clip(image, -1.0, 1.0)
+        rows = _at_once(self.meta.vae_factor**2 * latents.shape[-2] * latents.shape[-1])
+        parts = [unscaled[row : row + rows] for row in range(0, max(len(latents), 1), rows)]
+        images = [self.graphs.run("vae_decoder", only=["image"], latents=part)["image"] for part in parts]
+        clipped: FloatArray = np.clip(np.concatenate(images), -1.0, 1.0)
         return clipped
 
     def _measure(self) -> tuple[FloatArray, FloatArray]:
@@ -192,3 +198,8 @@ class DiffusionNetworks:
         ids = np.full((1, tokenizer.context_length), tokenizer.pad, dtype=np.int64)
         ids[0, :2] = tokenizer.start, tokenizer.eos
         return ids
+
+
+def _at_once(pixels: int) -> int:
+    """Pictures of so many pixels that go through the autoencoder together."""
+    return max(1, PIXELS // pixels)

@@ -78,6 +78,27 @@ def test_encodes_and_decodes_like_the_vae(tiny: TinyModels) -> None:
     assert difference(networks.decode(latents), picture.numpy()) <= 1e-5
 
 
+def test_large_pictures_go_through_the_autoencoder_one_by_one(
+    tiny: TinyModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks = tiny.networks()
+    image = np.tanh(np.random.RandomState(4).randn(5, 3, 32, 24)).astype(np.float32)
+    latents = networks.encode(image)
+    wanted, sizes, run = networks.decode(latents), [], networks.graphs.run
+
+    def noted(graph: str, *arguments: Any, **inputs: Any) -> Any:
+        sizes.append(len(inputs["image" if graph == "vae_encoder" else "latents"]))
+        return run(graph, *arguments, **inputs)
+
+    monkeypatch.setattr(networks.graphs, "run", noted)
+    for pixels, parts in ((2 * 32 * 24, [2, 2, 1]), (1, [1] * 5)):
+        monkeypatch.setattr("limner.runtime.diffusion.networks.PIXELS", pixels)
+        sizes.clear()
+        assert difference(networks.encode(image), latents) <= 1e-5
+        assert difference(networks.decode(latents), wanted) <= 1e-5
+        assert sizes == [*parts, *parts]
+
+
 def test_token_states_are_those_of_the_text_encoder(tiny: TinyModels) -> None:
     networks = tiny.networks()
     texts = ["a cat", "", "b", "a cat"]
