@@ -7,6 +7,7 @@ same to the bit. What is written is for exactly this graph, this version of ONNX
 Folders lie in the cache (`storage.caches`); they can be removed at any time, and one that was not used for a month is.
 """
 
+import ctypes
 import hashlib
 import os
 import platform
@@ -22,10 +23,11 @@ from limner.runtime.bundle.loading import Bundle
 from limner.runtime.storage.caches import cache_folder
 from limner.runtime.storage.folders import folder_beside, put_in_place
 
-__all__ = ["SLOW_S", "forget_old", "has_room", "place_of", "prepare", "use_prepared", "wanted"]
+__all__ = ["HEAVY", "SLOW_S", "forget_old", "has_room", "place_of", "prepare", "use_prepared", "wanted"]
 
 VARIABLE = "LIMNER_PREPARED"
 SLOW_S = 0.1  # a load that takes longer is worth a file
+HEAVY = 1 << 28  # bytes of weights that surely take longer
 GRAPH, WEIGHTS = "graph.onnx", "graph.onnx.data"
 GROWTH = 6  # what is written, over what was stored: fp16 weights in fp32, and a packed copy of some
 SMALLEST = 1024  # bytes of a constant that is kept beside the graph
@@ -83,6 +85,7 @@ def prepare(place: Path, graph: str, options: Any, onnxruntime: Any) -> bool:
                 options.add_session_config_entry(key, value)
             onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
             put_in_place(beside, place)
+        _trim()
     except (OSError, RuntimeError):  # ONNX Runtime's own errors are RuntimeErrors: a full disk is one of them
         return False
     return True
@@ -94,6 +97,12 @@ def forget_old(folder: Path, age_s: float = MONTH_S) -> None:
         for place in list(folder.iterdir()):
             if place.is_dir() and time.time() - place.stat().st_mtime > age_s:
                 shutil.rmtree(place, ignore_errors=True)
+
+
+def _trim() -> None:
+    """Give the memory of a load back to the system, where the C library keeps it for itself."""
+    with suppress(OSError, AttributeError, TypeError):  # other systems have no such call
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @cache

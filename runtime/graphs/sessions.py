@@ -211,7 +211,7 @@ class Sessions:
 
         None if there is none, or if what lies there does not load.
         """
-        from limner.runtime.graphs.prepared import SLOW_S, has_room, place_of, prepare, use_prepared, wanted
+        from limner.runtime.graphs.prepared import HEAVY, SLOW_S, has_room, place_of, prepare, use_prepared, wanted
 
         if not wanted() or self._provider_options:
             return None
@@ -219,13 +219,14 @@ class Sessions:
         options = self._options(name, onnxruntime)
         path = use_prepared(place, options, onnxruntime)
         if path is None:
-            begin = time.perf_counter()
-            session = self._start(name, graph, self._options(name, onnxruntime), onnxruntime)
-            quick = time.perf_counter() - begin < SLOW_S
             size = sum(self.bundle.manifest.files[data].size for data in self.bundle.graph(name).data)
-            if quick or not has_room(place, size):
-                return session
-            del session  # its memory first
+            room = has_room(place, size)
+            if size < HEAVY or not room:
+                begin = time.perf_counter()
+                session = self._start(name, graph, self._options(name, onnxruntime), onnxruntime)
+                if not room or time.perf_counter() - begin < SLOW_S:
+                    return session
+                del session  # its memory first
             if not prepare(place, graph, self._options(name, onnxruntime), onnxruntime):
                 return None
             path = use_prepared(place, options, onnxruntime)

@@ -71,6 +71,12 @@ class Report:
     control: list[ControlRow] = field(default_factory=list)
 
 
+def first_noise(editor: Editor) -> Tensor:
+    """Noise of the model's own size [1,C,h,w]."""
+    meta = editor.bundle.diffusion
+    return torch.randn(1, meta.latent_channels, meta.sample_size, meta.sample_size)
+
+
 def sega_sides(
     pipe: StableDiffusionPipeline, editor: Editor, steps: int, count: int, settings: dict[str, Any]
 ) -> tuple[Callable[[], float], Callable[[], float]]:
@@ -83,7 +89,7 @@ def sega_sides(
     cooldown = int(settings["cooldown"] * steps) if "cooldown" in settings else None
     momentum, warmup = settings.get("momentum_scale", 0.1), min(10, steps // 5)
     texts = list(CONCEPTS[:count])
-    latents = torch.randn(1, 4, *[editor.bundle.diffusion.sample_size] * 2)
+    latents = first_noise(editor)
 
     def eager() -> float:
         begin = time.perf_counter()
@@ -154,7 +160,7 @@ def prompt_sides(
     pipe: StableDiffusionPipeline, editor: Editor, steps: int
 ) -> tuple[Callable[[], float], Callable[[], float]]:
     """The same for one Prompt-to-Prompt edit."""
-    latents = torch.randn(1, 4, *[editor.bundle.diffusion.sample_size] * 2).expand(2, -1, -1, -1)
+    latents = first_noise(editor).expand(2, -1, -1, -1)
 
     def eager() -> float:
         begin = time.perf_counter()
@@ -184,7 +190,8 @@ def unet_figures(pipe: StableDiffusionPipeline, editor: Editor, repeats: int, ro
 
     engine: Any = editor.engine
     meta, networks = editor.bundle.diffusion, engine.networks
-    sample = np.random.RandomState(0).randn(rows, 4, meta.sample_size, meta.sample_size).astype(np.float32)
+    shape = (rows, meta.latent_channels, meta.sample_size, meta.sample_size)
+    sample = np.random.RandomState(0).randn(*shape).astype(np.float32)
     states = networks.token_states([PROMPT] * rows)
     tensors = torch.from_numpy(sample), torch.tensor(500), torch.from_numpy(states)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
