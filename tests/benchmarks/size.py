@@ -37,6 +37,7 @@ NOTES = {
     "filtered": "the same, and convolutions by minimal filtering",
 }  # fmt: skip
 TOKENS = 77
+FILE = "benchmarks-size.json"
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
@@ -322,10 +323,17 @@ def as_markdown(found: dict[str, Any]) -> str:
             cells += [f"{one['load']:.1f}", f"{one['peak']:.1f}", f"{one['own']:.1f}", f"{one['error']:.0e}"]
             lines.append(f"| {' | '.join(cells)} |")
         speed = f"A call has {run['gflop']:.0f} GFLOP; a large matrix product reaches {run['product']:.0f} a second."
-        lines += ["", speed, f"Filtered: {run['filtered']}.", ""]
-    loads = found["first loads"].items()
-    firsts = [f"{name} {one['seconds']:.1f} CPU s and {one['peak']:.1f} GiB" for name, one in loads]
-    return "\n".join([*lines, f"The first load, which is written down: {', '.join(firsts)}.", ""])
+        loads = run["first loads"].items()
+        firsts = [f"{name} {one['seconds']:.1f} CPU s and {one['peak']:.1f} GiB" for name, one in loads]
+        first = f"The first load, which is written down: {', '.join(firsts)}."
+        lines += ["", speed, f"Filtered: {run['filtered']}.", first, ""]
+    return "\n".join(lines)
+
+
+def merged(earlier: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
+    """A report with the runs of an earlier one that it does not have itself, ordered by title."""
+    found = {run["title"]: run for run in [*earlier["runs"], *report["runs"]]}
+    return {"runs": [found[title] for title in sorted(found)]}
 
 
 @app.command("run")
@@ -354,10 +362,14 @@ def main(
             speed = product_speed(count)
             runs.append({"title": title, "gflop": gflop, "product": speed, "filtered": filtered, "engines": found})
         first = {path.stem: json.loads(path.read_text()) for path in (folder / "prepared").glob("*.json")}
-    report = {"runs": runs, "first loads": first}
+    for run in runs:
+        run["first loads"] = first
+    report = {"runs": runs}
+    if out is not None and (out / FILE).is_file():
+        report = merged(json.loads((out / FILE).read_text()), report)
     text = as_markdown(report)
     if out is not None:
-        (out / "benchmarks-size.json").write_text(json.dumps(report, indent=1) + "\n")
+        (out / FILE).write_text(json.dumps(report, indent=1) + "\n")
         (out / "benchmarks-size.md").write_text(text)
     print(text)
 
