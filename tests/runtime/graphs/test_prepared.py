@@ -52,7 +52,7 @@ def test_the_numbers_are_the_same_bits(cache: Path) -> None:
 
 def test_large_graphs_of_any_size_give_their_working_memory_back(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shipped = load_bundle(shipped_bundle("diffusion"))
-    channels = shipped.graph("vae_decoder").inputs[0].shape[1]
+    channels = shipped.diffusion.latent_channels
     ids = np.ones((2, 77), np.int64)
     latents = [np.random.RandomState(side).randn(1, channels, side, 16).astype(np.float32) for side in (16, 24)]
     plain = Sessions(shipped)
