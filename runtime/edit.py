@@ -38,6 +38,7 @@ class Edit:
     pictures: dict[str, ImageU8] = field(default_factory=dict)  # name -> [H,W,3]: attention maps, masks
     warnings: tuple[str, ...] = ()  # one sentence each, see `notices`
     carried: Carried = NOTHING  # what the source's file holds beside its pixels: XMP, resolution
+    compared: bool = True  # whether it was made beside the picture without the edit, as `Editor.edit_batch` says
     _render: Callable[[Recipe], ImageU8] | None = field(default=None, repr=False)
     _shown: dict[float, "Edit"] = field(default_factory=dict, repr=False)
 
@@ -77,6 +78,7 @@ class Edit:
                 trajectory=self.trajectory,
                 warnings=self.warnings,
                 carried=self.carried,
+                compared=self.compared,
                 _render=self._render,
             )
             self._shown[strength] = edit

@@ -7,6 +7,7 @@ Texts of a PNG (iTXt); in JPEG and WebP properties of the XMP packet (`pictures.
     limner.source    the sha256 of the source picture or latents, where there is one
     limner.provider  the execution provider; pixels repeat exactly on the same provider and machine
     limner.pixels    the sha256 of the pixels, uint8 [H,W,3], or [H,W,4] of a photograph with transparency
+    limner.compare   "no" of an edit that was made without its comparison: rows that it left out change the rounding
     limner.software  "limner <version>"
     Source           "edited by a model": says to any reader that the picture is synthetic
 
@@ -39,6 +40,7 @@ __all__ = ["Replay", "metadata", "read_recipe", "replay", "save_edit", "write_ed
 
 RECIPE_KEY = "limner.recipe"
 PIXELS_KEY = "limner.pixels"
+COMPARE_KEY = "limner.compare"
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +61,8 @@ def metadata(edit: Edit, image: NDArray[np.uint8] | None = None) -> dict[str, st
         "limner.software": f"limner {package_version('limner') or 'unknown'}",
         "Source": "edited by a model",
     }
-    optional = {"limner.bundle": recipe.bundle, "limner.source": recipe.source.sha256}
+    alone = None if edit.compared else "no"
+    optional = {"limner.bundle": recipe.bundle, "limner.source": recipe.source.sha256, COMPARE_KEY: alone}
     return texts | {key: value for key, value in optional.items() if value is not None}
 
 
@@ -110,7 +113,7 @@ def replay(
         recipe = replace(recipe, source=replace(recipe.source, path=str(source)))
     idle = idle_settings(completed(editor.bundle, recipe))
     recipe = without_idle(recipe, idle)  # older ones hold what never acted
-    edit = editor.edit(recipe, progress, given=given)
+    edit = editor.edit(recipe, progress, given=given, compare=texts.get(COMPARE_KEY) != "no")
     expected = texts.get(PIXELS_KEY)
     if expected is None:
         return Replay(edit, None)

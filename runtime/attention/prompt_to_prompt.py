@@ -29,7 +29,7 @@ from limner.runtime.attention.words import read_prompt
 from limner.runtime.bundle.loading import Bundle
 from limner.runtime.diffusion.ddim_inversion import InvertedPath, invert_with_prompts
 from limner.runtime.diffusion.networks import DiffusionNetworks
-from limner.runtime.diffusion.sampling import new_sampler
+from limner.runtime.diffusion.sampling import generate, new_sampler
 from limner.runtime.diffusion.sources import DiffusionStart
 from limner.runtime.guidance.masks import enlarged
 from limner.runtime.methods.prompt_to_prompt import PromptToPromptParameters
@@ -86,9 +86,11 @@ def _run_source(
     if start.clean is not None:
         with timer.stage("inversion"):
             path = invert_with_prompts(networks, start.clean, [start.prompt], parameters.steps, scale, progress)
+    kept = start.compare or start.clean is not None or parameters.maps or any(edit.blend for edit in plan.edits)
     with timer.stage("sampling"):
-        edited = _sample(networks, start, plan, parameters, inversion, path, progress)
-    source = Later(lambda: networks.decode(edited.latents[:1]))
+        edited = _sample(networks, start, plan, parameters, inversion, path, kept, progress)
+    before = Later(lambda: edited.latents[:1] if kept else _plain(networks, start, parameters))
+    source = Later(lambda: networks.decode(before()))
     resolved = [
         replace(
             recipe,
@@ -98,7 +100,9 @@ def _run_source(
         )
         for recipe, edit in zip(recipes, plan.edits, strict=True)
     ]
-    return [_outcome(networks, recipe, edited, member, source) for member, recipe in enumerate(resolved, start=1)]
+    return [
+        _outcome(networks, recipe, edited, member, before, source) for member, recipe in enumerate(resolved, start=1)
+    ]
 
 
 def needed(bundle: Bundle, recipe: Recipe) -> tuple[str, ...]:
@@ -127,6 +131,7 @@ def _sample(
     parameters: PromptToPromptParameters,
     inversion: DiffusionInversionParameters,
     path: InvertedPath | None,
+    want_source: bool,
     progress: Progress | None,
 ) -> Edited:
     sampler = new_sampler(networks, parameters)
@@ -137,8 +142,14 @@ def _sample(
     first = draw() * np.float32(sampler.init_noise_sigma) if path is None else path.noise
     guidance = Guidance(parameters.guidance_scale, uncond, same, replay)
     return edit_latents(
-        networks, sampler, plan, first[0], guidance, draw=draw, want_maps=parameters.maps, progress=progress
-    )
+        networks, sampler, plan, first[0], guidance, draw=draw, want_source=want_source, want_maps=parameters.maps,
+        progress=progress,
+    )  # fmt: skip
+
+
+def _plain(networks: DiffusionNetworks, start: DiffusionStart, parameters: PromptToPromptParameters) -> FloatArray:
+    """The source's own latents [1,C,h,w], where the edit left them out once it needed their attention no more."""
+    return generate(networks, [start.prompt], [start.seed], parameters, negative=parameters.negative_prompt)
 
 
 def _resolved(recipe: Recipe, kind: Kind) -> PromptEdit:
@@ -148,18 +159,23 @@ def _resolved(recipe: Recipe, kind: Kind) -> PromptEdit:
 
 
 def _outcome(
-    networks: DiffusionNetworks, recipe: Recipe, edited: Edited, member: int, source: Later[FloatArray]
+    networks: DiffusionNetworks,
+    recipe: Recipe,
+    edited: Edited,
+    member: int,
+    before: Later[FloatArray],  # [1,C,h,w], the source's latents
+    source: Later[FloatArray],  # their picture
 ) -> Outcome:
-    before, after = edited.latents[:1], edited.latents[member : member + 1]
+    after = edited.latents[member : member + 1]
     mask = edited.masks[member - 1]
     factor = networks.meta.vae_factor
-    whole = None if mask is None else enlarged(mask, (factor * before.shape[-2], factor * before.shape[-1]))
+    whole = None if mask is None else enlarged(mask, (factor * after.shape[-2], factor * after.shape[-1]))
     keep = recipe.parameters.keep_outside
     share = None if whole is None or mask is None or not keep else feathered(whole, whole.shape[0] // mask.shape[0])
 
     def render(changed: Recipe) -> FloatArray:
         strength = changed.prompts[0].strength
-        mixed = after if strength in (None, 1.0) else before + np.float32(strength) * (after - before)
+        mixed = after if strength in (None, 1.0) else before() + np.float32(strength) * (after - before())
         image = networks.decode(mixed)
         return image if share is None else source() + share * (image - source())
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -71,7 +71,8 @@ class DiffusionEngine:
     ) -> list[Result]:
         """Run complete recipes of equal parameters, as `outcome.Engine` says."""
         with timer.stage("source"):
-            starts = [self.start(recipe, array) for recipe, array in zip(recipes, arrays, strict=True)]
+            found = [self.start(recipe, array) for recipe, array in zip(recipes, arrays, strict=True)]
+            starts = [replace(start, compare=compare) for start in found]
         run = loaded(method.run)
         outcomes: list[Outcome] = run(self.networks, starts, [start.recipe for start in starts], timer, progress)
         plain = self._plain_pictures(starts, outcomes, timer, progress, compare)

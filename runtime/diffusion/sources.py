@@ -33,6 +33,7 @@ class DiffusionStart:
     clean: FloatArray | None = None  # [1,C,h,w], its latents
     notes: tuple[str, ...] = ()  # what was done to a picture file
     carried: Carried = NOTHING  # what the file holds beside its pixels
+    compare: bool = True  # whether the picture without the edit is asked for
 
     @property
     def place(self) -> object:
