@@ -91,8 +91,8 @@ class Editor:
         """Run many recipes; those of one method with equal parameters go through it together.
 
         Without `compare`, the picture without the edit is not made unless `Edit.reconstruction` is read: that of a
-        diffusion model's prompt takes calls of its own (SEGA) or rows of each call (Prompt-to-Prompt). Scores that need it
-        and the notice that nothing changed are left out.
+        diffusion model's prompt takes calls of its own (SEGA) or rows of each call (Prompt-to-Prompt). Scores that
+        need it and the notice that nothing changed are left out.
 
         The order of the results is that of the recipes. A picture edited in a batch may differ from the same
         one edited alone by rounding, since graphs sum in another order.
