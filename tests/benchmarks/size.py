@@ -356,7 +356,8 @@ def main(
         written = json.loads(said.stdout.splitlines()[-1])
         gflop, runs = operations(width, side, rows), []
         for count in (int(text) for text in threads.split(",")):
-            title = f"{width:g} of the channels, {8 * side} pixels, {rows} rows, {count} thread{'s' * (count > 1)}, budget {memory:g} GB"
+            title = f"{width:g} of the channels, {8 * side} pixels, {rows} rows, {count} thread{'s' * (count > 1)}"
+            title += f", budget {memory:g} GB"
             found = measure(folder, chosen, width, side, rows, count, calls)
             filtered = f"{written['convolutions']} convolutions at levels {', '.join(map(str, written['levels']))}"
             speed = product_speed(count)
