@@ -157,7 +157,7 @@ def fit(
     """
     out = Path(out)
     if config.compile:
-        compile_parts(module, graphs=torch.cuda.is_available() and config.accelerator != "cpu")
+        compile_parts(module, on_gpu=torch.cuda.is_available() and config.accelerator != "cpu")
     if not fast_dev_run:
         check_run_folder(out, resolved or config, resume)
     averaging = WeightAverage(config.average_decay, average) if config.average_decay else None
@@ -199,17 +199,19 @@ def fit(
     return trainer
 
 
-def compile_parts(module: pl.LightningModule, graphs: bool = False) -> None:
+def compile_parts(module: pl.LightningModule, on_gpu: bool = False) -> None:
     """torch.compile what the module names as its heavy parts, in place; InputError for a family that names none.
 
-    With `graphs` each pass is replayed as one CUDA graph: small networks wait for launches otherwise.
+    On a GPU each pass is replayed as one CUDA graph where the module says `replays`, that it goes through its parts and
+    back once a step: small networks wait for launches otherwise.
     """
     parts = getattr(module, "compiled_parts", None)
     if parts is None:
         raise InputError("trainer.compile", "true", f"false for a {type(module).__name__}",
                          "stylegan2 has a setting `compile` of its own")  # fmt: skip
+    mode = "reduce-overhead" if on_gpu and getattr(module, "replays", False) else None
     for part in parts():
-        part.compile(mode="reduce-overhead" if graphs else None)
+        part.compile(mode=mode)
 
 
 def leave_compiled(module: pl.LightningModule) -> None:

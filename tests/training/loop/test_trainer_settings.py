@@ -153,8 +153,10 @@ def test_compiling_is_refused_where_nothing_would_be_compiled() -> None:
     assert made.trainer.compile
 
 
-@pytest.mark.parametrize(("graphs", "mode"), [(False, None), (True, "reduce-overhead")])
-def test_on_a_gpu_each_pass_is_one_graph(graphs: bool, mode: str | None) -> None:
+@pytest.mark.parametrize(
+    ("on_gpu", "once", "mode"), [(False, True, None), (True, True, "reduce-overhead"), (True, False, None)]
+)
+def test_on_a_gpu_each_pass_is_one_graph(on_gpu: bool, once: bool, mode: str | None) -> None:
     from limner.training.loop.runner import compile_parts
 
     class Part(torch.nn.Linear):
@@ -162,11 +164,13 @@ def test_on_a_gpu_each_pass_is_one_graph(graphs: bool, mode: str | None) -> None
             modes.append(options["mode"])
 
     class Module(pl.LightningModule):
+        replays = once
+
         def compiled_parts(self) -> list[torch.nn.Module]:
             return [Part(1, 1)]
 
     modes: list[object] = []
-    compile_parts(Module(), graphs)
+    compile_parts(Module(), on_gpu)
     assert modes == [mode]
 
 

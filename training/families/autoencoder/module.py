@@ -197,6 +197,11 @@ class AutoencoderModule(pl.LightningModule):
         """Pictures and what came back of them, in turns [16,3,H,W]."""
         return self._shown
 
+    @property
+    def replays(self) -> bool:
+        """Whether a step goes back through the parts once: the ratio of eq. 7 goes twice."""
+        return not self.config.adversarial
+
     def compiled_parts(self) -> list[nn.Module]:
         """What `trainer.compile` compiles."""
         return [self.network.encoder, self.network.decoder]

@@ -178,6 +178,8 @@ class DenoiserModule(pl.LightningModule):
         """One picture a prompt [P,3,H,W], from the same noise every time."""
         return self._shown
 
+    replays = True  # a step goes through the parts and back once
+
     def compiled_parts(self) -> list[nn.Module]:
         """What `trainer.compile` compiles."""
         return [self.network]
