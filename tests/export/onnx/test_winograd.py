@@ -63,6 +63,31 @@ def test_against_torch(height: int, width: int, batch: int, tmp_path: Path) -> N
         assert np.linalg.norm(found - wanted) <= limit * np.linalg.norm(wanted), name
 
 
+class Scaled(nn.Module):
+    """A convolution whose weight is computed from a stored one, as StyleGAN2's is, or from the input."""
+
+    def __init__(self, of_input: bool) -> None:
+        super().__init__()
+        self.weight, self.of_input = nn.Parameter(torch.randn(1, 96, 96, 3, 3)), of_input
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scale = x.mean() if self.of_input else 0.034
+        return nn.functional.conv2d(x, self.weight[0] * scale, padding=1)
+
+
+def test_weights_that_are_computed_at_load(tmp_path: Path) -> None:
+    layer = Scaled(of_input=False)
+    model = exported(layer, channels=96)
+    assert rewrite_convolutions(model, lambda node: True, lambda node: False) == 1
+    ir.save(model, tmp_path / "graph.onnx")
+    x = torch.randn(2, 96, 11, 14)
+    wanted = layer.double()(x.double()).detach().numpy()
+    found = run(tmp_path / "graph.onnx", x.numpy())
+    assert np.linalg.norm(found - wanted) <= 5e-6 * np.linalg.norm(wanted)
+    other = exported(Scaled(of_input=True), channels=96)
+    assert not rewrite_convolutions(other, lambda node: True, lambda node: False)
+
+
 def test_sides_that_are_multiples_of_four_need_no_cut(tmp_path: Path) -> None:
     model = exported(nn.Conv2d(96, 96, 3, padding=1), channels=96)
     rewrite_convolutions(model, lambda node: True, lambda node: True)
@@ -82,7 +107,7 @@ def test_sides_that_are_multiples_of_four_need_no_cut(tmp_path: Path) -> None:
         (nn.Conv2d(96, 96, 1), False),
         (nn.Conv2d(96, 96, 5, padding=2), False),
         (nn.Conv2d(96, 8, 3, padding=1), False),
-        (nn.Conv2d(96, 96, 3, padding=1, bias=False), False),
+        (nn.Conv2d(96, 96, 3, padding=1, bias=False), True),
     ],
 )
 def test_what_fits(layer: nn.Module, fits: bool) -> None:
