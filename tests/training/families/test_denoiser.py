@@ -175,6 +175,15 @@ def test_held_out_captions_name_four_attributes_of_test_avatars() -> None:
         assert one.agrees(sample_in_split(STYLE, "test", index).attributes(STYLE))
 
 
+def test_a_saved_network_does_not_say_where_it_was_loaded_from(tmp_path: Path) -> None:
+    save_autoencoder(tmp_path / "first", build_autoencoder(MODEL), 1.0)
+    loaded = load_autoencoder(tmp_path / "first")
+    assert str(tmp_path) in loaded.config["_name_or_path"]
+    save_autoencoder(tmp_path / "again", loaded, 0.5)
+    assert str(tmp_path) not in (tmp_path / "again" / "config.json").read_text()
+    assert load_autoencoder(tmp_path / "again").config["scaling_factor"] == 0.5
+
+
 @torch.no_grad()
 def test_latents_are_the_encoders_and_follow_its_weights(tiny_cache: Path, tmp_path: Path) -> None:
     network = build_autoencoder(MODEL).eval()
