@@ -144,7 +144,8 @@ def test_tiny_run_resumes_and_writes_a_card(tiny_cache: Path, tmp_path: Path, ti
     save_model(tmp_path / "identity", "identity", IDENTITY, IdentityNet(IDENTITY).state_dict())
     values = [
         f"data={tiny_data}", f"identity={tmp_path / 'identity'}", "judge=",
-        "model={size: 32, widths: [8, 8, 8, 16], groups: 4}", "training.adversarial_from=0.5",
+        "model={size: 32, widths: [8, 8, 8, 16], groups: 4}", "training.adversarial=0.05",
+        "training.adversarial_from=0.5", "training.perceptual=0.1",
         "trainer.batch_size=8", "trainer.validation_limit=8", "trainer.validate_every=2",
         "trainer.checkpoint_every=2",
     ]  # fmt: skip
@@ -157,7 +158,9 @@ def test_tiny_run_resumes_and_writes_a_card(tiny_cache: Path, tmp_path: Path, ti
     deviation = latent_deviation(network, AvatarsDataset(AvatarsConfig(size=32, train=24, validation=8, test=8),
                                                          "train", tiny_cache))  # fmt: skip
     assert network.config.scaling_factor * deviation == pytest.approx(1, rel=1e-2)
-    assert "## Licence" in (tmp_path / "model" / "README.md").read_text()
+    card = (tmp_path / "model" / "README.md").read_text()
+    sizes = network.config.latent_channels, 2 ** (len(network.config.block_out_channels) - 1)
+    assert "## Licence" in card and f"latents with {sizes[0]} channels and 1/{sizes[1]} of its sides" in card
     assert (tmp_path / "model" / "reconstructions.png").is_file()
     assert list((tmp_path / "run" / "grids").glob("*.png"))
     start = [*values, f"start={tmp_path / 'model'}"]

@@ -98,12 +98,13 @@ def save(run: Run, module: AutoencoderModule, folder: Path, cache: Path) -> dict
     image = image_float(test.batch(torch.arange(min(SHOWN, len(test))).numpy())["image"])
     pairs = torch.stack([image, reconstruct(stored, image)], 1).flatten(0, 1)
     save_grid(pairs, folder / "reconstructions.png")
-    Card("Autoencoder of the avatars", "autoencoder", WHAT, run, STYLES[run.data.style], figures, NOTES).write(folder)
+    what = WHAT.format(channels=run.model.latent_channels, factor=run.model.factor)
+    Card("Autoencoder of the avatars", "autoencoder", what, run, STYLES[run.data.style], figures, NOTES).write(folder)
     return figures
 
 
-WHAT = """diffusers' AutoencoderKL at a small size: a picture to latents with 8 channels and an eighth of its sides, and
-back. Losses, as far as the recipe below gives them a weight: L1, squared error, a perceptual distance on the frozen
+WHAT = """diffusers' AutoencoderKL at a small size: a picture to latents with {channels} channels and 1/{factor} of its sides,
+and back. Losses, as far as the recipe below gives them a weight: L1, squared error, a perceptual distance on the frozen
 identity network, the KL divergence to a unit Gaussian, the correlation between latent channels, and a patch
 discriminator in the last part of the training. The folder is in diffusers' format, weights in fp16."""
 NOTES = "![Held-out pictures, each followed by its reconstruction](reconstructions.png)"
