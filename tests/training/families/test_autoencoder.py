@@ -160,7 +160,7 @@ def test_tiny_run_resumes_and_writes_a_card(tiny_cache: Path, tmp_path: Path, ti
     assert network.config.scaling_factor * deviation == pytest.approx(1, rel=1e-2)
     card = (tmp_path / "model" / "README.md").read_text()
     sizes = network.config.latent_channels, 2 ** (len(network.config.block_out_channels) - 1)
-    assert "## Licence" in card and f"latents with {sizes[0]} channels and 1/{sizes[1]} of its sides" in card
+    assert "## Licence" in card and f"latents with {sizes[0]} channels and 1/{sizes[1]}\nof its sides" in card
     assert (tmp_path / "model" / "reconstructions.png").is_file()
     assert list((tmp_path / "run" / "grids").glob("*.png"))
     start = [*values, f"start={tmp_path / 'model'}"]

@@ -103,8 +103,8 @@ def save(run: Run, module: AutoencoderModule, folder: Path, cache: Path) -> dict
     return figures
 
 
-WHAT = """diffusers' AutoencoderKL at a small size: a picture to latents with {channels} channels and 1/{factor} of its sides,
-and back. Losses, as far as the recipe below gives them a weight: L1, squared error, a perceptual distance on the frozen
-identity network, the KL divergence to a unit Gaussian, the correlation between latent channels, and a patch
-discriminator in the last part of the training. The folder is in diffusers' format, weights in fp16."""
+WHAT = """diffusers' AutoencoderKL at a small size: a picture to latents with {channels} channels and 1/{factor}
+of its sides, and back. Losses, as far as the recipe below gives them a weight: L1, squared error, a perceptual distance
+on the frozen identity network, the KL divergence to a unit Gaussian, the correlation between latent channels, and a
+patch discriminator in the last part of the training. The folder is in diffusers' format, weights in fp16."""
 NOTES = "![Held-out pictures, each followed by its reconstruction](reconstructions.png)"
