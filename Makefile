@@ -114,6 +114,10 @@ bench-size: $(FULL) ## Time a UNet of Stable Diffusion's shape beside diffusers,
 bench-diffusion: $(FULL) ## Time edits of the diffusion bundle, beside diffusers eager
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.diffusion $(ARGS)
 
+.PHONY: bench-shortcuts
+bench-shortcuts: out/samples/test ## Judge and time diffusion edits that leave something out, beside exact ones (half an hour)
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.shortcuts out/samples/test $(ARGS)
+
 out/samples/%: $(FULL)
 	$(BIN)/limner train samples --split $* --out $@
 
@@ -139,6 +143,10 @@ test: $(FULL) ## Run the fast tests
 .PHONY: test-all
 test-all: $(FULL) ## Run every test, those that train and build included
 	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: test-onnxruntimes
+test-onnxruntimes: $(FULL) ## Make the same pictures with other releases of ONNX Runtime (installs them by name)
+	$(BIN)/python -m pytest tests/test_onnxruntimes.py $(ARGS)
 
 .PHONY: test-fuzz
 test-fuzz: $(FULL) ## Feed the parsers TIMES=100 times as many random inputs as `make test` does

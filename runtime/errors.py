@@ -5,6 +5,7 @@
     |   |-- BundleError         exit code 2   a bundle that is broken, altered or incomplete
     |   |   `-- MissingGraphError   exit code 2   the bundle has no graph of that name
     |   `-- ProviderError       exit code 2   the execution provider asked for cannot be used here
+    |-- StoppedError            exit code 1   an edit was cancelled, or ran past its deadline
     `-- GraphError              exit code 1   a graph failed while running
         `-- NonFiniteError      exit code 1   a graph gave NaN or infinity
 
@@ -13,6 +14,7 @@ The command line prints `error: <message>` to stderr and leaves with `exit_code`
 
 import difflib
 from collections.abc import Iterable
+from typing import ClassVar
 
 __all__ = [
     "BundleError",
@@ -22,6 +24,7 @@ __all__ = [
     "MissingGraphError",
     "NonFiniteError",
     "ProviderError",
+    "StoppedError",
     "nearest",
 ]
 
@@ -62,6 +65,23 @@ class MissingGraphError(BundleError):
 
 class ProviderError(InputError):
     """The execution provider asked for is unknown, not installed or does not start on this machine."""
+
+
+class StoppedError(LimnerError):
+    """An edit was told to stop between two calls of its graphs; `reason` says why: "cancelled", "deadline", "end"."""
+
+    SENTENCES: ClassVar[dict[str, str]] = {
+        "cancelled": "the edit was cancelled",
+        "deadline": "the edit ran past its deadline",
+        "end": "the edit was stopped, because the program ends",
+    }
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(self.SENTENCES[reason])
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        return type(self), (self.reason,)
 
 
 class GraphError(LimnerError):

@@ -5,6 +5,7 @@ A method's parameters, the options of its texts and the settings of a picture's 
 them typed, and remembers which were said (`said`): what was not takes the bundle's presets when it runs.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from functools import cache
@@ -123,6 +124,7 @@ TAKES_ETA = ("ddim", "tcd")
 MAX_STEPS = 1000
 MAX_SIDE = 4096
 MAX_GUIDANCE = 100.0
+MOST_SHARED = 50  # steps
 
 
 def require_sampler(field: str, name: object) -> str:
@@ -168,6 +170,17 @@ class SamplingParameters(Settings):
     eta: float = setting(0.0, "noise of DDIM", 0.0, 1.0)
     height: int | None = setting(None, "pixels; the model's own if not said", 8, MAX_SIDE)
     width: int | None = setting(None, "pixels; the model's own if not said", 8, MAX_SIDE)
+    cache_interval: int = setting(1, "steps that share the UNet's deep features; 1 is exact", 1, MOST_SHARED)
+    guidance_until: float = setting(1.0, "part of the steps after which nothing is guided; 1 is exact", 0.1, 1.0)
+
+    @property
+    def exact(self) -> bool:
+        """Whether every step computes all that the method asks for."""
+        return self.cache_interval == 1 and self.guidance_until == 1.0
+
+    def guided_steps(self, total: int) -> int:
+        """How many of `total` steps are guided."""
+        return math.ceil(self.guidance_until * total - 1e-6)
 
     def __post_init__(self) -> None:
         super().__post_init__()

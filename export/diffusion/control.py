@@ -10,7 +10,8 @@ self_replace takes the source row's queries and keys. Blend maps are A'_b w for 
 one fused operation; a layer that blends writes its map beside it.
 
 Rows whose T is all zero are left out of the second term by number: the plain UNet is then all that is computed. The
-rows are found once for all layers.
+rows are found once for all layers. That term is written out, since the fused operation of ONNX Runtime before 1.29 ends
+the process where it is given no rows.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from limner.export.diffusion.cached import watched
 from limner.export.diffusion.layers import ControlledLayers, attention_layers
-from limner.export.diffusion.rows import add_rows, attend, split_heads
+from limner.export.diffusion.rows import add_rows, attend, split_heads, weigh
 from limner.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -95,10 +97,13 @@ class ControlAttention:
         mixed = attend(q, k, v, attn.heads, attn.scale)
         if control is not None and encoder_hidden_states is not None:
             moved = attn.to_v(control.text_moved)  # [E,77,C]
-            own = q.index_select(0, control.source), k.index_select(0, control.source)
-            mixed = add_rows(mixed, control.edited, attend(*own, moved, attn.heads, attn.scale))
             if self.blends:
-                self.map = blend_map(attention_map(q, k, attn), control)
+                weights = attention_map(q, k, attn)
+                self.map = blend_map(weights, control)
+                own = weights.index_select(0, control.source)  # [E,heads,N,77]
+            else:
+                own = attention_map(q.index_select(0, control.source), k.index_select(0, control.source), attn)
+            mixed = add_rows(mixed, control.edited, weigh(own, moved, attn.heads, attn.to_v.out_features // attn.heads))
         mixed = attn.to_out[0](mixed)  # [B,N,C]
         return mixed / attn.rescale_output_factor if attn.rescale_output_factor != 1 else mixed
 
@@ -155,8 +160,8 @@ class ControlUNet(nn.Module):
         blend_words: Tensor,
         text_embeds: Tensor | None = None,  # [B,P] of SDXL
         time_ids: Tensor | None = None,  # [B,6] of SDXL
-    ) -> tuple[Tensor, Tensor]:
-        """noise_pred [B,C,h,w], blend_maps [B,K,h_a,w_a]."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """noise_pred [B,C,h,w], blend_maps [B,K,h_a,w_a], deep_features [B,F,h,w]."""
         control = Control.of(encoder_hidden_states, source_index, token_transfer, token_keep, self_replace, blend_words)
         added = None if text_embeds is None else {"text_embeds": text_embeds, "time_ids": time_ids}
         before = self.unet.attn_processors
@@ -164,8 +169,9 @@ class ControlUNet(nn.Module):
         try:
             for processor in self.processors.values():
                 processor.control = control
-            noise = self.unet(sample, timestep, encoder_hidden_states, added_cond_kwargs=added, return_dict=False)[0]
-            return noise, self.blend_maps(sample)
+            with watched(self.unet) as deep:
+                noise = self.unet(sample, timestep, encoder_hidden_states, added_cond_kwargs=added, return_dict=False)
+            return noise[0], self.blend_maps(sample), deep[0]
         finally:
             for processor in self.processors.values():
                 processor.control = processor.map = None

@@ -24,7 +24,8 @@ class _AddRows(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g: Any, data: Any, rows: Any, values: Any) -> Any:
-        return g.op("ScatterND", data, rows, values, reduction_s="add").setType(data.type())
+        sums = g.op("Add", g.op("GatherND", data, rows), values)  # ScatterND's own addition is not known everywhere
+        return g.op("ScatterND", data, rows, sums).setType(data.type())
 
 
 class _SplitHeads(torch.autograd.Function):
@@ -43,6 +44,16 @@ def _reshape(g: Any, x: Any, shape: list[int]) -> Any:
     return g.op("Reshape", x, target).setType(x.type().with_sizes(sizes))
 
 
+class _JoinHeads(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, channels: int) -> Tensor:
+        return x.flatten(-2)
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, channels: int) -> Any:
+        return _reshape(g, x, [0, 0, channels])
+
+
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float) -> Tensor:
@@ -57,6 +68,13 @@ class _Attend(torch.autograd.Function):
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float) -> Tensor:
     """softmax(q k^T scale) v for each head; q [B,N,heads c], k and v [B,M,heads c] -> [B,N,heads c]."""
     found: Tensor = _Attend.apply(q, k, v, heads, scale)  # type: ignore[no-untyped-call]
+    return found
+
+
+def weigh(weights: Tensor, v: Tensor, heads: int, width: int) -> Tensor:
+    """The same of an attention map [B,heads,N,M] that is there: [B,N,heads width]; B may be 0."""
+    mixed = (weights @ split_heads(v, heads, width)).transpose(1, 2)  # [B,N,heads,c]
+    found: Tensor = _JoinHeads.apply(mixed, heads * width)  # type: ignore[no-untyped-call]
     return found
 
 

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from limner.export.diffusion.cached import deep_channels
 from limner.export.diffusion.control import CONTROL_INPUTS, ControlUNet
 from limner.export.diffusion.folder import TIME_IDS, DiffusionFolder
-from limner.export.diffusion.layers import ControlledLayers, stride
+from limner.export.diffusion.layers import CROSS, SELF, ControlledLayers, stride
 from limner.export.diffusion.parts import LatentDecoder, LatentEncoder, PairStates, SpatialAttention, TextStates
 from limner.export.diffusion.surgery import operate
 from limner.export.diffusion.trace import export_module
 from limner.export.stylegan2.graphs import BATCH, OPSET, GraphSpec, Sample, Tensors
 from limner.runtime.bundle.parts import TensorMeta
+from limner.runtime.diffusion.caching import CACHED, DEEP
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -34,21 +36,23 @@ H, W, MAP_H, MAP_W, WORDS = "height", "width", "map_height", "map_width", "words
 class TracedGraph:
     """One graph: the module that is exported, and the cases that it is compared in, the first one's name bare."""
 
-    module: nn.Module
+    module: nn.Module | None  # None of a graph that is cut out of another one
     spec: GraphSpec  # its function is the module, its sample the example that is traced
     more: tuple[GraphSpec, ...] = ()  # other cases: same inputs, some of the outputs, another reference
 
     def export(self, opset: int = OPSET) -> ir.Model:
+        assert self.module is not None
         example = self.spec.sample(TRACE_BATCH, torch.Generator().manual_seed(0))
         return export_module(self.module, example, self.spec.inputs, self.spec.outputs, opset)
 
 
 def folder_graphs(folder: DiffusionFolder, layers: ControlledLayers) -> dict[str, TracedGraph]:
-    """The four graphs of a bundle by name."""
+    """The graphs of a bundle by name; unet_cached comes behind the one that it is cut out of."""
     return {
         "text_encoder": text_graph(folder),
         **vae_graphs(folder.vae, 2 * stride(folder.unet)),
         "unet": unet_graph(folder.unet, layers, folder.tokens),
+        CACHED: cached_graph(folder.unet, layers, folder.tokens),
     }
 
 
@@ -145,35 +149,91 @@ class Written(nn.Module):
 def unet_graph(unet: UNet2DConditionModel, layers: ControlledLayers, tokens: int = TOKENS) -> TracedGraph:
     """The control UNet: against surgery on attention maps, and with identity control against diffusers' own UNet."""
     inputs = unet_inputs(unet, tokens)
-    channels, controls = int(unet.config.in_channels), len(CONTROL_INPUTS)
-    noise = TensorMeta("noise_pred", "float32", (BATCH, int(unet.config.out_channels), H, W))
+    controls = len(CONTROL_INPUTS)
+    noise, deep = noise_output(unet), deep_tensor(unet)
     maps = TensorMeta("blend_maps", "float32", (BATCH, WORDS, MAP_H, MAP_W))
     module = ControlUNet(unet, layers).eval()
 
-    def added(extra: Tensors) -> dict[str, Tensor] | None:
-        return dict(zip(("text_embeds", "time_ids"), extra, strict=True)) if extra else None
-
     def surgery(sample: Tensor, timestep: Tensor, states: Tensor, *rest: Tensor) -> Tensors:
         control = dict(zip(CONTROL_INPUTS, rest[:controls], strict=True))
-        return operate(unet, layers, sample, timestep, states, control, added(rest[controls:]))
+        return operate(unet, layers, sample, timestep, states, control, _added(rest[controls:]))
 
     def plain(sample: Tensor, timestep: Tensor, states: Tensor, *rest: Tensor) -> Tensors:
-        kwargs = {"added_cond_kwargs": added(rest[controls:])}
+        kwargs = {"added_cond_kwargs": _added(rest[controls:])}
         return (unet(sample, timestep, states, return_dict=False, **kwargs)[0],)
 
-    def sampler(control: Callable[..., Tensors]) -> Sample:
-        def sample(batch: int, rng: torch.Generator) -> Tensors:
-            size = sides(2 * stride(unet), stride(unet), batch)
-            states = torch.randn(batch, tokens, int(unet.config.cross_attention_dim), generator=rng)
-            steps = torch.randint(0, 1000, (batch,), generator=rng).float()
-            latents = torch.randn(batch, channels, *size, generator=rng)
-            return latents, steps, states, *control(batch, rng, tokens=tokens), *_added_inputs(unet, batch, rng)
-
-        return sample
-
-    first = GraphSpec("unet", inputs, (noise, maps), module, surgery, sampler(random_control))
-    second = GraphSpec("unet", inputs, (noise,), module, plain, sampler(identity_control))
+    sample, same = unet_sample(unet, tokens, random_control), unet_sample(unet, tokens, identity_control)
+    first = GraphSpec("unet", inputs, (noise, maps, deep), module, surgery, sample)
+    second = GraphSpec("unet", inputs, (noise,), module, plain, same)
     return TracedGraph(module, first, (second,))
+
+
+def cached_graph(unet: UNet2DConditionModel, layers: ControlledLayers, tokens: int = TOKENS) -> TracedGraph:
+    """The last layers of the control UNet, against the whole one with its deep features replaced."""
+    every = unet_inputs(unet, tokens)
+    names = [tensor.name for tensor in every]
+    controls = len(CONTROL_INPUTS)
+    whole = unet_sample(unet, tokens, random_control)
+    unread = {"encoder_hidden_states", *CONTROL_INPUTS} - last_reads(unet, layers)
+    read = [k for k, name in enumerate(names) if name not in unread]
+
+    def cases(batch: int, rng: torch.Generator) -> Tensors:
+        given = whole(batch, rng)
+        deep = torch.randn(batch, deep_channels(unet), *given[0].shape[2:], generator=rng)
+        return (*(given[k] for k in read), deep)
+
+    def surgery(*given: Tensor) -> Tensors:
+        batch = len(given[0])
+        found = dict(zip([names[k] for k in read], given[:-1], strict=True))
+        idle = dict(zip(CONTROL_INPUTS, identity_control(batch, torch.Generator(), tokens=tokens), strict=True))
+        states = found.get("encoder_hidden_states")
+        if states is None:
+            states = torch.zeros(batch, tokens, int(unet.config.cross_attention_dim))
+        control = {name: found.get(name, idle[name]) for name in CONTROL_INPUTS}
+        more = _added(tuple(found[name] for name in names[3 + controls :]))
+        return (operate(unet, layers, given[0], given[1], states, control, more, given[-1])[0],)
+
+    inputs = (*(every[k] for k in read), deep_tensor(unet))
+    return TracedGraph(None, GraphSpec(CACHED, inputs, (noise_output(unet),), surgery, surgery, cases))
+
+
+def last_reads(unet: UNet2DConditionModel, layers: ControlledLayers) -> set[str]:
+    """Which of the text and the control the last layers read; SDXL's, which are without attention, nothing."""
+    block = len(unet.up_blocks) - 1
+    attentions = len(getattr(unet.up_blocks[block], "attentions", ()))
+    if not attentions:
+        return set()
+    last = f"up_blocks.{block}.attentions.{attentions - 1}."
+    edited = {name.rsplit(".", 1)[-1] for name in layers.edited if name.startswith(last)}
+    read = {"encoder_hidden_states"} | ({"source_index"} if edited else set())
+    read |= {"token_transfer", "token_keep"} if CROSS in edited else set()
+    return read | ({"self_replace"} if SELF in edited else set())
+
+
+def _added(extra: Tensors) -> dict[str, Tensor] | None:
+    """What an SDXL-shaped UNet is told besides."""
+    return dict(zip(("text_embeds", "time_ids"), extra, strict=True)) if extra else None
+
+
+def noise_output(unet: UNet2DConditionModel) -> TensorMeta:
+    return TensorMeta("noise_pred", "float32", (BATCH, int(unet.config.out_channels), H, W))
+
+
+def deep_tensor(unet: UNet2DConditionModel) -> TensorMeta:
+    return TensorMeta(DEEP, "float32", (BATCH, deep_channels(unet), H, W))
+
+
+def unet_sample(unet: UNet2DConditionModel, tokens: int, control: Callable[..., Tensors]) -> Sample:
+    """Random inputs of the UNet with a control."""
+
+    def sample(batch: int, rng: torch.Generator) -> Tensors:
+        size = sides(2 * stride(unet), stride(unet), batch)
+        states = torch.randn(batch, tokens, int(unet.config.cross_attention_dim), generator=rng)
+        steps = torch.randint(0, 1000, (batch,), generator=rng).float()
+        latents = torch.randn(batch, int(unet.config.in_channels), *size, generator=rng)
+        return latents, steps, states, *control(batch, rng, tokens=tokens), *_added_inputs(unet, batch, rng)
+
+    return sample
 
 
 def unet_inputs(unet: UNet2DConditionModel, tokens: int = TOKENS) -> tuple[TensorMeta, ...]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from limner.export.diffusion.cached import deep_channels, replaced
 from limner.export.diffusion.layers import ControlledLayers, attention_layers
 
 if TYPE_CHECKING:
@@ -64,17 +65,26 @@ def operate(
     states: Tensor,
     control: dict[str, Tensor],  # the control inputs by name
     added: dict[str, Tensor] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """noise_pred [B,C,h,w] and blend_maps [B,K,h_a,w_a]."""
+    deep_features: Tensor | None = None,  # in place of what the last residual block gets from the deeper layers
+) -> tuple[Tensor, Tensor, Tensor]:
+    """noise_pred [B,C,h,w], blend_maps [B,K,h_a,w_a], deep_features [B,F,h,w]."""
     maps: list[Tensor] = []
     before = unet.attn_processors
     unet.set_attn_processor({
         f"{name}.processor": Surgeon(control, name in layers.edited, maps if name in layers.blends else None)
         for name in attention_layers(unet)
     })  # fmt: skip
+    count, taken = deep_channels(unet), []
+
+    def last(hidden: Tensor) -> Tensor:
+        taken.append(hidden[:, :count])
+        return hidden if deep_features is None else torch.cat([deep_features, hidden[:, count:]], 1)
+
     try:
-        noise = unet(sample, timestep, states, added_cond_kwargs=added, return_dict=False)[0]
+        with replaced(unet, last):
+            noise = unet(sample, timestep, states, added_cond_kwargs=added, return_dict=False)[0]
     finally:
         unet.set_attn_processor(before)
     mean = torch.stack(maps).mean(0)  # [B,K,N]
-    return noise, mean.unflatten(2, (sample.shape[2] // layers.shrink, sample.shape[3] // layers.shrink))
+    sides = sample.shape[2] // layers.shrink, sample.shape[3] // layers.shrink
+    return noise, mean.unflatten(2, sides), taken[0]

@@ -44,17 +44,19 @@ def export_module(
             dynamic_axes=axes, do_constant_folding=False,
         )  # fmt: skip
     model = ir.serde.deserialize_model(onnx.load_model_from_string(stream.getvalue()))
-    _attach(model, module, len(input_metas))
+    _attach(model, module, [meta.name for meta in input_metas])
     _name_axes(model, input_metas, output_metas)
     store_transposed(model)
     return simplify(model)
 
 
-def _attach(model: ir.Model, module: nn.Module, count: int) -> None:
-    """Make initializers of the inputs that stand for weights."""
+def _attach(model: ir.Model, module: nn.Module, names: Sequence[str]) -> None:
+    """Make initializers of the inputs that stand for weights, and inputs of those that the module does not read."""
     state = {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers())}
-    while len(model.graph.inputs) > count:
-        value = model.graph.inputs.pop()
+    given = {value.name: value for value in model.graph.inputs}
+    model.graph.inputs.clear()
+    model.graph.inputs.extend(given.pop(name) if name in given else ir.Value(name=name) for name in names)
+    for value in given.values():
         name = value.name or ""
         if name not in state:
             raise LimnerError(f"the traced graph asks for {name!r}, which is no weight of {type(module).__name__}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from limner.export.diffusion.cached import cut
 from limner.export.diffusion.filtered import DEFAULT_MEMORY, Filtered, filtered, filtered_autoencoder
 from limner.export.diffusion.folder import DiffusionFolder, licences_of, read_folder
 from limner.export.diffusion.in_place import FolderWeights, put_into
@@ -25,6 +26,7 @@ from limner.runtime.bundle.loading import Bundle, load_bundle, write_manifest
 from limner.runtime.bundle.manifest import BundleManifest, ClipMeta, DiffusionMeta, TokenizerMeta
 from limner.runtime.bundle.parts import GraphMeta, ParityMeta
 from limner.runtime.bundle.vocabulary import FILE as WORDS
+from limner.runtime.diffusion.caching import CACHED
 from limner.runtime.errors import InputError, nearest
 from limner.runtime.methods.registry import find_method, method_names
 from limner.runtime.schema import from_dict
@@ -127,8 +129,14 @@ def write_graphs(
     say: Say = print,
 ) -> dict[str, parity.GraphParity]:
     """Export each graph with its weights outside, in a form for CPUs too, and compare all cases with torch."""
+    models: dict[str, ir.Model] = {}
     for name, graph in graphs.items():
-        model = graph.export(config.opset)
+        if name == CACHED:
+            model = cut(models.pop("unet"), [tensor.name for tensor in graph.spec.inputs])
+        else:
+            model = graph.export(config.opset)
+        if name == "unet":
+            models[name] = model.clone()  # as it is before its weights move
         weights.save(model, out / f"{name}.onnx")
         if (found := for_cpus(name, model, folder, config.memory)).convolutions:
             weights.save(model, out / CPU_FORM.format(name))
@@ -149,7 +157,7 @@ def write_graphs(
 
 def for_cpus(name: str, model: ir.Model, folder: DiffusionFolder, memory: float) -> Filtered:
     """Give a graph its form for CPUs, in place, as far as memory goes; text encoders have none."""
-    if name == "unet":
+    if name in ("unet", CACHED):
         return filtered(model, folder.unet, memory)
     if name in ("vae_encoder", "vae_decoder"):
         return filtered_autoencoder(model, folder.vae, memory)
@@ -274,7 +282,7 @@ def plan(model: Path, out: Path | None, config: DiffusionExport) -> dict[str, An
     }
     return {
         "out": str(model if out is None else out),
-        "graphs": ["text_encoder", "vae_encoder", "vae_decoder", "unet"],
+        "graphs": ["text_encoder", "vae_encoder", "vae_decoder", "unet", CACHED],
         "parameters": parameters,
         "opset": config.opset,
         "weights_storage": config.weights_storage,

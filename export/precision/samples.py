@@ -16,6 +16,7 @@ from limner.runtime.bundle.engines import RangeMeta
 from limner.runtime.bundle.loading import Bundle
 from limner.runtime.bundle.parts import GraphMeta, TensorMeta
 from limner.runtime.bundle.ranges import graph_ranges
+from limner.runtime.diffusion.caching import CACHED, DEEP
 from limner.runtime.graphs.sessions import Sessions
 
 Arrays = dict[str, NDArray[Any]]
@@ -41,6 +42,8 @@ class Samples:
     def __call__(self, graph: str, batch: int) -> Arrays:
         """Inputs of `graph` for a batch of that size."""
         meta = self.bundle.graph(graph)
+        if graph == CACHED:
+            return self._last_layers(meta, batch)
         self._ranges = graph_ranges(self.bundle.manifest, graph)
         found = {tensor.name: self._tensor(tensor, batch) for tensor in meta.inputs}
         if graph in ("latent_gradient", "style_gradient"):
@@ -52,6 +55,12 @@ class Samples:
         if "source_index" in found:
             found |= self._control(meta, found, batch)
         return found
+
+    def _last_layers(self, meta: GraphMeta, batch: int) -> Arrays:
+        """Of the UNet's last layers: the whole UNet's inputs, and the deep features that it gives for them."""
+        whole = self("unet", batch)
+        whole |= self.sessions.run("unet", only=[DEEP], **whole)
+        return {tensor.name: whole[tensor.name] for tensor in meta.inputs}
 
     def _second_ids(self, ids: NDArray[Any]) -> NDArray[Any]:
         """The same words for SDXL's second text encoder, filled up as it is used to."""

@@ -78,15 +78,18 @@ class Control:
     words: FloatArray  # [N+1,K,77], the columns that each blend map sums, a member a row
     keep_source: bool = True  # run the source to the end, whether the edits need it or not
     guide_source: bool = True  # its unconditional row counts
+    guided_steps: int | None = None  # unconditional rows after that many change nothing; None: they always do
 
     def rows(self, step: int) -> tuple[Row, ...]:
         """The rows of this step's call, in order."""
         source = self.keep_source or any(edit.needs_source(step) for edit in self.edits)
         edits = range(1, len(self.edits) + 1)
-        free = [Row(0, False)] if source and self.guide_source else []
         told = [Row(0, True)] if source else []
-        free += [Row(member, False) for member in edits]
         told += [Row(member, True) for member in edits]
+        if self.guided_steps is not None and step >= self.guided_steps:
+            return tuple(told)
+        free = [Row(0, False)] if source and self.guide_source else []
+        free += [Row(member, False) for member in edits]
         return (*free, *told)
 
     def tensors(self, step: int, rows: Sequence[Row]) -> AttentionControl:

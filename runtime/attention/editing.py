@@ -35,6 +35,7 @@ class Guidance:
 
     scale: float
     uncond: FloatArray  # [77,D]
+    steps: int | None = None  # that are guided; None is all
     same: bool = False  # `uncond` is what the source is told: guidance changes nothing about it
     replay: FloatArray | None = None  # [S,C,h,w]
 
@@ -104,7 +105,8 @@ class _Run:
             self.columns = np.zeros((len(plan.prompts), 1, plan.words.shape[-1]), dtype=np.float32)
         computed = want_source and guidance.replay is None
         keep = computed or want_maps or any(blend is not None for blend in self.blends)
-        self.control = Control([edit.control for edit in plan.edits], self.columns, keep, guidance.guides_source)
+        edits = [edit.control for edit in plan.edits]
+        self.control = Control(edits, self.columns, keep, guidance.guides_source, guidance.steps)
         self.texts = networks.token_states([prompt.text for prompt in plan.prompts])  # [N+1,77,D]
         self.maps: FloatArray | None = None  # [N+1,K,h_a,w_a] of the last call
 

@@ -140,9 +140,11 @@ def _sample(
     replay = path.latents[1:, 0] if path is not None and inversion.kind == "direct" else None
     draw = start.draws()
     first = draw() * np.float32(sampler.init_noise_sigma) if path is None else path.noise
-    guidance = Guidance(parameters.guidance_scale, uncond, same, replay)
+    guided = parameters.guided_steps(len(sampler.timesteps))
+    guidance = Guidance(parameters.guidance_scale, uncond, guided, same, replay)
+    shared = networks.sharing(parameters.cache_interval)
     return edit_latents(
-        networks, sampler, plan, first[0], guidance, draw=draw, want_source=want_source, want_maps=parameters.maps,
+        shared, sampler, plan, first[0], guidance, draw=draw, want_source=want_source, want_maps=parameters.maps,
         progress=progress,
     )  # fmt: skip
 

@@ -36,6 +36,7 @@ def _diffusion(model: DiffusionMeta, graph: str) -> dict[str, RangeMeta]:
     side = -(-model.sample_size // step) * step
     latents = RangeMeta(max(step, side // 2 // step * step), side, 2 * side, step)
     pixels = RangeMeta(*(model.vae_factor * n for n in (latents.minimum, side, 2 * side, step)))
-    sides = latents if graph == "unet" else pixels
+    unet = graph in ("unet", "unet_cached")
+    sides = latents if unet else pixels
     found = dict.fromkeys(("height", "width"), sides) | dict.fromkeys(("latent_height", "latent_width"), latents)
-    return found | ({"batch": ROWS, "words": WORDS} if graph == "unet" else {})
+    return found | ({"batch": ROWS, "words": WORDS} if unet else {})

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from limner.runtime.bundle.loading import Bundle
 from limner.runtime.bundle.presets import resolved
 from limner.runtime.critics import Critics
+from limner.runtime.diffusion.caching import CACHED, no_cached_graph
 from limner.runtime.diffusion.networks import DiffusionNetworks
 from limner.runtime.diffusion.sampling import generate
 from limner.runtime.diffusion.sources import DiffusionStart, resolve_start
@@ -57,8 +58,12 @@ class DiffusionEngine:
         self._plain: Remembered[FloatArray] = Remembered(REMEMBERED)
 
     def graphs(self, recipe: Recipe) -> tuple[str, ...]:
-        """What the recipe's source needs of the bundle."""
-        return ("vae_encoder",) if recipe.source.kind == "image" else ()
+        """What the recipe's source and its shortcuts need of the bundle; InputError for one that it has not."""
+        interval = recipe.parameters.cache_interval
+        if interval > 1 and CACHED not in self.bundle.manifest.graphs:
+            raise no_cached_graph(interval)
+        own = ("vae_encoder",) if recipe.source.kind == "image" else ()
+        return (*own, CACHED) if interval > 1 else own
 
     def edit(
         self,

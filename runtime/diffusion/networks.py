@@ -4,7 +4,10 @@
     vae_encoder    image float32 [N,3,H,W] in [-1,1] -> latent_mean, latent_logvar float32 [N,C,h,w], unscaled
     vae_decoder    latents float32 [N,C,h,w], divided by scaling_factor -> image float32 [N,3,H,W]
     unet           sample float32 [B,C,h,w], timestep float32 [B], encoder_hidden_states float32 [B,77,D] and the
-                   fields of `AttentionControl` -> noise_pred float32 [B,C,h,w], blend_maps float32 [B,K,h_a,w_a]
+                   fields of `AttentionControl` -> noise_pred float32 [B,C,h,w], blend_maps float32 [B,K,h_a,w_a],
+                   deep_features float32 [B,F,h,w], what the last layers get from the deeper ones
+    unet_cached    the last layers alone: the same inputs as far as they read them, and deep_features of an earlier
+                   step -> noise_pred
 
 Latents outside this file are scaled: latents = scaling_factor * what the VAE encoder gives.
 
@@ -17,15 +20,17 @@ Outside this file a text is one array all the same, [78,D] in place of [77,D]: i
 then zeros. Sizes are those of the picture that is made, cut nowhere.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from limner.runtime.bundle.loading import Bundle
 from limner.runtime.bundle.manifest import DiffusionMeta
+from limner.runtime.diffusion.caching import CACHED, DeepFeatures, Graphs, no_cached_graph
 from limner.runtime.diffusion.control import AttentionControl
 from limner.runtime.diffusion.samplers.schedule import SchedulerConfig, bundle_scheduler
 from limner.runtime.errors import BundleError, InputError
@@ -39,16 +44,6 @@ REMEMBERED_TEXTS = 256
 PIXELS = 1 << 18  # that the autoencoder takes at once: one picture of 512 x 512 needs a gigabyte
 
 
-class Graphs(Protocol):
-    """What runs a graph by name: `Sessions`, or a twin of it in the tests."""
-
-    def run(
-        self, graph: str, /, *, only: Sequence[str] | None = None, **inputs: NDArray[Any]
-    ) -> dict[str, NDArray[Any]]:
-        """Return output name -> array."""
-        ...
-
-
 @dataclass(frozen=True, eq=False)
 class Prediction:
     """What the UNet says about B rows."""
@@ -57,23 +52,63 @@ class Prediction:
     maps: FloatArray | None  # [B,K,h_a,w_a], if they were asked for
 
 
+@dataclass
+class Counted:
+    """What all runs on the same networks count together."""
+
+    rows: int = 0
+
+
 class DiffusionNetworks:
     """Text encoder, VAE and UNet of one bundle; text states are remembered."""
 
-    def __init__(self, graphs: Graphs, meta: DiffusionMeta, tokenizer: Tokenizer, scheduler: SchedulerConfig) -> None:
+    def __init__(
+        self,
+        graphs: Graphs,
+        meta: DiffusionMeta,
+        tokenizer: Tokenizer,
+        scheduler: SchedulerConfig,
+        cached_inputs: Sequence[str] = (),  # of the graph unet_cached; none if there is none
+    ) -> None:
         self.graphs = graphs
         self.meta = meta
         self.tokenizer = tokenizer
         self.scheduler = scheduler
-        self.unet_rows = 0  # rows that the UNet has worked on, all calls together
+        self.cached_inputs = tuple(cached_inputs)
+        self._counted = Counted()
         self.tokens = tokenizer.context_length
         self._texts: Remembered[FloatArray] = Remembered(REMEMBERED_TEXTS)
+        self._deep: DeepFeatures | None = None
+
+    @property
+    def unet_rows(self) -> int:
+        """Rows that the UNet has worked on, all calls and runs together; those of the last layers alone too."""
+        return self._counted.rows
+
+    def count_rows(self, rows: int) -> None:
+        """Note that the UNet works on so many rows more."""
+        self._counted.rows += rows
+
+    def sharing(self, interval: int) -> "DiffusionNetworks":
+        """These networks for one run, whose UNet computes its deep features every `interval` calls alone.
+
+        Raises InputError if the bundle cannot do that.
+        """
+        if interval == 1:
+            return self
+        if not self.cached_inputs:
+            raise no_cached_graph(interval)
+        run = copy.copy(self)
+        run._deep = DeepFeatures(self.graphs, self.cached_inputs, interval)
+        return run
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, graphs: Graphs) -> "DiffusionNetworks":
         """Read tokenizer and scheduler of `bundle`; `graphs` runs its graphs."""
         meta = bundle.diffusion
-        return cls(graphs, meta, Tokenizer.from_bundle(bundle), bundle_scheduler(bundle))
+        last = bundle.manifest.graphs.get(CACHED)
+        names = [tensor.name for tensor in last.inputs] if last is not None else []
+        return cls(graphs, meta, Tokenizer.from_bundle(bundle), bundle_scheduler(bundle), names)
 
     def token_states(self, texts: Sequence[str], field: str = "prompt") -> FloatArray:
         """N texts -> token states [N,77,D] (SDXL: [N,78,D]); an empty text is the unconditional one.
@@ -129,9 +164,12 @@ class DiffusionNetworks:
         maps: bool = False,  # whether blend_maps are wanted
     ) -> Prediction:
         """Run the UNet once on B rows."""
-        self.unet_rows += len(sample)
+        self.count_rows(len(sample))
+        inputs = self.unet_inputs(sample, timestep, states, control)
+        if self._deep is not None:
+            return Prediction(*self._deep(inputs, maps))
         wanted = ["noise_pred", "blend_maps"] if maps else ["noise_pred"]
-        found = self.graphs.run("unet", only=wanted, **self.unet_inputs(sample, timestep, states, control))
+        found = self.graphs.run("unet", only=wanted, **inputs)
         return Prediction(found["noise_pred"], found.get("blend_maps"))
 
     def unet_inputs(

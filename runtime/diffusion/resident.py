@@ -85,7 +85,7 @@ def denoise_resident(
     linear, kept = Linear(device), {("latents", 0): to_device(latents, device)}
     last_use = {key: index for index, step in enumerate(steps) for key in step.terms}
     for index, step in enumerate(steps):
-        networks.unet_rows += len(states)
+        networks.count_rows(len(states))
         kept["output", index] = _output(unet, sample, float(sampler.timesteps[index]), len(states))
         if sampler.draws_noise and draw is not None:
             kept["noise", index] = to_device(draw(), device)

@@ -55,13 +55,19 @@ def plain_estimate(
     text: FloatArray,  # [N,77,D]
     uncond: FloatArray | None,  # [N,77,D]; not read where scale <= 1
     scale: float,
+    until: int | None = None,  # the step that guidance ends at
 ) -> Estimate:
-    """Classifier-free guidance with 2N rows, or N where there is nothing to guide."""
+    """Classifier-free guidance with 2N rows, or N where there is nothing to guide.
+
+    Guidance that ends early: Kynkäänniemi et al. 2024, "Applying guidance in a limited interval".
+    """
     if scale <= 1.0 or uncond is None:
         return lambda sample, timestep, index: networks.unet(sample, timestep, text).output
     states = np.concatenate([uncond, text])  # [2N,77,D]
 
     def estimate(sample: FloatArray, timestep: float, index: int) -> FloatArray:
+        if until is not None and index >= until:
+            return networks.unet(sample, timestep, text).output
         output = networks.unet(np.concatenate([sample, sample]), timestep, states).output
         return guided(output[: len(sample)], output[len(sample) :], scale)
 
@@ -129,9 +135,11 @@ def generate(
     text = networks.token_states(prompts)
     uncond = networks.token_states([negative] * len(prompts), "negative_prompt")
     start = start * np.float32(sampler.init_noise_sigma)
-    if resident.can_stay(networks.graphs, sampler):
+    if parameters.exact and resident.can_stay(networks.graphs, sampler):
         states = np.concatenate([uncond, text]) if parameters.guidance_scale > 1.0 else text
         scale = parameters.guidance_scale
         return resident.denoise_resident(networks, sampler, start, states, scale, draw=draw, progress=progress)
-    estimate = plain_estimate(networks, text, uncond, parameters.guidance_scale)
+    until = parameters.guided_steps(len(sampler.timesteps))
+    shared = networks.sharing(parameters.cache_interval)
+    estimate = plain_estimate(shared, text, uncond, parameters.guidance_scale, until)
     return denoise(sampler, start, estimate, draw=draw, progress=progress)

@@ -30,6 +30,7 @@ SLOW_S = 0.1  # a load that takes longer is worth a file
 HEAVY = 1 << 28  # bytes of weights that surely take longer
 GRAPH, WEIGHTS = "graph.onnx", "graph.onnx.data"
 GROWTH = 6  # what is written, over what was stored: fp16 weights in fp32, and a packed copy of some
+PACKS = (1, 32)  # the first ONNX Runtime that writes packed weights right
 SMALLEST = 1024  # bytes of a constant that is kept beside the graph
 MONTH_S = 30 * 24 * 3600
 CPUINFO = Path("/proc/cpuinfo")
@@ -44,7 +45,7 @@ def place_of(bundle: Bundle, name: str, version: str) -> Path:
     """The folder of exactly this graph, version of ONNX Runtime and CPU; it need not be there."""
     meta = bundle.graph(name)
     source = source_hash(bundle.manifest.files, (meta.file_on("cpu"), *meta.data))
-    key = "|".join((source, version, _cpu()))
+    key = "|".join((source, version, _cpu(), "packed" if _packs(version) else ""))
     return cache_folder() / "prepared" / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
 
@@ -77,10 +78,11 @@ def prepare(place: Path, graph: str, options: Any, onnxruntime: Any) -> bool:
     try:
         with folder_beside(place) as beside:
             options.optimized_model_filepath = str(beside / GRAPH)
+            packed = "1" if _packs(onnxruntime.__version__) else "0"
             for key, value in (
                 ("session.optimized_model_external_initializers_file_name", WEIGHTS),
                 ("session.optimized_model_external_initializers_min_size_in_bytes", str(SMALLEST)),
-                ("session.save_external_prepacked_constant_initializers", "1"),
+                ("session.save_external_prepacked_constant_initializers", packed),
             ):
                 options.add_session_config_entry(key, value)
             onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
@@ -97,6 +99,13 @@ def forget_old(folder: Path, age_s: float = MONTH_S) -> None:
         for place in list(folder.iterdir()):
             if place.is_dir() and time.time() - place.stat().st_mtime > age_s:
                 shutil.rmtree(place, ignore_errors=True)
+
+
+def _packs(version: str) -> bool:
+    """Whether weights may be written as kernels lay them out: ONNX Runtime before 1.32 writes those of some fused
+    operators (a text encoder's attention) in a way that ends the process when they are read.
+    """
+    return tuple(int(part) for part in version.split(".")[:2]) >= PACKS
 
 
 def _trim() -> None:

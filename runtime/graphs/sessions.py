@@ -75,6 +75,7 @@ class Sessions:
         self._large: dict[str, Any] = {}  # graph -> options of a call
         self._held = HeldFiles()
         self._lock = threading.Lock()
+        self._loading: dict[str, threading.Lock] = {}  # graph -> who loads it; others go on
 
     def __contains__(self, name: str) -> bool:
         return name in self.bundle.manifest.graphs
@@ -99,26 +100,34 @@ class Sessions:
         Raises MissingGraphError, InputError for a wrong name, shape or dtype, and GraphError when the graph
         fails or gives NaN or infinity.
         """
+        wanted = self.checked(graph, only, inputs)
+        outputs = self.call(graph, wanted, inputs)
+        check_outputs(graph, outputs, inputs)
+        return outputs
+
+    def checked(self, graph: str, only: Sequence[str] | None, inputs: Mapping[str, NDArray[Any]]) -> list[str]:
+        """The outputs that a call is to give; the same errors as `run` for what cannot be called."""
         meta = self.bundle.graph(graph)
         check_inputs(graph, meta, inputs)
         known = [output.name for output in meta.outputs]
         for name in only or ():
             if name not in known:
                 raise InputError(f"{graph}.only", repr(name), ", ".join(known), nearest(name, known))
-        wanted = list(only) if only is not None else known
+        return list(only) if only is not None else known
+
+    def call(self, graph: str, wanted: Sequence[str], inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run checked inputs now, in this thread; what comes out is not looked at."""
         session = self._session(graph)
         self._held.check()
         feed = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         options = [self._large[graph]] if graph in self._large else []
         try:
-            arrays = session.run(wanted, feed, *options)
+            arrays = session.run(list(wanted), feed, *options)
         except LimnerError:
             raise
         except Exception as reason:
             raise GraphError(f"graph {graph!r} failed on {self.provider!r}: {_first_line(reason)}") from reason
-        outputs = dict(zip(wanted, arrays, strict=True))
-        check_outputs(graph, outputs, inputs)
-        return outputs
+        return dict(zip(wanted, arrays, strict=True))
 
     @property
     def device(self) -> str | None:
@@ -148,11 +157,18 @@ class Sessions:
     def _session(self, name: str) -> Any:
         meta = self.bundle.graph(name)
         with self._lock:
-            if name not in self._sessions:
-                start = time.perf_counter()
-                self._sessions[name] = self._load(name, meta)
+            if name in self._sessions:
+                return self._sessions[name]
+            loading = self._loading.setdefault(name, threading.Lock())
+        with loading:
+            if (there := self._sessions.get(name)) is not None:
+                return there
+            start = time.perf_counter()
+            session = self._load(name, meta)
+            with self._lock:
+                self._sessions[name] = session
                 self.load_ms[name] = 1000 * (time.perf_counter() - start)
-            return self._sessions[name]
+            return session
 
     def _load(self, name: str, meta: GraphMeta) -> Any:
         if self.provider == ENGINE:

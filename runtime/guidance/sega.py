@@ -78,7 +78,6 @@ def edited_latents(
 ) -> tuple[FloatArray, list[dict[str, FloatArray]]]:
     """Return latents [N,C,h,w] and, of the masked guidance, each concept's mean mask [h,w]."""
     parameters: SegaParameters = recipes[0].parameters
-    base = _base(networks, starts, recipes[0], parameters)
     if prepared is None:
         sampler, first = new_sampler(networks, parameters), 0
         draws = [start.draws() for start in starts]
@@ -88,6 +87,8 @@ def edited_latents(
         sampler, first, steps = prepared[0].sampler, prepared[0].first, prepared[0].steps
         draws = [maps.replay() for maps in prepared]  # type: ignore[misc]
         latents = np.concatenate([maps.start for maps in prepared])
+    base = _base(networks, starts, recipes[0], steps)
+    networks = base.networks
     names = [[prompt.text for prompt in recipe.prompts] for recipe in recipes]
     concepts = [[_concept(prompt, parameters) for prompt in recipe.prompts] for recipe in recipes]
     steering: Steering
@@ -107,15 +108,15 @@ def edited_latents(
     return latents, steering.mean_masks()
 
 
-def _base(
-    networks: DiffusionNetworks, starts: Sequence[DiffusionStart], recipe: Recipe, parameters: SegaParameters
-) -> Base:
-    """The estimate that concepts are added to."""
-    prompts = [start.prompt for start in starts]
-    if recipe.source.kind == "prompt":
-        return Base(networks, prompts, parameters.negative_prompt, parameters.guidance_scale)
+def _base(networks: DiffusionNetworks, starts: Sequence[DiffusionStart], recipe: Recipe, steps: int) -> Base:
+    """The estimate that concepts are added to, for a run of so many steps."""
+    parameters: SegaParameters = recipe.parameters
     inversion: DiffusionInversionParameters = recipe.inversion
-    return Base(networks, prompts, "", 0.0 if inversion.guidance_scale is None else inversion.guidance_scale)
+    prompts, guided = [start.prompt for start in starts], parameters.guided_steps(steps)
+    shared = networks.sharing(parameters.cache_interval)
+    if recipe.source.kind == "prompt":
+        return Base(shared, prompts, parameters.negative_prompt, parameters.guidance_scale, guided)
+    return Base(shared, prompts, "", inversion.guidance_scale or 0.0, guided)
 
 
 def _inverted(
@@ -130,7 +131,7 @@ def _inverted(
     keys = [(start.recipe.source.sha256, start.place, start.prompt, start.seed, start.shape) for start in starts]
     places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
     once = [starts[keys.index(key)] for key in places]
-    base = _base(networks, once, recipes[0], parameters)
+    base = _base(networks, once, recipes[0], parameters.steps)
     clean = np.concatenate([start.clean for start in once if start.clean is not None])
     draws = [start.draws() for start in once]
     found = edit_friendly_invert(

@@ -32,30 +32,38 @@ class Base:
         prompts: Sequence[str],  # one a picture, "" for a picture that nothing is known of
         negative: str,
         scale: float,  # w
+        guided_steps: int | None = None,  # after that many the text's rows alone are computed; None is all
     ) -> None:
         self.networks = networks
+        self.guided_steps = guided_steps
         self.scale = scale
         self.count = len(prompts)
         self.uncond = networks.token_states([negative] * self.count, "negative_prompt")
         texts = any(prompt.strip() for prompt in prompts) and scale != 0.0
         self.text = networks.token_states(prompts, "source.prompt") if texts else None
 
-    @property
-    def states(self) -> list[FloatArray]:
-        """Token states of the base's rows, [N,77,D] each."""
-        return [self.uncond] if self.text is None else [self.uncond, self.text]
+    def guides(self, step: int) -> bool:
+        """Whether step `step` is guided, by texts and by concepts."""
+        return self.guided_steps is None or step < self.guided_steps
 
-    def combined(self, output: FloatArray) -> FloatArray:
-        """The base from the first rows of a UNet's output."""
-        uncond = output[: self.count]
+    def states(self, step: int) -> list[FloatArray]:
+        """Token states of the base's rows at a step, [N,77,D] each."""
         if self.text is None:
-            return uncond.copy()
-        return guided(uncond, output[self.count : 2 * self.count], self.scale)
+            return [self.uncond]
+        return [self.uncond, self.text] if self.guides(step) else [self.text]
+
+    def combined(self, output: FloatArray, step: int) -> FloatArray:
+        """The base from the first rows of a UNet's output."""
+        first = output[: self.count]
+        if len(self.states(step)) == 1:
+            return first.copy()
+        return guided(first, output[self.count : 2 * self.count], self.scale)
 
     def estimate(self, sample: FloatArray, timestep: float, index: int) -> FloatArray:
-        """The base alone."""
-        rows = np.concatenate([sample] * len(self.states))
-        return self.combined(self.networks.unet(rows, timestep, np.concatenate(self.states)).output)
+        """The base alone, at a step counted from the first one that is taken."""
+        states = self.states(index)
+        rows = np.concatenate([sample] * len(states))
+        return self.combined(self.networks.unet(rows, timestep, np.concatenate(states)).output, index)
 
 
 class Steering(ABC):
@@ -104,13 +112,17 @@ class Steering(ABC):
     def estimate(self, sample: FloatArray, timestep: float, index: int) -> FloatArray:
         """Return the steered estimate [N,C,h,w] in one call of the UNet."""
         step = index - self.first
+        if not self.base.guides(step):
+            return self.base.estimate(sample, timestep, step)
         pairs = [(row, c) for row in range(self.base.count) for c in self.needed(row, step)]
-        rows = [*range(self.base.count)] * len(self.base.states) + [row for row, _ in pairs]
-        states = [*self.base.states, *(self._states[self.texts[row][c]][None] for row, c in pairs)]
+        base = self.base.states(step)
+        rows = [*range(self.base.count)] * len(base) + [row for row, _ in pairs]
+        states = [*base, *(self._states[self.texts[row][c]][None] for row, c in pairs)]
         found = self.networks.unet(
-            sample[rows], timestep, np.concatenate(states), self._control(pairs), maps=self.maps and bool(pairs)
-        )
-        result = self.base.combined(found.output)
+            sample[rows], timestep, np.concatenate(states), self._control(pairs, len(base)),
+            maps=self.maps and bool(pairs),
+        )  # fmt: skip
+        result = self.base.combined(found.output, step)
         before = len(rows) - len(pairs)
         for row in range(self.base.count):
             own = {c: before + k for k, (other, c) in enumerate(pairs) if other == row}
@@ -121,11 +133,11 @@ class Steering(ABC):
                 result[row] += added[0]
         return result
 
-    def _control(self, pairs: list[tuple[int, int]]) -> AttentionControl | None:
+    def _control(self, pairs: list[tuple[int, int]], copies: int) -> AttentionControl | None:
         """The identity; where maps are wanted, each concept's row asks for the attention of its words."""
         if not self.maps or not pairs:
             return None
-        before = self.base.count * len(self.base.states)
+        before = self.base.count * copies
         tokens = self.networks.tokens
         words = np.zeros((before + len(pairs), 1, tokens), np.float32)
         for k, (row, c) in enumerate(pairs):

@@ -1,6 +1,7 @@
 """Files that are in use: known by what the file system says of them, so that a change is seen without reading."""
 
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,16 +37,18 @@ class HeldFiles:
 
     def __init__(self) -> None:
         self._held: dict[Path, tuple[int, Stamp]] = {}
+        self._lock = threading.Lock()
 
     def hold(self, path: Path) -> None:
         """Keep a file open; a file of the same name that takes its place later is no matter."""
-        if path not in self._held:
-            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
-            self._held[path] = descriptor, stamp_of(descriptor)
+        with self._lock:
+            if path not in self._held:
+                descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+                self._held[path] = descriptor, stamp_of(descriptor)
 
     def check(self) -> None:
         """Raise BundleError naming the first file that was written to since it is held."""
-        for path, (descriptor, stamp) in self._held.items():
+        for path, (descriptor, stamp) in list(self._held.items()):  # another thread may load a graph meanwhile
             if stamp_of(descriptor).content != stamp.content:
                 raise BundleError(path.name, "a file that was written to while it is in use", "files that stay",
                                   "start again, and replace bundles by renaming")  # fmt: skip

@@ -31,7 +31,7 @@ from limner.runtime.diffusion.networks import DiffusionNetworks
 from limner.runtime.errors import InputError, LimnerError
 from limner.runtime.graphs.sessions import Sessions
 
-GRAPHS = ("text_encoder", "vae_encoder", "vae_decoder", "unet")
+GRAPHS = ("text_encoder", "vae_encoder", "vae_decoder", "unet", "unet_cached")
 
 
 def close(found: np.ndarray, wanted: torch.Tensor) -> None:
@@ -105,12 +105,13 @@ def test_controls_against_surgery_at_other_sizes(sd1_folder: Path, sd1_bundle: B
     control = dict(zip(CONTROL_INPUTS, random_control(batch, rng, words=1 + batch % 2), strict=True))
     sample, step = torch.randn(batch, 4, 10, 6, generator=rng), torch.rand(batch, generator=rng) * 999
     states = torch.randn(batch, 77, 16, generator=rng)
-    noise, maps = operate(folder.unet, layers, sample, step, states, control)
+    noise, maps, deep = operate(folder.unet, layers, sample, step, states, control)
     arrays = {name: value.numpy() for name, value in control.items()}
     found = Sessions(sd1_bundle).run("unet", only=None, sample=sample.numpy(), timestep=step.numpy(),
                                      encoder_hidden_states=states.numpy(), **arrays)  # fmt: skip
     close(found["noise_pred"], noise)
     close(found["blend_maps"], maps)
+    close(found["deep_features"], deep)
 
 
 @pytest.mark.parametrize("kind", ["sd2", "sdxl"])
