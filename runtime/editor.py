@@ -61,10 +61,11 @@ class Editor:
         bundle: Bundle | str | Path,  # loaded, or the folder of one, which is then checked
         provider: str = "cpu",  # never replaced by another one
         threads: int | None = None,  # CPU threads; None takes the cores that this process may use
+        sessions: Sessions | None = None,  # of the same bundle, made already, in place of provider and threads
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
-        self.provider = provider
-        self.sessions = Sessions(self.bundle, provider, threads)
+        self.sessions = Sessions(self.bundle, provider, threads) if sessions is None else sessions
+        self.provider = self.sessions.provider
         module, _, name = ENGINES[self.bundle.manifest.family].partition(":")
         self.engine: Engine = getattr(importlib.import_module(module), name)(self.bundle, self.sessions)
 
