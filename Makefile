@@ -217,5 +217,5 @@ $(RUNTIME): pyproject.toml $(wildcard $(PINS)/runtime.txt) | $(BIN)/python
 	@touch $@
 
 $(FULL): pyproject.toml $(wildcard $(PINS)/train.txt) | $(BIN)/python
-	$(INSTALL) --editable '.[cpu,train,export,tensorrt-rtx,docs,dev]' $(patsubst %,--constraint %,$(wildcard $(PINS)/train.txt))
+	$(INSTALL) --editable '.[cpu,train,export,serve,tensorrt-rtx,docs,dev]' $(patsubst %,--constraint %,$(wildcard $(PINS)/train.txt))
 	@touch $(RUNTIME) $@

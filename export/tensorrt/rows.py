@@ -106,6 +106,8 @@ def _replace_use(graph: ir.Graph, node: ir.Node, numbers: ir.Value, switched: bo
         made = node.inputs[0]
         if switched and made is not None and made.name == SOURCE:
             made = _own_or_source(graph, node, made, rows)
+    elif node.op_type == "GatherND" and node.inputs[1] is numbers:
+        made = node.inputs[0]
     else:
         return
     if made is None:

@@ -23,6 +23,8 @@ from limner.runtime.recipe import PromptEdit, Recipe, Source
 KINDS = ("sd1", "sd2", "sdxl")
 STEPS = {"steps": 3, "guidance_scale": 3.0, "sampler": "ddim"}
 
+GRAPHS = ("text_encoder", "unet", "unet_cached")  # that fp16 takes
+
 
 @pytest.fixture(scope="module", params=KINDS)
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
@@ -44,7 +46,7 @@ def test_every_graph_is_converted_or_left_with_the_reason_and_edits_follow(
     bundle: Bundle, kind: str, tmp_path: Path
 ) -> None:
     made, report = convert(bundle.root, tmp_path / kind, PrecisionConfig(kind, batches=(1, 2)), say=lambda line: None)  # type: ignore[arg-type]
-    assert {quality.graph for quality in report} == {"text_encoder", "vae_encoder", "vae_decoder", "unet"}
+    assert {quality.graph for quality in report} == {*GRAPHS, "vae_encoder", "vae_decoder"}
     for quality in report:
         converted = quality.precision == kind
         assert converted or quality.note, quality
@@ -53,7 +55,7 @@ def test_every_graph_is_converted_or_left_with_the_reason_and_edits_follow(
         if kind == "fp16" and quality.graph.startswith("vae"):
             assert "fp16's range" in quality.note and not quality.errors  # nothing is claimed of what was not made
     if kind == "fp16":
-        assert {q.graph for q in report if q.precision == "fp16"} == {"text_encoder", "unet"}
+        assert {q.graph for q in report if q.precision == "fp16"} == set(GRAPHS)
     before, after = Editor(bundle), Editor(made)
     for recipe in recipes():
         wanted, found = before.edit(recipe), after.edit(recipe)
@@ -63,7 +65,7 @@ def test_every_graph_is_converted_or_left_with_the_reason_and_edits_follow(
 
 
 def test_no_node_of_an_fp16_graph_lacks_a_kernel(bundle: Bundle) -> None:
-    for name in ("text_encoder", "unet"):
+    for name in GRAPHS:
         model, _ = half_model(bundle, name)
         for node in model.graph:
             half = any(v is not None and v.dtype == ir.DataType.FLOAT16 for v in (*node.inputs, *node.outputs))

@@ -461,7 +461,9 @@ def test_a_picture_keeps_no_setting_that_did_not_act(editor: Editor, tmp_path: P
     path = write_png_atomically(tmp_path / "a.png", editor.generate(["a cat"], [1])[0].image)
     recipe = Recipe("sega", Source.from_image(path), (PromptEdit("red"),), seed=3)
     edit = editor.edit(recipe)
-    assert set(to_dict(edit.recipe.parameters)) == {"steps", "height", "width", "guidance", "masks"}
+    assert set(to_dict(edit.recipe.parameters)) == {
+        "steps", "height", "width", "cache_interval", "guidance_until", "guidance", "masks",
+    }  # fmt: skip
     written = write_edit(tmp_path / "b.png", edit)
     assert replay(written, editor).same_pixels
     older = json.loads(edit.recipe.to_json())

@@ -1,0 +1,167 @@
+"""`limner serve`: edits over HTTP; `limner keys`: who may ask for them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from limner.runtime.cli.console import note, print_json
+from limner.runtime.cli.options import JsonOption, ProviderOption
+from limner.runtime.errors import InputError
+
+__all__ = ["keys", "serve"]
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+KeyFileOption = Annotated[Path, typer.Option("--key-file", envvar="LIMNER_KEY_FILE", help="File of the keys' hashes.")]
+keys = typer.Typer(
+    help="The keys of a server: each is shown once, the file keeps hashes.",
+    no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
+)  # fmt: skip
+
+
+def serve(
+    bundle: Annotated[
+        list[str] | None,
+        typer.Option("--bundle", help="FOLDER or NAME=FOLDER; may be repeated; both shipped ones if not given."),
+    ] = None,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8080,
+    key_file: Annotated[
+        Path | None, typer.Option("--key-file", envvar="LIMNER_KEY_FILE", help="Keys, as `limner keys add` makes them.")
+    ] = None,
+    open_to_all: Annotated[
+        bool, typer.Option("--no-keys", help="Whoever reaches another address than this machine's may use it.")
+    ] = False,
+    work: Annotated[
+        Path | None, typer.Option("--work", envvar="LIMNER_WORK", help="Folder of uploads, jobs and results.")
+    ] = None,
+    provider: ProviderOption = "cpu",
+    lanes: Annotated[
+        int | None, typer.Option("--lanes", min=1, max=64, help="Graph calls at one time; the cores, on a CPU.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, max=256, help="CPU threads of each lane; 1.")
+    ] = None,
+    join: Annotated[
+        bool | None,
+        typer.Option("--join/--no-join", help="Calls of different edits together; where it pays, if not said."),
+    ] = None,
+    limit: Annotated[
+        list[str] | None, typer.Option("--limit", help="NAME=VALUE, as in steps=100; `--limits` lists them.")
+    ] = None,
+    limits: Annotated[bool, typer.Option("--limits", help="List what can be limited, and leave.")] = False,
+    database: Annotated[
+        str,
+        typer.Option("--database", envvar="LIMNER_DATABASE", help="SQLAlchemy's URL of the jobs; a file in --work."),
+    ] = "",
+) -> None:
+    """Serve edits over HTTP: limner[cpu,serve]."""
+    if limits:
+        print_limits()
+        return
+    if host not in LOOPBACK and key_file is None and not open_to_all:
+        raise InputError("key_file", f"nothing with --host {host}", "a file of keys", "or say --no-keys")
+    try:
+        from limner.runtime.server.serving import run_server
+    except ModuleNotFoundError as reason:
+        hint = "run `pip install 'limner[cpu,serve]'`"
+        raise InputError(
+            "serve", f"an environment without {reason.name}", "one with the extra [serve]", hint
+        ) from reason
+    from limner.runtime.server.settings import ServerSettings
+
+    settings = ServerSettings(
+        bundles=tuple(_named(one) for one in bundle or ()) or _shipped(),
+        work=_work() if work is None else work,
+        provider=provider,
+        lanes=lanes,
+        threads=threads,
+        join=join,
+        keys=key_file,
+        database=database,
+        limits=_limits(limit or ()),
+    )
+    run_server(settings, host, port, say=note)
+
+
+def _named(given: str) -> tuple[str, Path]:
+    name, sign, folder = given.partition("=")
+    if not sign:
+        return "", Path(given)
+    if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+        raise InputError("bundle", repr(given), "NAME=FOLDER with letters, numbers, '-', '_' and '.' in the name")
+    return name, Path(folder)
+
+
+def _shipped() -> tuple[tuple[str, Path], ...]:
+    from limner.runtime.bundle.shipped import is_shipped, shipped_bundle
+
+    return tuple(("", shipped_bundle(family)) for family in ("stylegan2", "diffusion") if is_shipped(family))
+
+
+def _work() -> Path:
+    from limner.runtime.storage.caches import cache_folder
+
+    return cache_folder() / "server"
+
+
+def _limits(given: Sequence[str]) -> Any:
+    from limner.runtime.schema import read_value
+    from limner.runtime.server.settings import Limits
+    from limner.runtime.settings import typed
+
+    values = {}
+    for one in given:
+        name, sign, value = one.partition("=")
+        if not sign:
+            raise InputError("limit", repr(one), "NAME=VALUE")
+        values[name] = read_value(value, "limit")
+    return typed(Limits, values, "limits")
+
+
+def print_limits() -> None:
+    """Names, ranges and defaults."""
+    from limner.runtime.declarations import setting_rows
+    from limner.runtime.server.settings import Limits
+
+    for row in setting_rows(Limits):
+        print(f"{row.name:<20} {row.default:>8}  {row.help}  [{row.allowed}]")
+
+
+@keys.command("add")
+def add(
+    name: Annotated[str, typer.Argument(help="Whose key it is.")],
+    key_file: KeyFileOption,
+    right: Annotated[
+        list[str] | None, typer.Option("--right", help="edit, jobs or metrics; may be repeated; all if not given.")
+    ] = None,
+) -> None:
+    """Make a key and print it, this once."""
+    from limner.runtime.server.keys import EVERY_RIGHT, add_key
+
+    for one in right or ():
+        if one not in EVERY_RIGHT:
+            raise InputError("right", repr(one), ", ".join(EVERY_RIGHT))
+    print(add_key(key_file, name, tuple(right or EVERY_RIGHT)))  # type: ignore[arg-type]
+
+
+@keys.command("remove")
+def remove(name: Annotated[str, typer.Argument(help="Whose key goes.")], key_file: KeyFileOption) -> None:
+    """Take a key out; a running server lets it in no more."""
+    from limner.runtime.server.keys import remove_key
+
+    remove_key(key_file, name)
+
+
+@keys.command("list")
+def listed(key_file: KeyFileOption, as_json: JsonOption = False) -> None:
+    """Names and rights."""
+    from limner.runtime.server.keys import read_keys
+
+    found = [{"name": key.name, "rights": list(key.rights)} for key in read_keys(key_file)]
+    if as_json:
+        print_json(found)
+        return
+    for one in found:
+        print(f"{one['name']}  {', '.join(one['rights'])}")

@@ -1,0 +1,44 @@
+"""Listening: uvicorn with the application, logs as JSON lines on stderr, an end that lets running edits finish."""
+
+import logging
+import socket
+import sys
+from collections.abc import Callable
+
+import uvicorn
+
+from limner.runtime.errors import InputError
+from limner.runtime.server.app import GRACE_S, make_app
+from limner.runtime.server.settings import ServerSettings
+
+__all__ = ["run_server"]
+
+BACKLOG = 2048
+
+
+def run_server(settings: ServerSettings, host: str, port: int, say: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM. Raises LimnerError for what cannot be served, or not there."""
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    for name in ("limner.server", "limner.access"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    app = make_app(settings)
+    with listening(host, port) as opened:
+        address = opened.getsockname()
+        shown = f"[{address[0]}]" if ":" in address[0] else address[0]
+        names = ", ".join(app.state.limner.hosts.models())
+        say(f"limner: http://{shown}:{address[1]} serves {names}")
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, server_header=False, timeout_keep_alive=30,
+            timeout_graceful_shutdown=int(GRACE_S) + 5, limit_concurrency=None, h11_max_incomplete_event_size=65_536,
+        )  # fmt: skip
+        uvicorn.Server(config).run(sockets=[opened])
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens; InputError naming the port where something else does."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except (OSError, OverflowError) as reason:
+        given = f"{host}:{port}, {getattr(reason, 'strerror', None) or reason}"
+        raise InputError("port", given, "an address and port of this machine that nothing listens on") from reason
