@@ -4,12 +4,14 @@ import logging
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 import uvicorn
 
 from limner.runtime.errors import InputError
 from limner.runtime.server.app import GRACE_S, make_app
 from limner.runtime.server.settings import ServerSettings
+from limner.runtime.storage.stopping import Stopped, orderly
 
 __all__ = ["run_server"]
 
@@ -31,7 +33,9 @@ def run_server(settings: ServerSettings, host: str, port: int, say: Callable[[st
             app, log_config=None, access_log=False, server_header=False, timeout_keep_alive=30,
             timeout_graceful_shutdown=int(GRACE_S) + 5, limit_concurrency=None, h11_max_incomplete_event_size=65_536,
         )  # fmt: skip
-        uvicorn.Server(config).run(sockets=[opened])
+        with orderly(), suppress(Stopped):  # uvicorn raises the signal again when everything has ended
+            uvicorn.Server(config).run(sockets=[opened])
+    say("limner: ended")
 
 
 def listening(host: str, port: int) -> socket.socket:

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import ClassVar
 
-__all__ = ["GRACE_S", "WORDS", "Stopped", "end_children", "partial", "stop_asked", "stoppable", "whole"]
+__all__ = ["GRACE_S", "WORDS", "Stopped", "end_children", "orderly", "partial", "stop_asked", "stoppable", "whole"]
 
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 GRACE_S = 4.0  # seconds from the request to the end of a process that does not unwind
@@ -41,6 +41,7 @@ class _State:
 
     depth = 0  # of nested `stoppable`
     whole = 0  # of nested `whole`
+    orderly = 0  # of nested `orderly`
     asked: int | None = None  # the signal that came
     partial: ClassVar[set[Path]] = set()
 
@@ -83,6 +84,16 @@ def whole() -> Iterator[None]:
     if _State.asked is not None and not _State.whole:
         signal.setitimer(signal.ITIMER_REAL, 0)
         raise Stopped(_State.asked)
+
+
+@contextlib.contextmanager
+def orderly() -> Iterator[None]:
+    """A block that has handlers of its own, and ends on a request in its own time: a server."""
+    _State.orderly += 1
+    try:
+        yield
+    finally:
+        _State.orderly -= 1
 
 
 def stop_asked() -> Stopped | None:
@@ -141,7 +152,7 @@ def _on_unraisable(seen: object) -> None:
 def _watch(reader: int, done: threading.Event) -> None:
     with os.fdopen(reader, "rb", buffering=0) as pipe:
         while byte := pipe.read(1):
-            if byte[0] in set(map(int, WORDS)):
+            if byte[0] in set(map(int, WORDS)) and not _State.orderly:
                 if not done.wait(GRACE_S):
                     _end_now(byte[0])
                 return
