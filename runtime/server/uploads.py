@@ -182,7 +182,7 @@ def placed(recipe: Recipe, picture: Given | None, folder: Path, limits: Limits) 
     except (BundleError, ProviderError):
         raise
     except InputError as reason:  # says where the file lies for a moment, which is nobody's business
-        named = reason.field.startswith(("source.path", "picture", "image"))
+        named = reason.field == "source" or reason.field.startswith(("source.path", "picture", "image"))
         message = str(reason).replace(f"{place}/", "").replace(str(place), "")
         raise Refusal(400, message, "image" if named else reason.field, "invalid_value") from reason
     finally:

@@ -108,7 +108,8 @@ class JobStore:
     def __init__(self, folder: Path, url: str = "") -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.server = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        host = socket.gethostname().replace(":", "-")
+        self.server = f"{host}:{os.getpid()}:{_begun(os.getpid())}:{secrets.token_hex(4)}"
         try:
             self._engine: Engine = create_engine(url or f"sqlite:///{folder / 'jobs.sqlite'}", pool_pre_ping=True)
             if self._engine.dialect.name == "sqlite":
@@ -265,19 +266,18 @@ def _gone(server: str, beat: float, own: str) -> bool:
     """Whether a server is silent for too long, or is a process of this machine that is no more."""
     if time.time() - beat > STALE_S:
         return True
-    host, _, rest = server.partition(":")
-    process = rest.partition(":")[0]
-    if host != own.partition(":")[0] or not process.isdigit() or server == own:
-        return False
-    if int(process) == os.getpid():
-        return True  # the number of one that is gone, which this process has now
+    host, process, begun, _ = [*server.split(":"), "", "", ""][:4]
+    return host == own.partition(":")[0] and process.isdigit() and _begun(int(process)) != begun
+
+
+def _begun(process: int) -> str:
+    """When a process of this machine began, in the system's ticks; empty if there is none, "?" where nobody says."""
+    if not Path("/proc/self/stat").is_file():
+        return "?"
     try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
 
 
 def _write(path: Path, data: bytes) -> None:

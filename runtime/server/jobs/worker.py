@@ -11,7 +11,7 @@ from limner.runtime.errors import StoppedError
 from limner.runtime.graphs.tickets import Ticket
 from limner.runtime.recipe import Recipe
 from limner.runtime.server.answers import edit_answer
-from limner.runtime.server.errors import as_refusal
+from limner.runtime.server.errors import Refusal, as_refusal
 from limner.runtime.server.jobs.store import BEAT_S, Job, JobStore
 from limner.runtime.server.state import State
 from limner.runtime.server.uploads import Given, placed
@@ -21,7 +21,7 @@ __all__ = ["Worker"]
 logger = logging.getLogger("limner.server")
 LOOK_S = 0.5  # how often it looks for jobs that other servers accepted
 TELL_S = 0.25  # how often a job says how far it is
-MOST_ATTEMPTS = 5  # of a job whose server goes down each time: it may be the reason
+MOST_ATTEMPTS = 20  # of a job whose server goes down each time: it may be the reason
 
 
 class Worker:
@@ -98,7 +98,8 @@ class Worker:
 
     async def _edit(self, job: Job, ticket: Ticket, told: "Told") -> dict[str, Any]:
         if job.attempts > MOST_ATTEMPTS:
-            raise RuntimeError(f"the server went down {MOST_ATTEMPTS} times while it ran")
+            message = f"the server went down {MOST_ATTEMPTS} times while it ran"
+            raise Refusal(500, message, None, "too_many_attempts")
         recipe = Recipe.from_dict(dict(job.asked["recipe"]))
         hosted, _ = self.state.hosts.find(job.model, recipe.method)
         source = self.store.place(job.id) / "source"
