@@ -1,6 +1,7 @@
 """The verbs that make pictures of pictures: edit, invert, replay."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -40,6 +41,7 @@ from limner.runtime.cli.options import (
     DryRunOption,
     JsonOption,
     ProviderOption,
+    ServerOption,
     SheetOption,
     ThreadsOption,
     check_apart,
@@ -47,11 +49,13 @@ from limner.runtime.cli.options import (
     check_output,
     open_bundle,
     open_editor,
+    open_server,
 )
 from limner.runtime.errors import InputError
 from limner.runtime.pictures.naming import free_name
 
 if TYPE_CHECKING:
+    from limner.runtime.client import Client
     from limner.runtime.edit import Edit
     from limner.runtime.editor import Editor
     from limner.runtime.methods.registry import Family
@@ -94,6 +98,7 @@ def edit(
     bundle: BundleOption = None,
     provider: ProviderOption = "cpu",
     threads: ThreadsOption = None,
+    server: ServerOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> int:
@@ -128,7 +133,10 @@ def edit(
         pictured = start.path if start.kind == "image" else None
         return with_face(recipe, chosen_face(pictured, landmarks, landmark_finder, face, framing, paste))
 
-    place = Place(bundle, provider, threads, find_method(method).family)
+    if server is not None and (bundle is not None or dry_run):
+        given = "--bundle" if bundle is not None else "--dry-run"
+        raise InputError("server", f"--server with {given}", "either of them")
+    place = Place(bundle, provider, threads, find_method(method).family, server)
     wanted = Wanted(output, sheet, crop, maps, as_json, compare)
     if folder:
         check_many(output, maps=maps, crop=crop, landmarks=landmarks)
@@ -145,10 +153,16 @@ class Place:
     provider: str
     threads: int | None
     family: "Family"
+    server: str | None = None
 
-    def editor(self) -> "Editor":
+    @contextmanager
+    def editor(self) -> "Iterator[Editor | Client]":
         """The editor there."""
-        return open_editor(self.bundle, self.provider, self.threads, self.family)
+        if self.server is None:
+            yield open_editor(self.bundle, self.provider, self.threads, self.family)
+            return
+        with open_server(self.server) as client:
+            yield client
 
 
 @dataclass(frozen=True)
@@ -179,7 +193,8 @@ def _edit_several(
         print_json({"edits": edits, "output": str(into)})
         return 0
     deliver = partial(_delivered, draw=wanted.sheet is not None)
-    done, failed, rows = edit_many(place.editor(), sources, recipe_of, into, deliver, wanted.compare)
+    with place.editor() as editor:
+        done, failed, rows = edit_many(editor, sources, recipe_of, into, deliver, wanted.compare)
     _write_sheet(wanted.sheet, rows)
     if wanted.as_json:
         print_json({"edits": done, "failed": failed, "sheet": _text(wanted.sheet)})
@@ -204,10 +219,10 @@ def _edit_one(start: "Source", make: "Callable[[], Recipe]", wanted: Wanted, pla
     if dry_run:
         print_json(plan(recipe, open_bundle(place.bundle, place.family), place.provider) | {"output": str(target)})
         return 0
-    editor = place.editor()
-    with steps(recipe.method) as progress:
-        result = editor.edit(recipe, progress, compare=wanted.compare)
-    _deliver(result, replace(wanted, output=target))
+    with place.editor() as editor:
+        with steps(recipe.method) as progress:
+            result = editor.edit(recipe, progress, compare=wanted.compare)
+        _deliver(result, replace(wanted, output=target))
     return 0
 
 

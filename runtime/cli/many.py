@@ -11,6 +11,7 @@ from limner.runtime.errors import InputError, LimnerError
 from limner.runtime.pictures.naming import SUFFIXES, free_name
 
 if TYPE_CHECKING:
+    from limner.runtime.client import Client
     from limner.runtime.edit import Edit
     from limner.runtime.editor import Editor
     from limner.runtime.pictures.sheets import SheetRow
@@ -86,7 +87,7 @@ def target_of(source: str, folder: Path) -> Path:
 
 
 def edit_many(
-    editor: "Editor",
+    editor: "Editor | Client",
     sources: Sequence[str],
     recipe_of: Callable[[str], "Recipe"],
     folder: Path,

@@ -12,6 +12,7 @@ from limner.runtime.storage.files import user_path
 
 if TYPE_CHECKING:
     from limner.runtime.bundle.loading import Bundle
+    from limner.runtime.client import Client
     from limner.runtime.editor import Editor
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "DryRunOption",
     "JsonOption",
     "ProviderOption",
+    "ServerOption",
     "SheetOption",
     "ThreadsOption",
     "check_apart",
@@ -27,6 +29,7 @@ __all__ = [
     "check_output",
     "open_bundle",
     "open_editor",
+    "open_server",
 ]
 
 BundleOption = Annotated[
@@ -50,6 +53,10 @@ CompareOption = Annotated[
         help="Make the picture without the edit too, for scores and for the notice that nothing changed.",
     ),
 ]
+ServerOption = Annotated[
+    str | None,
+    typer.Option("--server", envvar="LIMNER_SERVER", help="URL of a server that runs it; the key is LIMNER_API_KEY."),
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check everything, print what would run, run nothing.")]
 
 
@@ -70,6 +77,18 @@ def open_editor(path: Path | None, provider: str, threads: int | None, family: s
     bundle = editor.bundle
     note(f"bundle {bundle.manifest.name} {bundle.digest[:12]}, provider {editor.provider}")
     return editor
+
+
+def open_server(url: str) -> "Client":
+    """A server's client, with the key of the environment."""
+    try:
+        from limner.runtime.client import Client
+    except ModuleNotFoundError as reason:
+        hint = "run `pip install 'limner[client]'`"
+        raise InputError(
+            "server", f"an environment without {reason.name}", "one with the extra [client]", hint
+        ) from reason
+    return Client(url, os.environ.get("LIMNER_API_KEY"))
 
 
 def check_output(path: Path | None, field: str, suffix: str | None = None, source: str | None = None) -> None:

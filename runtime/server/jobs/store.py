@@ -179,8 +179,9 @@ class JobStore:
     # --- servers ----------------------------------------------------------------------------------------
 
     def take(self) -> Job | None:
-        """The oldest job that waits, which is this server's now."""
-        oldest = select(jobs.c.id).where(jobs.c.state == "queued").order_by(jobs.c.created).limit(1)
+        """The oldest job that waits, which is this server's now; those that a server went down with come last."""
+        order = (jobs.c.attempts, jobs.c.created)
+        oldest = select(jobs.c.id).where(jobs.c.state == "queued").order_by(*order).limit(1)
         with self._engine.begin() as connection:
             name = connection.execute(oldest).scalar()
             if name is None:

@@ -21,7 +21,7 @@ __all__ = ["Worker"]
 logger = logging.getLogger("limner.server")
 LOOK_S = 0.5  # how often it looks for jobs that other servers accepted
 TELL_S = 0.25  # how often a job says how far it is
-MOST_ATTEMPTS = 20  # of a job whose server goes down each time: it may be the reason
+MOST_ATTEMPTS = 50  # of a job whose server goes down each time: it may be the reason
 
 
 class Worker:
