@@ -26,7 +26,7 @@ TITLES = {
 }  # fmt: skip
 VERBS = (
     "edit", "invert", "align", "sample", "replay", "demo", "methods", "models", "study", "study run", "study tune",
-    "check", "export", "train",
+    "check", "serve", "keys", "keys add", "export", "train",
 )  # fmt: skip
 VARIABLES = (
     ("LIMNER_BUNDLE", "folder of a bundle, as `--bundle`"),
@@ -36,6 +36,11 @@ VARIABLES = (
         "folder for what can be made again: rendered pictures, compiled engines, prepared graphs; the user's cache if "
         "not set",
     ),
+    ("LIMNER_SERVER", "URL of a server that runs edits, as `--server`"),
+    ("LIMNER_API_KEY", "key of that server"),
+    ("LIMNER_KEY_FILE", "file of the keys of `limner serve`, as `--key-file`"),
+    ("LIMNER_WORK", "folder of a server's uploads and jobs, as `--work`"),
+    ("LIMNER_DATABASE", "SQLAlchemy's URL of a server's jobs, as `--database`"),
     ("LIMNER_PREPARED", "no: graphs are loaded as they are stored, and nothing is written down of a slow load"),
     ("LIMNER_DEBUG", "set to anything: unexpected errors show their traceback"),
 )

@@ -171,6 +171,7 @@ LEVELS = (
     ("editor",),
     ("photograph",),
     ("provenance", "study"),
+    ("client", "server"),
     ("cli",),
 )
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from limner.runtime.bundle.parts import GraphMeta, TensorMeta
 
-__all__ = ["Joinable", "joinable", "joined_inputs", "own_outputs"]
+__all__ = ["ROW_NUMBERS", "Joinable", "joinable", "joined_inputs", "own_outputs", "row_symbol"]
 
 Arrays = Mapping[str, NDArray[Any]]
 ROW_NUMBERS = ("source_index",)  # inputs whose numbers are rows of their own call

@@ -15,7 +15,7 @@ from limner.runtime.pictures.xmp import COMPOSITE, GENERATED
 from limner.runtime.provenance import metadata
 from limner.runtime.server.uploads import without_place
 
-__all__ = ["FORMATS", "INCLUDED", "edit_answer", "edit_file", "plain_file"]
+__all__ = ["FORMATS", "INCLUDED", "edit_answer", "edit_file", "in_base64", "plain_file"]
 
 FORMATS = ("png", "jpeg", "webp")
 INCLUDED = ("source", "reconstruction", "pictures")

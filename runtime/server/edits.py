@@ -14,7 +14,7 @@ from limner.runtime.server.running import check_recipe
 from limner.runtime.server.state import State, state_of
 from limner.runtime.server.uploads import Fields, Given, placed, read_request
 
-__all__ = ["EditAnswer", "edit_once", "recipe_of", "router"]
+__all__ = ["BODY", "EditAnswer", "edit_once", "included", "only_picture", "recipe_of", "router"]
 
 router = APIRouter(tags=["edits"])
 RECIPE: dict[str, Any] = {

@@ -17,7 +17,7 @@ from limner.runtime.server.errors import Refusal
 from limner.runtime.storage.files import read_plain, write_atomically
 from limner.runtime.storage.held_files import Stamp, stamp_of
 
-__all__ = ["EVERY_RIGHT", "NOBODY", "Key", "KeyFile", "Right", "add_key", "remove_key"]
+__all__ = ["EVERY_RIGHT", "NOBODY", "Key", "KeyFile", "Right", "add_key", "read_keys", "remove_key"]
 
 Right = Literal["edit", "jobs", "metrics"]
 EVERY_RIGHT: tuple[Right, ...] = get_args(Right)

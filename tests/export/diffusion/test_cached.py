@@ -139,7 +139,7 @@ class Called:
     """Sessions that write down which graph ran and on how many rows."""
 
     def __init__(self, networks: DiffusionNetworks) -> None:
-        self.graphs, self.calls = networks.graphs, []
+        self.graphs, self.calls = networks.graphs, list[tuple[str, int]]()
         networks.graphs = self
 
     def run(self, graph: str, /, *, only: Sequence[str] | None = None, **inputs: Any) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from support.toy_diffusion import build_toy_diffusion_bundle
 
 from limner.runtime import Editor, PromptEdit, Recipe, Source
@@ -29,7 +28,7 @@ def toy(root: Path) -> Bundle:
     return build_toy_diffusion_bundle(root / "toy")
 
 
-def unet_inputs(rows: int, seed: int, words: int = 1, side: int = 8) -> dict[str, NDArray[Any]]:
+def unet_inputs(rows: int, seed: int, words: int = 1, side: int = 8) -> dict[str, Any]:
     random = np.random.RandomState(seed)
     moved = np.zeros((rows, 77, 77), np.float32)
     moved[-1] = random.rand(77, 77) / 77
@@ -245,7 +244,11 @@ def test_closed_sessions_end_what_waits(tmp_path: Path) -> None:
         with sessions.edit():
             sessions.run("unet", **unet_inputs(1, 0))
 
-    found = together([call, call, lambda: (time.sleep(0.1), sessions.close())])
+    def close() -> None:
+        time.sleep(0.1)
+        sessions.close()
+
+    found = together([call, call, close])
     assert sorted(type(one).__name__ for one in found[:2]) == ["NoneType", "StoppedError"]
     with pytest.raises(StoppedError):
         call()

@@ -21,7 +21,7 @@ from limner.runtime.server.errors import Refusal
 from limner.runtime.server.jobs.store import JobStore
 from limner.runtime.server.keys import add_key
 
-ONE = ["--bundle", str(SHIPPED / "bundle"), "--no-join"]
+ONE = ["--bundle", str(SHIPPED / "bundle"), "--no-join", "--limit", "requests_per_minute=100000"]
 ASKED = {"recipe": {}, "name": "", "compare": False, "include": [], "output_format": "png"}
 
 
@@ -192,7 +192,7 @@ def test_a_result_that_is_there_is_not_made_again(tmp_path: Path) -> None:
 def test_two_servers_never_take_the_same_job(tmp_path: Path) -> None:
     stores = [JobStore(tmp_path) for _ in range(2)]
     names = {stores[0].accept("me", "m", ASKED, "0" * 64, None, 100)[0].id for _ in range(10)}
-    taken = []
+    taken = list[str]()
     while (job := stores[len(taken) % 2].take()) is not None:
         taken.append(job.id)
     assert sorted(taken) == sorted(names)

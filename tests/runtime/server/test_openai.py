@@ -90,9 +90,9 @@ def test_streams(client: openai.OpenAI, portrait: Path) -> None:
         events = list(client.images.edit(model="global-directions", image=stream, prompt="a person with a beard",
                                          stream=True, partial_images=0))  # fmt: skip
     assert [one.type for one in events] == ["image_edit.completed"]
-    events = list(client.images.generate(prompt="a portrait", stream=True, quality="low"))
-    assert [one.type for one in events] == ["image_generation.completed"]
-    assert pixels(events[0].b64_json).shape == (128, 128, 3)
+    made = list(client.images.generate(prompt="a portrait", stream=True, quality="low"))
+    assert [one.type for one in made] == ["image_generation.completed"]
+    assert pixels(made[0].b64_json).shape == (128, 128, 3)
 
 
 @pytest.mark.parametrize(("given", "status", "param"), [

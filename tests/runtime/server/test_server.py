@@ -47,7 +47,7 @@ def png(width: int, height: int) -> bytes:
 
 def together(count: int, work: Callable[[int], Any]) -> list[Any]:
     found: list[Any] = [None] * count
-    threads = [threading.Thread(target=lambda k=k: found.__setitem__(k, work(k))) for k in range(count)]  # type: ignore[misc]
+    threads = [threading.Thread(target=lambda k=k: found.__setitem__(k, work(k))) for k in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
