@@ -114,6 +114,10 @@ bench-size: $(FULL) ## Time a UNet of Stable Diffusion's shape beside diffusers,
 bench-diffusion: $(FULL) ## Time edits of the diffusion bundle, beside diffusers eager
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.diffusion $(ARGS)
 
+.PHONY: bench-serving
+bench-serving: $(FULL) ## Time many clients at once, beside one Editor with a lock and one that all share
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.serving run $(ARGS)
+
 .PHONY: bench-shortcuts
 bench-shortcuts: out/samples/test ## Judge and time diffusion edits that leave something out, beside exact ones (half an hour)
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.shortcuts out/samples/test $(ARGS)
