@@ -25,6 +25,7 @@ from limner.runtime.server.keys import KeyFile
 from limner.runtime.server.metrics import Metrics
 from limner.runtime.server.middleware import Passage
 from limner.runtime.server.rates import Rates
+from limner.runtime.server.results import Results
 from limner.runtime.server.running import Runner
 from limner.runtime.server.settings import ServerSettings
 from limner.runtime.server.state import State, state_of
@@ -43,7 +44,8 @@ def make_app(settings: ServerSettings, grace_s: float = GRACE_S) -> FastAPI:
     hosts = Hosts(settings)
     metrics = Metrics(hosts)
     state = State(settings, hosts, KeyFile(settings.keys), metrics, Runner(settings.limits, metrics),
-                  Rates(settings.limits.requests_per_minute))  # fmt: skip
+                  Rates(settings.limits.requests_per_minute),
+                  Results(settings.work / "results", int(settings.limits.results_mb * 1e6)))  # fmt: skip
     app = FastAPI(
         title="Limner",
         version=package_version("limner") or "0",

@@ -1,5 +1,6 @@
 """`POST /v1/edits`: a recipe goes in, an edit comes out."""
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -10,9 +11,10 @@ from limner.runtime.recipe import Recipe
 from limner.runtime.server.answers import FORMATS, INCLUDED, edit_answer, edit_file
 from limner.runtime.server.bundles import Hosted
 from limner.runtime.server.errors import refused
+from limner.runtime.server.results import digest_of
 from limner.runtime.server.running import check_recipe
 from limner.runtime.server.state import State, state_of
-from limner.runtime.server.uploads import Fields, Given, placed, read_request
+from limner.runtime.server.uploads import Fields, Given, check_source, placed, read_request
 
 __all__ = ["BODY", "EditAnswer", "edit_once", "included", "only_picture", "recipe_of", "router"]
 
@@ -74,19 +76,34 @@ async def edits(request: Request) -> dict[str, Any]:
     state.allow(request, "edit")
     fields = await read_request(request, state.limits)
     recipe, hosted = recipe_of(fields, state)
-    kind = fields.choice("output_format", FORMATS, "png")
-    include = included(fields)
-    compare = fields.flag("compare", False)
-    model, picture = f"{hosted.name}:{recipe.method}", only_picture(fields)
+    picture, asked = only_picture(fields), asked_of(fields, recipe)
+    check_source(recipe, picture, state.limits)
+    model = f"{hosted.name}:{recipe.method}"
+    digest = digest_of(hosted, model, asked, None if picture is None else picture.data)
+    if (known := await asyncio.to_thread(state.results.get, digest)) is not None:
+        return known | {"id": request.state.id}
 
     def work() -> dict[str, Any]:
         with placed(recipe, picture, state.uploads, state.limits) as here:
-            edit = hosted.editor.edit(here, compare=compare)
-            answer = edit_answer(edit, model, kind, include, request.state.id)
+            edit = hosted.editor.edit(here, compare=asked["compare"])
+            answer = edit_answer(edit, model, asked["output_format"], asked["include"], request.state.id)
         state.metrics.done(model, edit.timing)
+        state.results.put(digest, answer)
         return answer
 
     return await state.runner.run(hosted, model, work, request)
+
+
+def asked_of(fields: Fields, recipe: Recipe) -> dict[str, Any]:
+    """What a request asks for, as JSON: the recipe, the picture's name, and what the answer is to hold."""
+    pictures = fields.pictures
+    return {
+        "recipe": recipe.to_dict(),
+        "name": pictures[0].name if pictures else "",
+        "compare": fields.flag("compare", False),
+        "include": included(fields),
+        "output_format": fields.choice("output_format", FORMATS, "png"),
+    }
 
 
 async def edit_once(

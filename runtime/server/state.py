@@ -9,6 +9,7 @@ from limner.runtime.server.bundles import Hosts
 from limner.runtime.server.keys import Key, KeyFile, Right
 from limner.runtime.server.metrics import Metrics
 from limner.runtime.server.rates import Rates
+from limner.runtime.server.results import Results
 from limner.runtime.server.running import Runner
 from limner.runtime.server.settings import Limits, ServerSettings
 
@@ -25,6 +26,7 @@ class State:
     metrics: Metrics
     runner: Runner
     rates: Rates
+    results: Results
     ready: bool = False
 
     @property

@@ -7,7 +7,6 @@ POST /v1/jobs/ID/cancel     end it
 """
 
 import asyncio
-import hashlib
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -16,10 +15,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
 
-from limner.runtime.server.answers import FORMATS
-from limner.runtime.server.edits import BODY, EditAnswer, included, only_picture, recipe_of
+from limner.runtime.server.edits import BODY, EditAnswer, asked_of, only_picture, recipe_of
 from limner.runtime.server.errors import Refusal, refused
 from limner.runtime.server.jobs.store import Job, JobStore
+from limner.runtime.server.results import digest_of
 from limner.runtime.server.state import state_of
 from limner.runtime.server.uploads import check_source, read_request
 
@@ -55,21 +54,13 @@ async def accept(request: Request) -> Response:
     recipe, hosted = recipe_of(fields, state)
     picture = only_picture(fields)
     check_source(recipe, picture, state.limits)
-    asked = {
-        "recipe": recipe.to_dict(), "name": "" if picture is None else picture.name,
-        "compare": fields.flag("compare", False), "include": included(fields),
-        "output_format": fields.choice("output_format", FORMATS, "png"),
-    }  # fmt: skip
-    data = None if picture is None else picture.data
+    asked, data = asked_of(fields, recipe), None if picture is None else picture.data
     model = f"{hosted.name}:{recipe.method}"
-    digest = hashlib.sha256(json.dumps([model, hosted.editor.bundle.digest, asked], sort_keys=True).encode())
-    digest.update(data or b"")
+    digest = digest_of(hosted, model, asked, data)
     once = request.headers.get("idempotency-key")
     if once is not None and not 0 < len(once) <= MOST_KEY:
         raise refused("Idempotency-Key", f"{len(once)} characters", f"1 to {MOST_KEY}")
-    job, new = await asyncio.to_thread(
-        store.accept, key.name, model, asked, digest.hexdigest(), data, state.limits.jobs, once
-    )
+    job, new = await asyncio.to_thread(store.accept, key.name, model, asked, digest, data, state.limits.jobs, once)
     request.app.state.worker.wake.set()
     return JSONResponse(job.shown(), 202 if new else 200, {"Location": f"/v1/jobs/{job.id}"})
 

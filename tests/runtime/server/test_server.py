@@ -20,6 +20,7 @@ from support.server import SHIPPED, Server, served
 
 from limner.runtime import Editor, PromptEdit, Recipe, Source
 from limner.runtime.server.keys import add_key, remove_key
+from limner.runtime.server.results import Results
 
 BEARD: dict[str, Any] = {"method": "global-directions", "source": {"kind": "seed", "seed": 7},
                          "prompts": [{"text": "a person with a beard"}]}  # fmt: skip
@@ -274,3 +275,31 @@ def wait(what: Callable[[], bool], seconds: float = 30.0) -> bool:
             return True
         time.sleep(0.2)
     return False
+
+
+def test_the_same_edit_is_not_made_twice(tmp_path: Path) -> None:
+    with served(tmp_path, ONE) as server, server.client() as client:
+        asked = [client.post("/v1/edits", json={"recipe": of(seed)}).json() for seed in (41, 41, 42)]
+        job = client.post("/v1/jobs", json={"recipe": of(41)}).json()["id"]
+        assert wait(lambda: client.get(f"/v1/jobs/{job}").json()["state"] == "succeeded")
+        text = client.get("/metrics").text
+        with_source = client.post("/v1/edits", json={"recipe": of(41), "include": ["source"]}).json()
+    assert 'limner_edits_total{model="avatars:global-directions",outcome="done"} 2.0' in text
+    assert asked[0]["image"] == asked[1]["image"] != asked[2]["image"] and asked[0]["id"] != asked[1]["id"]
+    assert "source" in with_source and "source" not in asked[0]
+
+
+def test_results_stay_within_their_room(tmp_path: Path) -> None:
+    results = Results(tmp_path, 1000)
+    for number in range(5):
+        results.put(f"{number}", {"image": "x" * 300})
+        time.sleep(0.01)
+        results.get("0")
+    results.put("large", {"image": "x" * 2000})
+    left = {path.stem for path in tmp_path.glob("*.json")}
+    assert "0" in left and "4" in left and "large" not in left and len(left) == 3
+    (tmp_path / "0.json").write_text("{")
+    assert results.get("0") is None and results.get("none") is None
+    nothing = Results(tmp_path / "none", 0)
+    nothing.put("a", {})
+    assert nothing.get("a") is None and not (tmp_path / "none").exists()
