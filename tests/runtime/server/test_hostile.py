@@ -1,5 +1,6 @@
 """Random requests, most of them wrong: never a 5xx, never more memory, and the server as before."""
 
+import copy
 import json
 import random
 import string
@@ -33,12 +34,12 @@ def mutated(rng: random.Random) -> Any:
             keys: list[Any] = list(place) if isinstance(place, dict) else list(range(len(place)))
             key = rng.choice(keys)
             if not isinstance(place[key], dict | list) or rng.random() < 0.4:
-                place[key] = rng.choice(VALUES)
+                place[key] = copy.deepcopy(rng.choice(VALUES))
                 break
             place = place[key]
         else:
             if isinstance(place, dict):
-                place["".join(rng.choices(string.ascii_lowercase, k=4))] = rng.choice(VALUES)
+                place["".join(rng.choices(string.ascii_lowercase, k=4))] = copy.deepcopy(rng.choice(VALUES))
     return recipe
 
 
