@@ -5,6 +5,7 @@ import logging
 import shutil
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 from limner.runtime.errors import StoppedError
@@ -58,10 +59,8 @@ class Worker:
                 task.add_done_callback(self._over)
                 continue
             self.wake.clear()
-            try:
+            with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.wake.wait(), LOOK_S)
-            except TimeoutError:
-                continue
 
     async def end(self) -> None:
         """Take no more; those that run are ended by the runner, and go back."""
