@@ -11,6 +11,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -248,10 +249,17 @@ def _decode(image: Image.Image, carried: Carried, notes: list[str]) -> tuple[Ima
         notes.append("turned by its EXIF orientation")
     colours = _reduce_depth(turned, notes)
     opaque, alpha = _without_alpha(colours)
-    if profile is None and opaque.mode == "RGB" and image.getexif().get_ifd(INTEROPERABILITY).get(1) == "R03":
+    if profile is None and opaque.mode == "RGB" and _interoperability(image) == "R03":
         notes.append("colours converted to sRGB from Adobe RGB, as its EXIF says")
         return from_adobe_rgb(opaque), alpha
     return to_srgb(opaque, profile, carried.colour, notes), alpha
+
+
+def _interoperability(image: Image.Image) -> object:
+    """What EXIF's interoperability directory says of the colours; None without one, which Pillow before 13 raises."""
+    with suppress(KeyError):
+        return image.getexif().get_ifd(INTEROPERABILITY).get(1)
+    return None
 
 
 def _without_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
