@@ -3,11 +3,30 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-__all__ = ["Progress", "Timer"]
+__all__ = ["Previews", "Progress", "Timer"]
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """progress(step, steps, losses): called after each step of a method that has steps."""
+
+
+class Previews:
+    """A `Progress` that wants pictures on the way as well: `count` of them, evenly, from methods that can make them.
+
+    `show(step, steps, image)` gets float32 [1,3,H,W] in [-1,1].
+    """
+
+    def __init__(self, count: int, show: Callable[[int, int, Any], None], progress: Progress | None = None) -> None:
+        self.count, self.show, self.progress = count, show, progress
+
+    def __call__(self, step: int, steps: int, losses: dict[str, float]) -> None:
+        if self.progress is not None:
+            self.progress(step, steps, losses)
+
+    def wants(self, step: int, steps: int) -> bool:
+        """Whether a picture is wanted of step `step`, 1 to `steps`; never of the last."""
+        return step < steps and step in {round(steps * k / (self.count + 1)) for k in range(1, self.count + 1)}
 
 
 class Timer:

@@ -15,6 +15,7 @@ from limner.runtime.attention.local_blend import LocalBlend
 from limner.runtime.attention.maps import AttentionMaps, MapRecorder, word_columns
 from limner.runtime.attention.plan import Plan
 from limner.runtime.diffusion.networks import DiffusionNetworks
+from limner.runtime.diffusion.previews import watch
 from limner.runtime.diffusion.samplers.by_name import Sampler
 from limner.runtime.diffusion.sampling import denoise, guided
 from limner.runtime.errors import InputError
@@ -82,6 +83,7 @@ def edit_latents(
         draw=None if draw is None else lambda: np.repeat(draw(), members, axis=0),
         after=run.after,
         progress=progress,
+        watch=watch(networks, progress, row=1),
     )
     masks = [None if blend is None else blend.mask for blend in run.blends]
     return Edited(latents, masks, run.recorder.result() if run.recorder is not None else [])

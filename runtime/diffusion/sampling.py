@@ -7,16 +7,18 @@ any batch up to the rounding of the graphs.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from limner.runtime.diffusion import resident
 from limner.runtime.diffusion.networks import DiffusionNetworks
+from limner.runtime.diffusion.previews import Watch, predicted_clean, watch
 from limner.runtime.diffusion.samplers.by_name import Sampler, default_sampler, make_sampler
 from limner.runtime.errors import GraphError, InputError, NonFiniteError
 from limner.runtime.settings import SamplingParameters
-from limner.runtime.timing import Progress
+from limner.runtime.timing import Previews, Progress
 
 __all__ = ["Draws", "Estimate", "checked_output", "denoise", "generate", "guided", "new_sampler", "plain_estimate"]
 
@@ -83,6 +85,7 @@ def denoise(
     after: AfterStep | None = None,
     first: int = 0,
     progress: Progress | None = None,
+    watch: Watch | None = None,  # sees the clean latents on the way
 ) -> FloatArray:
     """Walk from step `first` to the end; InputError naming the step if the UNet gives NaN or infinity."""
     total = len(sampler.timesteps)
@@ -90,7 +93,10 @@ def denoise(
         raise InputError("noise", "nothing", "a source of draws for a sampler that takes noise")
     for index in range(first, total):
         timestep = float(sampler.timesteps[index])
-        output = checked_output(estimate, sampler.scale_input(latents, index), timestep, index, total)
+        sample = sampler.scale_input(latents, index)
+        output = checked_output(estimate, sample, timestep, index, total)
+        if watch is not None:
+            watch(index + 1, total, partial(predicted_clean, sampler, output, sample, timestep))
         noise = draw() if draw is not None and sampler.draws_noise else None
         latents = sampler.step(output, index, latents, noise).astype(np.float32, copy=False)
         if after is not None:
@@ -135,11 +141,11 @@ def generate(
     text = networks.token_states(prompts)
     uncond = networks.token_states([negative] * len(prompts), "negative_prompt")
     start = start * np.float32(sampler.init_noise_sigma)
-    if parameters.exact and resident.can_stay(networks.graphs, sampler):
+    if parameters.exact and not isinstance(progress, Previews) and resident.can_stay(networks.graphs, sampler):
         states = np.concatenate([uncond, text]) if parameters.guidance_scale > 1.0 else text
         scale = parameters.guidance_scale
         return resident.denoise_resident(networks, sampler, start, states, scale, draw=draw, progress=progress)
     until = parameters.guided_steps(len(sampler.timesteps))
     shared = networks.sharing(parameters.cache_interval)
     estimate = plain_estimate(shared, text, uncond, parameters.guidance_scale, until)
-    return denoise(sampler, start, estimate, draw=draw, progress=progress)
+    return denoise(sampler, start, estimate, draw=draw, progress=progress, watch=watch(networks, progress))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from limner.runtime.diffusion.edit_friendly import NoiseMaps, edit_friendly_invert
 from limner.runtime.diffusion.networks import DiffusionNetworks
+from limner.runtime.diffusion.previews import watch
 from limner.runtime.diffusion.sampling import denoise, new_sampler
 from limner.runtime.diffusion.sources import DiffusionStart
 from limner.runtime.guidance.concepts import Concept
@@ -104,6 +105,7 @@ def edited_latents(
         draw=lambda: np.concatenate([draw() for draw in draws]),
         first=first,
         progress=progress,
+        watch=watch(networks, progress),
     )
     return latents, steering.mean_masks()
 

@@ -15,8 +15,9 @@ from limner.runtime.server.results import digest_of
 from limner.runtime.server.running import check_recipe
 from limner.runtime.server.state import State, state_of
 from limner.runtime.server.uploads import Fields, Given, check_source, placed, read_request
+from limner.runtime.timing import Progress
 
-__all__ = ["BODY", "EditAnswer", "edit_once", "included", "only_picture", "recipe_of", "router"]
+__all__ = ["BODY", "EditAnswer", "asked_of", "edit_once", "included", "only_picture", "recipe_of", "router"]
 
 router = APIRouter(tags=["edits"])
 RECIPE: dict[str, Any] = {
@@ -107,14 +108,15 @@ def asked_of(fields: Fields, recipe: Recipe) -> dict[str, Any]:
 
 
 async def edit_once(
-    state: State, request: Request, hosted: Hosted, recipe: Recipe, picture: Given | None, kind: str
-) -> tuple[Edit, bytes]:
+    state: State, request: Request, hosted: Hosted, recipe: Recipe, picture: Given | None, kind: str,
+    progress: Progress | None = None,
+) -> tuple[Edit, bytes]:  # fmt: skip
     """One edit and its file."""
     model = f"{hosted.name}:{recipe.method}"
 
     def work() -> tuple[Edit, bytes]:
         with placed(recipe, picture, state.uploads, state.limits) as here:
-            edit = hosted.editor.edit(here, compare=False)
+            edit = hosted.editor.edit(here, progress, compare=False)
             data = edit_file(edit, kind)[0]
         state.metrics.done(model, edit.timing)
         return edit, data

@@ -8,10 +8,11 @@
 What OpenAI has and Limner has not is refused by name: mask, transparent backgrounds, URLs.
 """
 
+import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from pydantic import BaseModel, Field
 from limner.runtime.bundle.presets import picture_section, resolved
 from limner.runtime.edit import Edit
 from limner.runtime.methods.registry import Method
+from limner.runtime.pictures.images import checked_u8
 from limner.runtime.recipe import MAX_SEED, PromptEdit, Recipe, Source
 from limner.runtime.server.answers import FORMATS, in_base64, plain_file
 from limner.runtime.server.bundles import Hosted
@@ -31,10 +33,13 @@ from limner.runtime.server.running import check_recipe
 from limner.runtime.server.settings import Limits
 from limner.runtime.server.state import State, state_of
 from limner.runtime.server.uploads import Fields, Given, read_request, without_place
+from limner.runtime.timing import Previews, Progress
 
 __all__ = ["router"]
 
 router = APIRouter(tags=["OpenAI's image API"])
+Job = Callable[[Progress | None], Awaitable[dict[str, Any]]]
+"""Makes one picture."""
 QUALITIES = {"auto": 1.0, "standard": 1.0, "medium": 1.0, "low": 0.5, "high": 2.0, "hd": 2.0}
 SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 REFUSED = {
@@ -93,11 +98,8 @@ async def image_edits(request: Request) -> Response:
     recipes = _numbered(recipe, fields, state.limits)
     kind = fields.choice("output_format", FORMATS, "png")
 
-    async def one(recipe: Recipe) -> dict[str, Any]:
-        edit, data = await edit_once(state, request, hosted, recipe, picture, kind)
-        return _picture(edit, data)
-
-    return await _answered(request, fields, "image_edit", [lambda one_recipe=r: one(one_recipe) for r in recipes], kind)
+    jobs = [_edited(state, request, hosted, one, picture, kind) for one in recipes]
+    return await _answered(request, fields, "image_edit", jobs, kind)
 
 
 @router.post("/v1/images/generations", response_model=ImagesAnswer, openapi_extra=body_of(["prompt"], False))
@@ -111,26 +113,33 @@ async def image_generations(request: Request) -> Response:
         recipe, hosted = _edit_recipe(state, fields, None)
         recipes = _numbered(recipe, fields, state.limits)
 
-        async def edited(recipe: Recipe) -> dict[str, Any]:
-            edit, data = await edit_once(state, request, hosted, recipe, None, kind)
-            return _picture(edit, data)
-
-        jobs = [lambda one_recipe=r: edited(one_recipe) for r in recipes]
+        jobs = [_edited(state, request, hosted, one, None, kind) for one in recipes]
         return await _answered(request, fields, "image_generation", jobs, kind)
     hosted, prompt = _generator(state, fields), _prompt(fields)
     settings = _sampling(state, hosted, fields)
     first = fields.whole("seed", 0, 0, MAX_SEED)
     count = fields.whole("n", 1, 1, state.limits.pictures)
 
-    async def made(seed: int) -> dict[str, Any]:
-        def work() -> bytes:
-            return plain_file(hosted.editor.generate([prompt], [seed], settings)[0].image, kind)
+    def made(seed: int) -> Job:
+        async def job(progress: Progress | None) -> dict[str, Any]:
+            def work() -> bytes:
+                found = hosted.editor.generate([prompt], [seed], settings, progress=progress)
+                return plain_file(found[0].image, kind)
 
-        data = await state.runner.run(hosted, hosted.name, work, request)
-        return {"b64_json": in_base64(data), "revised_prompt": None, "warnings": []}
+            data = await state.runner.run(hosted, hosted.name, work, request)
+            return {"b64_json": in_base64(data), "revised_prompt": None, "warnings": []}
 
-    jobs = [lambda seed=first + k: made(seed) for k in range(count)]
-    return await _answered(request, fields, "image_generation", jobs, kind)
+        return job
+
+    return await _answered(request, fields, "image_generation", [made(first + k) for k in range(count)], kind)
+
+
+def _edited(state: State, request: Request, hosted: Hosted, recipe: Recipe, picture: Given | None, kind: str) -> Job:
+    async def job(progress: Progress | None) -> dict[str, Any]:
+        edit, data = await edit_once(state, request, hosted, recipe, picture, kind, progress)
+        return _picture(edit, data)
+
+    return job
 
 
 async def _read(request: Request) -> tuple[State, Fields]:
@@ -252,27 +261,52 @@ def _picture(edit: Edit, data: bytes) -> dict[str, Any]:
             "warnings": list(edit.warnings), "size": f"{edit.image.shape[1]}x{edit.image.shape[0]}"}  # fmt: skip
 
 
-async def _answered(request: Request, fields: Fields, event: str, jobs: list[Any], kind: str) -> Response:
+async def _answered(request: Request, fields: Fields, event: str, jobs: Sequence[Job], kind: str) -> Response:
     """All pictures as one answer, or one event after another."""
     quality, size = fields.text("quality", "auto"), fields.text("size", "auto")
     common = {"created": int(time.time()), "output_format": kind, "quality": quality, "background": "opaque"}
     if not fields.flag("stream", False):
-        made = [await job() for job in jobs]
+        made = [await job(None) for job in jobs]
         shown = made[0].get("size", size)
         return JSONResponse(common | {"size": shown, "data": made, "usage": USAGE})
-    fields.whole("partial_images", 0, 0, 3)
+    partial = fields.whole("partial_images", 0, 0, 3)
+    told = common | {"created_at": common["created"], "size": size}
 
     async def events() -> AsyncIterator[str]:
         try:
             for job in jobs:
-                found = await job()
-                body = {"type": f"{event}.completed", "usage": USAGE, "size": size} | common | found
-                yield _event(f"{event}.completed", body | {"created_at": common["created"]})
+                async for name, body in _pictures(job, partial, kind):
+                    more = {"usage": USAGE} if name == "completed" else {}
+                    yield _event(f"{event}.{name}", {"type": f"{event}.{name}"} | told | more | body)
         except Exception as reason:
             refusal = as_refusal(reason, request.state.id)
             yield _event("error", {"type": "error"} | refusal.body())
 
     return StreamingResponse(events(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+async def _pictures(job: Job, partial: int, kind: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    """The pictures on the way, from methods that have any, then the finished one."""
+    loop, queue = asyncio.get_running_loop(), asyncio.Queue[dict[str, Any]]()
+
+    def show(step: int, steps: int, image: Any) -> None:  # in the edit's thread
+        found = {"b64_json": in_base64(plain_file(checked_u8(image), kind))}
+        loop.call_soon_threadsafe(queue.put_nowait, found)
+
+    task = asyncio.ensure_future(job(Previews(partial, show) if partial else None))
+    number = 0
+    try:
+        while not task.done() or not queue.empty():
+            coming = asyncio.ensure_future(queue.get())
+            await asyncio.wait([task, coming], return_when=asyncio.FIRST_COMPLETED)
+            if not coming.done():
+                coming.cancel()
+                continue
+            yield "partial_image", coming.result() | {"partial_image_index": number}
+            number += 1
+        yield "completed", await task
+    finally:
+        task.cancel()
 
 
 def _event(name: str, body: dict[str, Any]) -> str:

@@ -90,6 +90,12 @@ def test_streams(client: openai.OpenAI, portrait: Path) -> None:
         events = list(client.images.edit(model="global-directions", image=stream, prompt="a person with a beard",
                                          stream=True, partial_images=0))  # fmt: skip
     assert [one.type for one in events] == ["image_edit.completed"]
+    with portrait.open("rb") as stream:
+        events = list(client.images.edit(model="sega", image=stream, prompt="glasses", stream=True, partial_images=2))
+    assert [one.type for one in events] == ["image_edit.partial_image"] * 2 + ["image_edit.completed"]
+    assert [getattr(one, "partial_image_index", None) for one in events] == [0, 1, None]
+    shown = [pixels(one.b64_json).astype(int) for one in events]
+    assert 0 < np.abs(shown[1] - shown[2]).mean() < np.abs(shown[0] - shown[2]).mean() < 60
     made = list(client.images.generate(prompt="a portrait", stream=True, quality="low"))
     assert [one.type for one in made] == ["image_generation.completed"]
     assert pixels(made[0].b64_json).shape == (128, 128, 3)
