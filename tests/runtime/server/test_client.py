@@ -120,7 +120,7 @@ def test_a_cancelled_edit_ends_there(server: Server) -> None:
             long = Recipe("latent-optimization", Source.from_seed(3), BEARD, {"steps": 450})
             await asyncio.wait_for(client.edit(long, lambda *_: None), 1.0)
 
-    with pytest.raises(TimeoutError):
+    with pytest.raises(asyncio.TimeoutError):
         asyncio.run(leave())
     with server.client() as client:
         until = time.monotonic() + 10
