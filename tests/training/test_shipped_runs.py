@@ -115,7 +115,7 @@ ELSEWHERE = {"autoencoder": 3e-4, "stylegan2-adversarial": 0.1}
 
 
 def test_ten_losses_are_the_golden_ones(tmp_path: Path, repository: Path) -> None:
-    """To the bit with the golden's torch and maker of processors; elsewhere close (ELSEWHERE)."""
+    """To the bit with the golden's torch and processor; elsewhere close (ELSEWHERE)."""
     assert GOLDEN.is_file(), "python tests/support/golden_losses.py makes it"
     golden = json.loads(GOLDEN.read_text())
     assert golden["losses"].keys() == SMALLER.keys()
@@ -130,7 +130,10 @@ def test_ten_losses_are_the_golden_ones(tmp_path: Path, repository: Path) -> Non
         assert process.returncode == 0, err[-3000:]
         found = json.loads(out)
         for name, losses in found["losses"].items():
-            if all(found[key].partition("+")[0] == golden[key].partition("+")[0] for key in ("torch", "vendor")):
+            if all(
+                found[key].partition("+")[0] == golden.get(key, "?").partition("+")[0]
+                for key in ("torch", "vendor", "processor")
+            ):
                 assert losses == golden["losses"][name], name
             else:
                 expected, limit = golden["losses"][name], ELSEWHERE.get(name, 1e-4)
@@ -268,6 +271,13 @@ class SlowAt(pl.Callback):
             time.sleep(60)
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time to unwind: a slow machine in the middle of a long run of tests needs more than a user's four seconds."""
+    monkeypatch.setattr("limner.runtime.storage.stopping.GRACE_S", 120.0)
+
+
+@pytest.mark.usefixtures("patient")
 def test_a_step_that_is_torn_loses_no_step_before_it(tmp_path: Path, cache: Path) -> None:
     """And the run goes on as if it had not been torn."""
     from limner.runtime.storage.stopping import Stopped, stoppable
@@ -292,6 +302,7 @@ class AskedInValidation(pl.Callback):
             time.sleep(0.2)
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_request_at_the_end_of_a_validation(tmp_path: Path, cache: Path) -> None:
     from limner.runtime.storage.stopping import Stopped, stoppable
 
