@@ -115,7 +115,10 @@ ELSEWHERE = {"autoencoder": 3e-4, "stylegan2-adversarial": 0.1}
 
 
 def test_ten_losses_are_the_golden_ones(tmp_path: Path, repository: Path) -> None:
-    """To the bit with the golden's torch and processor; elsewhere close (ELSEWHERE)."""
+    """To the bit with the golden's torch and maker of processors; elsewhere close (ELSEWHERE).
+
+    `also`: what another of that maker's processors gives, by the same code as the first, to the bit again.
+    """
     assert GOLDEN.is_file(), "python tests/support/golden_losses.py makes it"
     golden = json.loads(GOLDEN.read_text())
     assert golden["losses"].keys() == SMALLER.keys()
@@ -130,11 +133,8 @@ def test_ten_losses_are_the_golden_ones(tmp_path: Path, repository: Path) -> Non
         assert process.returncode == 0, err[-3000:]
         found = json.loads(out)
         for name, losses in found["losses"].items():
-            if all(
-                found[key].partition("+")[0] == golden.get(key, "?").partition("+")[0]
-                for key in ("torch", "vendor", "processor")
-            ):
-                assert losses == golden["losses"][name], name
+            if all(found[key].partition("+")[0] == golden[key].partition("+")[0] for key in ("torch", "vendor")):
+                assert losses in (golden["losses"][name], *golden["also"].get(name, ())), name
             else:
                 expected, limit = golden["losses"][name], ELSEWHERE.get(name, 1e-4)
                 assert losses[:3] == pytest.approx(expected[:3], rel=1e-4), name
@@ -271,13 +271,6 @@ class SlowAt(pl.Callback):
             time.sleep(60)
 
 
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time to unwind: a slow machine in the middle of a long run of tests needs more than a user's four seconds."""
-    monkeypatch.setattr("limner.runtime.storage.stopping.GRACE_S", 120.0)
-
-
-@pytest.mark.usefixtures("patient")
 def test_a_step_that_is_torn_loses_no_step_before_it(tmp_path: Path, cache: Path) -> None:
     """And the run goes on as if it had not been torn."""
     from limner.runtime.storage.stopping import Stopped, stoppable
@@ -302,13 +295,25 @@ class AskedInValidation(pl.Callback):
             time.sleep(0.2)
 
 
-@pytest.mark.usefixtures("patient")
-def test_a_request_at_the_end_of_a_validation(tmp_path: Path, cache: Path) -> None:
-    from limner.runtime.storage.stopping import Stopped, stoppable
+ASKED = """
+import sys
+from pathlib import Path
+from limner.runtime.storage.stopping import Stopped, stoppable
+from training.test_shipped_runs import AskedInValidation, family, fit, smaller
 
-    run = smaller("identity", "trainer.checkpoint_every=100")
-    module, data = family("identity").build(run, cache)
-    with pytest.raises(Stopped) as caught, stoppable():
-        fit(module, data, run.trainer, tmp_path / "run", run, callbacks=(AskedInValidation(),))
-    assert caught.value.code == 128 + signal.SIGTERM
+run = smaller("identity", "trainer.checkpoint_every=100")
+module, data = family("identity").build(run, Path(sys.argv[1]))
+try:
+    with stoppable():
+        fit(module, data, run.trainer, Path(sys.argv[2]), run, callbacks=(AskedInValidation(),))
+except Stopped as reason:
+    print("unwound", reason.code)
+"""
+
+
+def test_a_request_at_the_end_of_a_validation(tmp_path: Path, cache: Path) -> None:
+    """In a process of its own, as trainings are: it has the four seconds to unwind that every verb has."""
+    command = [sys.executable, "-c", ASKED, str(cache), str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.stdout.splitlines()[-1:] == [f"unwound {128 + signal.SIGTERM}"], done.stderr[-2000:]
     assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["global_step"] == 2
