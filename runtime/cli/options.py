@@ -27,6 +27,7 @@ __all__ = [
     "check_apart",
     "check_folder",
     "check_output",
+    "lacking",
     "open_bundle",
     "open_editor",
     "open_server",
@@ -79,15 +80,18 @@ def open_editor(path: Path | None, provider: str, threads: int | None, family: s
     return editor
 
 
+def lacking(field: str, extra: str, reason: ModuleNotFoundError) -> InputError:
+    """The error of an environment that does not have what an extra brings."""
+    hint = f"run `pip install 'limner[{extra}]'`"
+    return InputError(field, f"an environment without {reason.name}", f"one with the extra [{extra}]", hint)
+
+
 def open_server(url: str) -> "Client":
     """A server's client, with the key of the environment."""
     try:
         from limner.runtime.client import Client
     except ModuleNotFoundError as reason:
-        hint = "run `pip install 'limner[client]'`"
-        raise InputError(
-            "server", f"an environment without {reason.name}", "one with the extra [client]", hint
-        ) from reason
+        raise lacking("server", "client", reason) from reason
     return Client(url, os.environ.get("LIMNER_API_KEY"))
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from limner.runtime.cli.console import note, print_json
-from limner.runtime.cli.options import JsonOption, ProviderOption
+from limner.runtime.cli.options import JsonOption, ProviderOption, lacking
 from limner.runtime.errors import InputError
 
 __all__ = ["keys", "serve"]
@@ -65,10 +65,7 @@ def serve(
     try:
         from limner.runtime.server.serving import run_server
     except ModuleNotFoundError as reason:
-        hint = "run `pip install 'limner[cpu,serve]'`"
-        raise InputError(
-            "serve", f"an environment without {reason.name}", "one with the extra [serve]", hint
-        ) from reason
+        raise lacking("serve", "serve", reason) from reason
     from limner.runtime.server.settings import ServerSettings
 
     settings = ServerSettings(

@@ -63,9 +63,9 @@ class AsyncClient:
         compare: bool = True,
     ) -> Edit:
         """Run a recipe there; cancelled, the edit ends there too. Raises as `Client.edit`."""
-        asked = request_of(recipe, given, compare, model=self.model)
+        asked = request_of(recipe, given, compare, self.model)
         answer = await (self._post("/v1/edits", asked) if progress is None else self._job(asked, progress))
-        return edit_of(asked, answer, lambda what: self._waits.again(asked, given, what))
+        return edit_of(asked, answer, self._waits.again)
 
     async def models(self) -> list[str]:
         """Every name that `model` may have."""

@@ -42,10 +42,16 @@ class Asked:
     carried: Carried = NOTHING
     once: str = field(default_factory=lambda: secrets.token_hex(16))  # Idempotency-Key
 
+    def including(self, *pictures: str) -> "Asked":
+        """The same with other pictures in the answer."""
+        return replace(self, data=self.data | {"include": ",".join(pictures)})
 
-def request_of(
-    recipe: Recipe, given: NDArray[Any] | None, compare: bool, include: tuple[str, ...] = ("pictures",), model: str = ""
-) -> Asked:
+    def of(self, recipe: Recipe) -> "Asked":
+        """Another recipe for the same picture, alone."""
+        return replace(self, data=self.data | {"recipe": named(recipe).to_json(), "include": "", "compare": "false"})
+
+
+def request_of(recipe: Recipe, given: NDArray[Any] | None, compare: bool, model: str = "") -> Asked:
     """The form of a recipe: its picture is read here, and sent. InputError for a picture that does not read."""
     source, files, carried = recipe.source, {}, NOTHING
     if source.kind == "w_plus":
@@ -58,13 +64,18 @@ def request_of(
         data = read_plain(source.path, "source", MAX_BYTES, "a picture")
         files["image"] = (Path(source.path).name, data)
         carried = read_photo(source.path, "source").carried
-    sent = recipe if source.path is None else replace(recipe, source=replace(source, path=Path(source.path).name))
-    fields = {"recipe": sent.to_json(), "compare": json.dumps(compare), "include": ",".join(include)}
+    fields = {"recipe": named(recipe).to_json(), "compare": json.dumps(compare), "include": "pictures"}
     return Asked(recipe, fields | ({"model": model} if model else {}), files, carried)
 
 
-def edit_of(asked: Asked, answer: Mapping[str, Any], more: Callable[[str], Mapping[str, Any]]) -> Edit:
-    """The edit of an answer; `more(name)` asks for a picture that it does not hold. ServerError for another answer."""
+def named(recipe: Recipe) -> Recipe:
+    """The recipe with its picture's name in place of its path, which is nobody's business there."""
+    source = recipe.source
+    return recipe if source.path is None else replace(recipe, source=replace(source, path=Path(source.path).name))
+
+
+def edit_of(asked: Asked, answer: Mapping[str, Any], again: Callable[[Asked], Mapping[str, Any]]) -> Edit:
+    """The edit of an answer; `again` asks for what it does not hold. ServerError for an answer that is no edit."""
     try:
         recipe = Recipe.from_dict(dict(answer["recipe"]))
         source = replace(recipe.source, path=asked.recipe.source.path)
@@ -74,13 +85,13 @@ def edit_of(asked: Asked, answer: Mapping[str, Any], more: Callable[[str], Mappi
             scores={str(name): float(value) for name, value in answer["scores"].items()},
             timing={str(name): float(value) for name, value in answer["timing"].items()},
             provider=str(answer["provider"]),
-            _source=Later(lambda: decoded(more("source")["source"])),
-            _reconstruction=Later(lambda: decoded(more("reconstruction")["reconstruction"])),
+            _source=Later(lambda: decoded(again(asked.including("source"))["source"])),
+            _reconstruction=Later(lambda: decoded(again(asked.including("reconstruction"))["reconstruction"])),
             pictures={str(name): decoded(text) for name, text in (answer.get("pictures") or {}).items()},
             warnings=tuple(str(one) for one in answer["warnings"]),
             carried=asked.carried,
             compared=bool(answer["compared"]),
-            _render=lambda changed: decoded(more(changed.to_json())["image"]),
+            _render=lambda changed: decoded(again(asked.of(changed))["image"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as reason:
         raise ServerError(f"the server's answer is not an edit: {reason!r}") from reason

@@ -69,9 +69,9 @@ class Client:
         compare: bool = True,
     ) -> Edit:
         """Run a recipe there. Raises ServerError for what the server refuses, InputError for what is wrong here."""
-        asked = request_of(recipe, given, compare, model=self.model)
+        asked = request_of(recipe, given, compare, self.model)
         answer = self._post("/v1/edits", asked) if progress is None else self._job(asked, progress)
-        return edit_of(asked, answer, lambda what: self.again(asked, given, what))
+        return edit_of(asked, answer, self.again)
 
     def models(self) -> list[str]:
         """Every name that `model` may have."""
@@ -81,13 +81,9 @@ class Client:
         """The methods with the JSON schemas of their recipes."""
         return list(self._json("GET", "/v1/methods")["data"])
 
-    def again(self, asked: Asked, given: NDArray[Any] | None, what: str) -> Mapping[str, Any]:
-        """The same edit's answer with a further picture, or that of a recipe at other strengths, as JSON."""
-        if what.startswith("{"):
-            other = request_of(Recipe.from_json(what), given, False, (), self.model)
-            return self._post("/v1/edits", other)
-        compare = asked.data["compare"] == "true"
-        return self._post("/v1/edits", request_of(asked.recipe, given, compare, (what,), self.model))
+    def again(self, asked: Asked) -> Mapping[str, Any]:
+        """The answer to a request, as JSON."""
+        return self._post("/v1/edits", asked)
 
     def _job(self, asked: Asked, progress: Progress) -> Mapping[str, Any]:
         job = self._post("/v1/jobs", asked)

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limner.runtime.bundle.engines import RangeMeta
+from limner.runtime.bundle.loading import Bundle
 from limner.runtime.bundle.parts import GraphMeta, TensorMeta
 from limner.runtime.bundle.ranges import graph_ranges
 from limner.runtime.graphs.joined import ROW_NUMBERS, joinable, row_symbol
 from limner.runtime.graphs.scheduling import JoinLimit
 from limner.runtime.graphs.sessions import Sessions
 
-__all__ = ["calibrate", "usual_inputs"]
+__all__ = ["calibrate", "limit_of", "usual_inputs"]
 
 PAYS = 0.9  # of the time of two calls
 LONG_S = 0.5
@@ -29,17 +30,22 @@ def calibrate(sessions: Sessions, graphs: tuple[str, ...]) -> dict[str, JoinLimi
     """The limits of the graphs that are to be joined; the others are left out. Loads the graphs."""
     found = {}
     for name in graphs:
-        meta = sessions.bundle.graph(name)
-        symbol = row_symbol(meta)
-        if symbol is None or not any(tensor.shape[:1] == (symbol,) for tensor in meta.inputs):
-            continue
+        limit, meta = limit_of(sessions.bundle, name), sessions.bundle.graph(name)
         ranges = graph_ranges(sessions.bundle.manifest, name)
-        sizes = ranges.get(symbol, ONE)
-        few, many = usual_inputs(meta, ranges, sizes.best), usual_inputs(meta, ranges, 2 * sizes.best)
-        if 2 * sizes.best <= sizes.maximum and _pays(sessions, name, few, many):
-            places = joinable(name, meta, few).places
-            found[name] = JoinLimit(sizes.maximum, sizes.maximum * places)
+        rows = ranges.get(row_symbol(meta) or "", ONE).best
+        if limit is None or 2 * rows > limit.rows:
+            continue
+        if _pays(sessions, name, usual_inputs(meta, ranges, rows), usual_inputs(meta, ranges, 2 * rows)):
+            found[name] = limit
     return found
+
+
+def limit_of(bundle: Bundle, graph: str) -> JoinLimit | None:
+    """How much may go through a graph at once: its most rows, of the usual size; None where calls do not join."""
+    meta, ranges = bundle.graph(graph), graph_ranges(bundle.manifest, graph)
+    sizes = ranges.get(row_symbol(meta) or "", ONE)
+    fits = joinable(graph, meta, usual_inputs(meta, ranges, 1))
+    return None if fits.key is None else JoinLimit(sizes.maximum, sizes.maximum * fits.places)
 
 
 def _pays(sessions: Sessions, name: str, few: dict[str, NDArray[Any]], many: dict[str, NDArray[Any]]) -> bool:

@@ -3,6 +3,7 @@
 import base64
 import time
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,6 @@ SUFFIX = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
 def edit_file(edit: Edit, kind: str) -> tuple[bytes, list[str]]:
     """The edited picture as a file, and what was lost on the way."""
-    from dataclasses import replace
-
     image = whole_picture(edit)
     named = replace(edit, recipe=without_place(edit))
     mark = GENERATED if edit.recipe.source.kind in ("seed", "prompt") else COMPOSITE

@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from limner.runtime.errors import LimnerError
+from limner.runtime.graphs.prepared import forget_old
 from limner.runtime.server import catalogue, edits, images
 from limner.runtime.server.bundles import Hosts
 from limner.runtime.server.errors import Refusal, as_refusal
@@ -41,6 +42,7 @@ GRACE_S = 30.0  # that running edits have at the end
 def make_app(settings: ServerSettings, grace_s: float = GRACE_S) -> FastAPI:
     """The application; raises LimnerError for a bundle, provider or file of keys that cannot be used."""
     settings.work.mkdir(parents=True, exist_ok=True)
+    forget_old(settings.work / "uploads", max(3600.0, 2 * settings.limits.seconds))  # of servers that were killed
     hosts = Hosts(settings)
     metrics = Metrics(hosts)
     state = State(settings, hosts, KeyFile(settings.keys), metrics, Runner(settings.limits, metrics),

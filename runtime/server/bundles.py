@@ -7,7 +7,6 @@ place of the one before, whose edits end on what they began with; one that goes 
 
 import logging
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,8 +14,7 @@ from limner.runtime.bundle.loading import load_bundle
 from limner.runtime.bundle.manifest import MANIFEST
 from limner.runtime.editor import Editor
 from limner.runtime.errors import InputError, LimnerError, nearest
-from limner.runtime.graphs.calibration import calibrate
-from limner.runtime.graphs.joined import row_symbol
+from limner.runtime.graphs.calibration import calibrate, limit_of
 from limner.runtime.graphs.scheduling import JoinLimit, ScheduledSessions
 from limner.runtime.graphs.threads import usable_cores
 from limner.runtime.methods.registry import Method, find_method, methods_of
@@ -40,9 +38,10 @@ class Hosted:
     folder: Path
     editor: Editor
     sessions: ScheduledSessions
-    stamp: Stamp
-    users: int = 0  # edits that run on it
+    stamp: Stamp | None
+    users: int = 0  # edits that run on it or wait for a place
     replaced: bool = False
+    closed: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -52,6 +51,8 @@ class Hosted:
 
     def __enter__(self) -> "Hosted":
         with self.lock:
+            if self.closed:
+                raise Refusal(503, f"the bundle {self.name!r} was just replaced", "model", "bundle_replaced", 1)
             self.users += 1
         return self
 
@@ -68,7 +69,8 @@ class Hosted:
     def close_if_free(self) -> None:
         """Give its memory back, if nothing runs on it and nothing new will."""
         with self.lock:
-            free = self.replaced and self.users == 0
+            free = self.replaced and self.users == 0 and not self.closed
+            self.closed = self.closed or free
         if free:
             self.sessions.close()
 
@@ -81,7 +83,9 @@ class Hosts:
         self._hosted: dict[str, Hosted] = {}
         self._lock = threading.Lock()
         for name, folder in settings.bundles:
-            self._add(name, folder)
+            if name in self._hosted:
+                raise InputError("bundle", f"the name {name!r} twice", "each name once")
+            self._put(self._opened(folder, name))
 
     @property
     def all(self) -> list[Hosted]:
@@ -104,22 +108,26 @@ class Hosts:
         asked = model or method or ""
         if asked in known:
             return known[asked]
-        short = [key for key in known if key.endswith(f":{asked}")]
-        named = [key for key in known if model and method and key == f"{model}:{method}"]
-        if found := named or short:
+        found = [f"{model}:{method}"] if f"{model}:{method}" in known else []
+        found = found or [key for key in known if key.endswith(f":{asked}")]
+        if len(found) == 1:
             return known[found[0]]
+        if found:
+            raise refused("model", f"{asked!r}, which several bundles have", ", ".join(found))
         if not asked:
-            raise refused("model", "nothing", f"{', '.join(known)}", code="missing_value")
+            raise refused("model", "nothing", ", ".join(known), code="missing_value")
         hint = nearest(asked, known)
-        message = f"model: got {asked!r}; allowed: {', '.join(known)}" + (f"; {hint}" if hint else "")
-        raise Refusal(404, message, "model", "model_not_found")
+        raise refused("model", repr(asked[:80]), ", ".join(known), hint, code="model_not_found", status=404)
 
     def warm(self) -> None:
         """Load what every method needs, and measure what is worth joining."""
         for one in self.all:
-            one.editor.warm(*one.methods)
-            one.sessions.join = self._join(one)
-            logger.info("%s: %s joined", one.name, ", ".join(one.sessions.join) or "nothing")
+            self._warm(one)
+
+    def _warm(self, one: Hosted) -> None:
+        one.editor.warm(*one.methods)
+        one.sessions.join = self._join(one)
+        logger.info("%s: %s joined", one.name, ", ".join(one.sessions.join) or "nothing")
 
     def look(self) -> None:
         """Take up folders that changed, and drop those that went; a bundle that does not load changes nothing."""
@@ -133,11 +141,13 @@ class Hosts:
             if stamp == one.stamp:
                 continue
             try:
-                self._add(one.name, one.folder)
+                new = self._opened(one.folder, one.name)
+                self._warm(new)  # the one before serves meanwhile
             except LimnerError as reason:
                 logger.error("%s: %s; the one before stays", one.name, reason)
                 one.stamp = stamp
             else:
+                self._put(new)
                 one.replace()
                 logger.info("%s: replaced", one.name)
 
@@ -146,30 +156,26 @@ class Hosts:
         for one in self.all:
             one.sessions.close()
 
-    def _add(self, name: str, folder: Path) -> None:
-        stamp = stamp_of(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
+    def _opened(self, folder: Path, name: str = "") -> Hosted:
+        """A bundle with sessions of its own, under a name or the bundle's."""
+        manifest = folder / MANIFEST
+        stamp = stamp_of(manifest) if manifest.is_file() else None  # before it is read: what comes later is seen
         bundle = load_bundle(folder)
-        if stamp is None:
-            raise InputError("bundle", repr(str(folder)), "the folder of a bundle")
         on_cpu = self.settings.provider in CPUS
         lanes = self.settings.lanes or (usable_cores() if on_cpu else 1)
         threads = self.settings.threads or (1 if on_cpu else None)
         sessions = ScheduledSessions(bundle, self.settings.provider, threads, lanes=lanes)
-        editor = Editor(bundle, sessions=sessions)
+        name = name or self._free(bundle.manifest.name, bundle.manifest.family)
+        return Hosted(name, folder, Editor(bundle, sessions=sessions), sessions, stamp)
+
+    def _put(self, one: Hosted) -> None:
         with self._lock:
-            name = name or self._free(bundle.manifest.name, bundle.manifest.family)
-            self._hosted[name] = Hosted(name, folder, editor, sessions, stamp)
+            self._hosted[one.name] = one
 
     def _free(self, name: str, family: str) -> str:
-        if name not in self._hosted:
-            return name
-        longer = f"{name}-{family}"
-        number = next(n for n in range(1, len(self._hosted) + 2) if self._numbered(longer, n) not in self._hosted)
-        return self._numbered(longer, number)
-
-    @staticmethod
-    def _numbered(name: str, number: int) -> str:
-        return name if number == 1 else f"{name}-{number}"
+        """The name, or a longer one where another bundle has it."""
+        names = [name, f"{name}-{family}", *(f"{name}-{family}-{n}" for n in range(2, len(self._hosted) + 2))]
+        return next(one for one in names if one not in self._hosted)
 
     def _drop(self, one: Hosted) -> None:
         with self._lock:
@@ -178,21 +184,10 @@ class Hosts:
         one.replace()
 
     def _join(self, one: Hosted) -> dict[str, JoinLimit]:
-        graphs = [name for name in JOINED if name in one.sessions]
+        graphs = tuple(name for name in JOINED if name in one.sessions)
         if self.settings.join is False:
             return {}
         if self.settings.join is None and self.settings.provider in CPUS:
-            return calibrate(one.sessions, tuple(graphs))
-        return self._always(one, graphs)
-
-    @staticmethod
-    def _always(one: Hosted, graphs: Sequence[str]) -> dict[str, JoinLimit]:
-        from limner.runtime.bundle.ranges import graph_ranges
-
-        found = {}
-        for name in graphs:
-            symbol = row_symbol(one.editor.bundle.graph(name))
-            sizes = graph_ranges(one.editor.bundle.manifest, name).get(symbol or "")
-            if sizes is not None:
-                found[name] = JoinLimit(sizes.maximum, 1 << 40)
-        return found
+            return calibrate(one.sessions, graphs)
+        limits = {name: limit_of(one.editor.bundle, name) for name in graphs}
+        return {name: limit for name, limit in limits.items() if limit is not None}

@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import json
 import secrets
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -107,6 +107,6 @@ def remove_key(path: Path, name: str) -> None:
 
 def write_keys(path: Path, keys: list[Key]) -> None:
     """The file, for its owner alone."""
-    text = json.dumps([asdict(replace(key)) for key in keys], indent=1)
+    text = json.dumps([asdict(key) for key in keys], indent=1)
     write_atomically(path, text.encode(), "key_file")
     path.chmod(0o600)

@@ -29,9 +29,7 @@ class Metrics:
         )
         self.running = Gauge("limner_edits_running", "Edits that run", registry=self.registry)
         self.waiting = Gauge("limner_edits_waiting", "Requests that wait for a place", registry=self.registry)
-        self.refused = Counter(
-            "limner_refused", "Requests that were refused", ["status", "code"], registry=self.registry
-        )
+        self.refused = Counter("limner_refused", "Requests that were refused", ["status"], registry=self.registry)
         self.registry.register(_Graphs(hosts))
 
     def text(self) -> bytes:

@@ -83,7 +83,7 @@ class Passage:
             "key": scope.get("state", {}).get("key", ""),
         }
         if status >= 400:
-            self.metrics.refused.labels(str(status), "").inc()
+            self.metrics.refused.labels(str(status)).inc()
         access.info(json.dumps(line))
 
 

@@ -59,6 +59,15 @@ class Runner:
             raise StoppedError("end")
         if not patient and self._places.locked() and self._waiting >= self.limits.waiting:
             raise Refusal(429, "too many requests wait already", None, "overloaded", 2)
+        with hosted:  # from here on: a bundle that is replaced stays until this edit has ended
+            await self._waited(request)
+            ticket = Ticket.within(self.limits.seconds) if ticket is None else ticket
+            try:
+                return await self._run(hosted, model, work, request, ticket)
+            finally:
+                self._places.release()
+
+    async def _waited(self, request: Request | None) -> None:
         self._waiting += 1
         self.metrics.waiting.set(self._waiting)
         try:
@@ -66,11 +75,6 @@ class Runner:
         finally:
             self._waiting -= 1
             self.metrics.waiting.set(self._waiting)
-        ticket = Ticket.within(self.limits.seconds) if ticket is None else ticket
-        try:
-            return await self._run(hosted, model, work, request, ticket)
-        finally:
-            self._places.release()
 
     def stop(self, ticket: Ticket) -> None:
         """Stop an edit that runs; one that has not begun does not."""
@@ -98,7 +102,7 @@ class Runner:
         self, hosted: Hosted, model: str, work: Callable[[], T], request: Request | None, ticket: Ticket
     ) -> T:
         def whole() -> T:
-            with hosted, hosted.sessions.edit(ticket):
+            with hosted.sessions.edit(ticket):
                 ticket.check()
                 return work()
 

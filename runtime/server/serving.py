@@ -31,7 +31,7 @@ def run_server(settings: ServerSettings, host: str, port: int, say: Callable[[st
         say(f"limner: http://{shown}:{address[1]} serves {names}")
         config = uvicorn.Config(
             app, log_config=None, access_log=False, server_header=False, timeout_keep_alive=30,
-            timeout_graceful_shutdown=int(GRACE_S) + 5, limit_concurrency=None, h11_max_incomplete_event_size=65_536,
+            timeout_graceful_shutdown=int(GRACE_S) + 5, h11_max_incomplete_event_size=65_536,
         )  # fmt: skip
         with orderly(), suppress(Stopped):  # uvicorn raises the signal again when everything has ended
             uvicorn.Server(config).run(sockets=[opened])

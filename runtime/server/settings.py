@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from limner.runtime.settings import Settings, setting
 
@@ -41,12 +41,3 @@ class ServerSettings:
     keys: Path | None = None  # file of keys; None: whoever reaches the server may use it
     database: str = ""  # SQLAlchemy's URL of the jobs; empty is an SQLite file in `work`
     limits: Limits = Limits()
-
-    def told(self) -> dict[str, Any]:
-        """What is written at start; no secret is among it."""
-        return {
-            "provider": self.provider,
-            "bundles": [str(folder) for _, folder in self.bundles],
-            "work": str(self.work),
-            "keys": self.keys is not None,
-        }

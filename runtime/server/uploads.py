@@ -7,6 +7,7 @@ starts from is sent along, or is a seed or a text.
 
 import base64
 import binascii
+import io
 import json
 import re
 import shutil
@@ -108,7 +109,7 @@ async def read_request(request: Request, limits: Limits) -> Fields:
     """The fields and files of a multipart form, or of a JSON object whose pictures are base64."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
-        return _of_json(await request.body(), limits)
+        return _of_json(await request.body())
     if kind not in ("multipart/form-data", "application/x-www-form-urlencoded"):
         given = repr(kind[:60]) if kind else "nothing"
         allowed = "multipart/form-data or application/json"
@@ -140,7 +141,7 @@ async def _of_form(form: FormData) -> Fields:
     return Fields(values, tuple(pictures), others)
 
 
-def _of_json(body: bytes, limits: Limits) -> Fields:
+def _of_json(body: bytes) -> Fields:
     try:
         data = json.loads(body)
     except (ValueError, RecursionError) as reason:
@@ -196,7 +197,7 @@ def check_source(recipe: Recipe, picture: Given | None, limits: Limits) -> None:
         raise refused("recipe.source.path", "a path", allowed, code="no_paths")
     if picture is None:
         if recipe.source.kind == "w_plus":
-            raise refused("recipe.source.kind", "'w_plus'", "image, seed or prompt")  # fmt: skip
+            raise refused("recipe.source.kind", "'w_plus'", "image, seed or prompt")
         if recipe.source.kind == "image":
             raise refused("image", "nothing", "the picture of the recipe's source", code="missing_value")
         return
@@ -209,8 +210,6 @@ def check_source(recipe: Recipe, picture: Given | None, limits: Limits) -> None:
 
 def check_size(picture: Given, limits: Limits) -> None:
     """413 for a picture with more pixels than the server takes, by its header; nothing is decoded."""
-    import io
-
     try:
         with Image.open(io.BytesIO(picture.data)) as opened:
             pixels = opened.width * opened.height
@@ -226,8 +225,5 @@ def check_size(picture: Given, limits: Limits) -> None:
 def without_place(edit: Edit) -> Recipe:
     """The recipe of an edit with the picture's name in place of where it lay for a moment."""
     source = edit.recipe.source
-    return (
-        edit.recipe
-        if source.path is None
-        else replace(edit.recipe, source=replace(source, path=Path(source.path).name))
-    )
+    named = source if source.path is None else replace(source, path=Path(source.path).name)
+    return replace(edit.recipe, source=named)
