@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 import signal
 import struct
 import threading
@@ -19,8 +20,12 @@ from PIL import Image
 from support.server import SHIPPED, Server, served
 
 from limner.runtime import Editor, PromptEdit, Recipe, Source
+from limner.runtime.errors import InputError
+from limner.runtime.server.bundles import Hosts
+from limner.runtime.server.errors import Refusal
 from limner.runtime.server.keys import add_key, remove_key
 from limner.runtime.server.results import Results
+from limner.runtime.server.settings import ServerSettings
 
 BEARD: dict[str, Any] = {"method": "global-directions", "source": {"kind": "seed", "seed": 7},
                          "prompts": [{"text": "a person with a beard"}]}  # fmt: skip
@@ -250,8 +255,6 @@ def test_it_ends_in_good_order(tmp_path: Path) -> None:
 
 
 def test_bundles_come_and_go(tmp_path: Path) -> None:
-    import shutil
-
     folder = tmp_path / "bundle"
     shutil.copytree(SHIPPED / "bundle", folder)
     with served(tmp_path / "work", ["--bundle", f"mine={folder}", "--no-join"]) as server, server.client() as client:
@@ -303,3 +306,40 @@ def test_results_stay_within_their_room(tmp_path: Path) -> None:
     nothing = Results(tmp_path / "none", 0)
     nothing.put("a", {})
     assert nothing.get("a") is None and not (tmp_path / "none").exists()
+
+
+def hosts(tmp_path: Path, *bundles: tuple[str, Path], join: bool | None = True) -> Hosts:
+    return Hosts(ServerSettings(tuple(bundles), tmp_path / "work", lanes=1, threads=1, join=join))
+
+
+def test_a_method_that_several_bundles_have_needs_their_name(tmp_path: Path) -> None:
+    both = hosts(tmp_path, ("one", SHIPPED / "bundle"), ("two", SHIPPED / "bundle"))
+    assert both.find("two:latent-mapper")[0].name == "two" and both.find("two", "latent-mapper")[0].name == "two"
+    for given in (("latent-mapper", None), (None, "latent-mapper")):
+        with pytest.raises(Refusal, match="one:latent-mapper, two:latent-mapper") as error:
+            both.find(*given)
+        assert error.value.status == 400 and error.value.param == "model"
+    both.close()
+    with pytest.raises(InputError, match="'one' twice"):
+        hosts(tmp_path, ("one", SHIPPED / "bundle"), ("one", SHIPPED / "bundle"))
+
+
+def test_a_replaced_bundle_is_warm_joins_and_stays_for_who_waits(tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(SHIPPED / "diffusion", folder)
+    served = hosts(tmp_path, ("mine", folder))
+    served.warm()
+    old = served.all[0]
+    with old:  # an edit that waits for a place
+        text = (folder / "bundle.json").read_text().replace('"created_by": "limner', '"created_by": "a test of limner')
+        (folder / "new.json").write_text(text)
+        (folder / "new.json").replace(folder / "bundle.json")
+        served.look()
+        new = served.all[0]
+        assert new is not old and new.sessions.join and set(new.sessions.join) == set(old.sessions.join)
+        assert "unet" in new.sessions.load_ms
+        with old.sessions.edit():
+            assert old.editor.generate(["a portrait"], [1], {"steps": 1})[0].image.shape == (128, 128, 3)
+    with pytest.raises(Refusal, match="just replaced"), old:
+        pass
+    served.close()
