@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from limner.runtime.errors import LimnerError
@@ -57,7 +58,7 @@ def make_app(settings: ServerSettings, grace_s: float = GRACE_S) -> FastAPI:
     app.state.limner = state
     app.state.jobs = JobStore(settings.work / "jobs", settings.database)
     app.add_middleware(Passage, metrics=metrics, body_bytes=int(settings.limits.upload_mb * 1e6))
-    for kind in (Refusal, LimnerError, OSError):
+    for kind in (Refusal, LimnerError, OSError, SQLAlchemyError):
         app.add_exception_handler(kind, _answer)
     app.add_exception_handler(HTTPException, _of_starlette)
     app.add_exception_handler(RequestValidationError, _of_fastapi)

@@ -9,6 +9,8 @@ import errno
 import logging
 from typing import Any
 
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
 from limner.runtime.errors import (
     BundleError,
     GraphError,
@@ -76,6 +78,12 @@ def as_refusal(error: BaseException, request_id: str = "") -> Refusal:
     if isinstance(error, StoppedError):
         status, code = STOPPED[error.reason]
         return Refusal(status, str(error), None, code)
+    if _no_room(error):
+        logger.error("%s: %s", request_id, str(error).splitlines()[0])
+        return Refusal(507, "the server has no room left for the picture or its result", None, "no_room", 60)
+    if isinstance(error, SQLAlchemyError):
+        logger.error("%s: %s", request_id, str(error).splitlines()[0])
+        return Refusal(503, "the database of the jobs does not answer", None, "database_unavailable", 5)
     if isinstance(error, ProviderError | BundleError):  # the server's own, not the client's
         logger.error("%s: %s", request_id, error)
         return Refusal(503, "the bundle cannot be used at the moment", None, "bundle_unavailable", 10)
@@ -88,8 +96,11 @@ def as_refusal(error: BaseException, request_id: str = "") -> Refusal:
         return Refusal(500, "a graph failed on these inputs", None, "graph_failed")
     if isinstance(error, LimnerError):
         return Refusal(422, str(error), None, "not_possible")
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
-        logger.error("%s: %s", request_id, error)
-        return Refusal(507, "the server has no room left for the picture or its result", None, "no_room", 60)
     logger.error("%s: unforeseen", request_id, exc_info=error)
     return Refusal(500, f"something went wrong here; the log has it under {request_id}", None, "internal_error")
+
+
+def _no_room(error: BaseException) -> bool:
+    """Whether a disk is full: said by the system, by whoever wrote a file, or by SQLite."""
+    found = [one for one in (error, error.__cause__) if isinstance(one, OSError) and one.errno in NO_ROOM]
+    return bool(found) or (isinstance(error, OperationalError) and "full" in str(error.orig))

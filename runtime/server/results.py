@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from limner.runtime.errors import InputError
 from limner.runtime.server.bundles import Hosted
 from limner.runtime.storage.files import write_atomically
 
@@ -50,7 +51,7 @@ class Results:
         data = json.dumps(answer).encode()
         if len(data) > self.most:
             return
-        with self._lock, suppress(OSError, ValueError):
+        with self._lock, suppress(OSError, InputError):  # the edit is there all the same
             write_atomically(self.folder / f"{digest}.json", data, "results")
             self._make_room()
 

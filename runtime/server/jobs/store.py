@@ -10,6 +10,7 @@ the state says so: a job whose result is there is never run again.
 import json
 import os
 import secrets
+import shutil
 import socket
 import time
 from collections.abc import Mapping
@@ -138,16 +139,18 @@ class JobStore:
             if (connection.execute(waiting).scalar() or 0) >= most:
                 raise Refusal(429, f"this key has {most} jobs that are not ended", None, "too_many_jobs", 10)
         name = f"job-{secrets.token_hex(12)}"
-        if picture is not None:
-            self.place(name).mkdir()
-            _write(self.place(name) / "source", picture)
         row = {"id": name, "owner": owner, "once": once, "digest": digest, "model": model, "asked": json.dumps(asked),
                "state": "queued", "created": time.time(), "step": 0, "steps": 0, "attempts": 0, "stop": 0}  # fmt: skip
         try:
+            if picture is not None:
+                self.place(name).mkdir()
+                _write(self.place(name) / "source", picture)
             with self._engine.begin() as connection:
                 connection.execute(insert(jobs).values(**row))
-        except IntegrityError:  # the same key at the same moment
-            if once is None or (known := self._once(once, digest)) is None:
+        except Exception as reason:
+            shutil.rmtree(self.place(name), ignore_errors=True)
+            same = isinstance(reason, IntegrityError) and once is not None  # the same key at the same moment
+            if not same or (known := self._once(once or "", digest)) is None:
                 raise
             return known, False
         return self.get(name), True

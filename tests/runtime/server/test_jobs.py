@@ -1,6 +1,7 @@
 """Jobs: accepted is done, once, with the same pixels, whatever happens to the server."""
 
 import base64
+import errno
 import io
 import json
 import random
@@ -13,11 +14,13 @@ import httpx2
 import numpy as np
 import pytest
 from PIL import Image
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 from support.server import SHIPPED, Server, served, start_server
 
 from limner.runtime import Editor, Recipe
 from limner.runtime.errors import InputError
-from limner.runtime.server.errors import Refusal
+from limner.runtime.server.errors import Refusal, as_refusal
 from limner.runtime.server.jobs.store import JobStore
 from limner.runtime.server.keys import add_key
 
@@ -212,6 +215,28 @@ def test_old_jobs_are_forgotten(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="no job"):
         store.get(done.id)
     assert store.get(left.id).state == "queued"
+
+
+def test_a_disk_that_is_full_accepts_nothing_and_says_so(tmp_path: Path) -> None:
+    """SQLite's own error where its file may not grow, and the system's where a picture does not fit."""
+    store = JobStore(tmp_path)
+    with store._engine.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+
+    def small(connection: Any, _: Any) -> None:
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    store._engine.dispose()
+    event.listen(store._engine, "connect", small)
+    with pytest.raises(OperationalError, match="full") as error:
+        store.accept("me", "m", ASKED | {"name": "x" * 20_000}, "0" * 64, b"picture", 10)
+    assert as_refusal(error.value).status == 507
+    assert not list(tmp_path.glob("job-*")) and store.listed("me") == [] and store.take() is None
+    room = OSError(errno.ENOSPC, "No space left on device")
+    wrapped = InputError("results", "no room", "room")
+    wrapped.__cause__ = room
+    assert as_refusal(room).status == as_refusal(wrapped).status == 507
+    assert as_refusal(OperationalError("select", {}, Exception("locked"))).status == 503
 
 
 def test_a_database_that_cannot_be_reached(tmp_path: Path) -> None:

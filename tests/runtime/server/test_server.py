@@ -303,6 +303,9 @@ def test_results_stay_within_their_room(tmp_path: Path) -> None:
     assert "0" in left and "4" in left and "large" not in left and len(left) == 3
     (tmp_path / "0.json").write_text("{")
     assert results.get("0") is None and results.get("none") is None
+    gone = Results(tmp_path / "gone", 1000)
+    (tmp_path / "gone").rmdir()
+    gone.put("a", {})  # no place to write to is no fault of the edit
     nothing = Results(tmp_path / "none", 0)
     nothing.put("a", {})
     assert nothing.get("a") is None and not (tmp_path / "none").exists()
