@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["Previews", "Progress", "Timer"]
+__all__ = ["Previews", "Progress", "Timer", "previews_at", "without_previews"]
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """progress(step, steps, losses): called after each step of a method that has steps."""
@@ -27,6 +27,19 @@ class Previews:
     def wants(self, step: int, steps: int) -> bool:
         """Whether a picture is wanted of step `step`, 1 to `steps`; never of the last."""
         return step < steps and step in {round(steps * k / (self.count + 1)) for k in range(1, self.count + 1)}
+
+
+def previews_at(progress: Progress | None, step: int, steps: int) -> Callable[[Any], None] | None:
+    """What shows the picture of this step; None for a progress, or a step, that wants none."""
+    if not isinstance(progress, Previews) or not progress.wants(step, steps):
+        return None
+    shows = progress.show
+    return lambda image: shows(step, steps, image)
+
+
+def without_previews(progress: Progress | None) -> Progress | None:
+    """The same progress for what comes before the edit, whose pictures are not the edit's."""
+    return progress.progress if isinstance(progress, Previews) else progress
 
 
 class Timer:

@@ -1,8 +1,7 @@
 """`limner serve`: edits over HTTP; `limner keys`: who may ask for them."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,6 +11,7 @@ from limner.runtime.errors import InputError
 
 __all__ = ["keys", "serve"]
 
+EngineName = Literal["threads", "ray"]
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 KeyFileOption = Annotated[Path, typer.Option("--key-file", envvar="LIMNER_KEY_FILE", help="File of the keys' hashes.")]
 keys = typer.Typer(
@@ -55,6 +55,13 @@ def serve(
         str,
         typer.Option("--database", envvar="LIMNER_DATABASE", help="SQLAlchemy's URL of the jobs; a file in --work."),
     ] = "",
+    engine: Annotated[
+        EngineName, typer.Option("--engine", help="threads of this process, or replicas on a Ray cluster: limner[ray].")
+    ] = "threads",
+    ray: Annotated[
+        list[str] | None,
+        typer.Option("--ray", help="NAME=VALUE of the cluster, as in replicas_most=8; `--limits`."),
+    ] = None,
 ) -> None:
     """Serve edits over HTTP: limner[cpu,serve]."""
     if limits:
@@ -66,64 +73,38 @@ def serve(
         from limner.runtime.server.serving import run_server
     except ModuleNotFoundError as reason:
         raise lacking("serve", "serve", reason) from reason
-    from limner.runtime.server.settings import ServerSettings
+    from limner.runtime.server.given import named_bundle, pairs, settings_from_texts, shipped_bundles, usual_work
+    from limner.runtime.server.settings import Cluster, Limits, ServerSettings
 
+    if ray and engine != "ray":
+        raise InputError("ray", ray[0], "nothing without --engine ray")
+    cluster = settings_from_texts(Cluster, pairs(ray or (), "ray")) if engine == "ray" else None
     settings = ServerSettings(
-        bundles=tuple(_named(one) for one in bundle or ()) or _shipped(),
-        work=_work() if work is None else work,
+        bundles=tuple(named_bundle(one) for one in bundle or ()) or shipped_bundles(),
+        work=usual_work() if work is None else work,
         provider=provider,
         lanes=lanes,
         threads=threads,
         join=join,
         keys=key_file,
         database=database,
-        limits=_limits(limit or ()),
+        limits=settings_from_texts(Limits, pairs(limit or (), "limit")),
     )
-    run_server(settings, host, port, say=note)
-
-
-def _named(given: str) -> tuple[str, Path]:
-    name, sign, folder = given.partition("=")
-    if not sign:
-        return "", Path(given)
-    if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
-        raise InputError("bundle", repr(given), "NAME=FOLDER with letters, numbers, '-', '_' and '.' in the name")
-    return name, Path(folder)
-
-
-def _shipped() -> tuple[tuple[str, Path], ...]:
-    from limner.runtime.bundle.shipped import is_shipped, shipped_bundle
-
-    return tuple(("", shipped_bundle(family)) for family in ("stylegan2", "diffusion") if is_shipped(family))
-
-
-def _work() -> Path:
-    from limner.runtime.storage.caches import cache_folder
-
-    return cache_folder() / "server"
-
-
-def _limits(given: Sequence[str]) -> Any:
-    from limner.runtime.schema import read_value
-    from limner.runtime.server.settings import Limits
-    from limner.runtime.settings import typed
-
-    values = {}
-    for one in given:
-        name, sign, value = one.partition("=")
-        if not sign:
-            raise InputError("limit", repr(one), "NAME=VALUE")
-        values[name] = read_value(value, "limit")
-    return typed(Limits, values, "limits")
+    try:
+        run_server(settings, host, port, note, cluster)
+    except ModuleNotFoundError as reason:
+        raise lacking("ray", "serve --engine ray", reason) from reason
 
 
 def print_limits() -> None:
     """Names, ranges and defaults."""
     from limner.runtime.declarations import setting_rows
-    from limner.runtime.server.settings import Limits
+    from limner.runtime.server.settings import Cluster, Limits
 
-    for row in setting_rows(Limits):
-        print(f"{row.name:<20} {row.default:>8}  {row.help}  [{row.allowed}]")
+    for option, cls in (("--limit", Limits), ("--ray", Cluster)):
+        print(f"{option} NAME=VALUE")
+        for row in setting_rows(cls):
+            print(f"  {row.name:<20} {row.default:>8}  {row.help}  [{row.allowed}]")
 
 
 @keys.command("add")

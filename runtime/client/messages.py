@@ -18,16 +18,29 @@ from limner.runtime.client.errors import ServerError, error_of
 from limner.runtime.edit import Edit
 from limner.runtime.errors import InputError
 from limner.runtime.pictures.containers import NOTHING, Carried
-from limner.runtime.pictures.images import MAX_BYTES, png_bytes, read_photo
+from limner.runtime.pictures.images import MAX_BYTES, png_bytes, read_photo, to_float
 from limner.runtime.recipe import Recipe
 from limner.runtime.storage.files import read_plain
 from limner.runtime.storage.later import Later
+from limner.runtime.timing import Previews, Progress
 
-__all__ = ["ENDED", "RETRIED", "Asked", "edit_of", "lost", "object_of", "pause", "refusal_of", "request_of"]
+__all__ = [
+    "RETRIED",
+    "Asked",
+    "Followed",
+    "edit_of",
+    "job_of",
+    "lost",
+    "object_of",
+    "pause",
+    "refusal_of",
+    "request_of",
+]
 
 ImageU8 = NDArray[np.uint8]
 RETRIED = (408, 429, 500, 502, 503, 504)  # worth another try
 ENDED = ("succeeded", "failed", "cancelled")  # states of a job
+MOST_PREVIEWS = 3  # of a job
 LONGEST_PAUSE = 30.0
 MAX_ANSWER_PIXELS = 100_000_000
 
@@ -66,6 +79,48 @@ def request_of(recipe: Recipe, given: NDArray[Any] | None, compare: bool, model:
         carried = read_photo(source.path, "source").carried
     fields = {"recipe": named(recipe).to_json(), "compare": json.dumps(compare), "include": "pictures"}
     return Asked(recipe, fields | ({"model": model} if model else {}), files, carried)
+
+
+def job_of(asked: Asked, progress: Progress) -> Asked:
+    """The request of a job that tells a progress how far it is, and shows it pictures where it wants any."""
+    count = min(progress.count, MOST_PREVIEWS) if isinstance(progress, Previews) else 0
+    return replace(asked, data=asked.data | {"partial_images": str(count)})
+
+
+class Followed:
+    """A job whose events come in, over however many connections."""
+
+    def __init__(self, job: Mapping[str, Any], progress: Progress) -> None:
+        self.job, self.progress = job, progress
+        self.seen = 0  # pictures
+        self._event = ""
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return self.job["state"] in ENDED
+
+    def line(self, line: str) -> bool:
+        """Take a line of the stream; whether it said something."""
+        if line.startswith("event: "):
+            self._event = line[7:]
+        if not line.startswith("data: "):
+            return False
+        now = json.loads(line[6:])
+        if self._event == "preview":
+            self._show(now)
+            return True
+        self.job = now
+        if now["steps"]:
+            self.progress(now["step"], now["steps"], {})
+        return True
+
+    def _show(self, now: Mapping[str, Any]) -> None:
+        if (
+            isinstance(self.progress, Previews) and now["partial_image_index"] == self.seen
+        ):  # a new connection begins anew
+            self.seen += 1
+            self.progress.show(self.job["step"], self.job["steps"], to_float(decoded(now["b64_json"])))
 
 
 def named(recipe: Recipe) -> Recipe:

@@ -1,8 +1,7 @@
 """A server's edits, one call each."""
 
-import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
@@ -13,10 +12,11 @@ from numpy.typing import NDArray
 
 from limner.runtime.client.errors import ServerError
 from limner.runtime.client.messages import (
-    ENDED,
     RETRIED,
     Asked,
+    Followed,
     edit_of,
+    job_of,
     lost,
     object_of,
     pause,
@@ -86,32 +86,28 @@ class Client:
         return self._post("/v1/edits", asked)
 
     def _job(self, asked: Asked, progress: Progress) -> Mapping[str, Any]:
-        job = self._post("/v1/jobs", asked)
+        followed = Followed(self._post("/v1/jobs", job_of(asked, progress)), progress)
+        job = followed.job["id"]
         try:
-            for now in self._events(job["id"]):
-                if now["steps"]:
-                    progress(now["step"], now["steps"], {})
-                job = now
+            self._follow(followed, job)
         except BaseException:
             with suppress(Exception):
-                self._http.post(f"/v1/jobs/{job['id']}/cancel", timeout=5.0)
+                self._http.post(f"/v1/jobs/{job}/cancel", timeout=5.0)
             raise
-        return self._json("GET", f"/v1/jobs/{job['id']}/result")
+        return self._json("GET", f"/v1/jobs/{job}/result")
 
-    def _events(self, job: str) -> Iterator[Mapping[str, Any]]:
-        """The job at every change until its end, over as many connections as that takes."""
-        attempt, state = 0, ""
-        while state not in ENDED:
+    def _follow(self, followed: Followed, job: str) -> None:
+        """Pass the job's events on until its end, over as many connections as that takes."""
+        attempt = 0
+        while not followed.over:
             try:
                 with self._http.stream("GET", f"/v1/jobs/{job}/events", timeout=60.0) as stream:
                     if stream.status_code != 200:
                         stream.read()
                         raise refusal_of(stream, self.url)
                     for line in stream.iter_lines():
-                        if line.startswith("data: "):
-                            now = json.loads(line[6:])
-                            attempt, state = 0, now["state"]
-                            yield now
+                        if followed.line(line):
+                            attempt = 0
             except (httpx2.TransportError, ServerError) as reason:  # noqa: PERF203 - a try a connection
                 if attempt >= self.retries or (isinstance(reason, ServerError) and reason.status not in RETRIED):
                     raise lost(reason, self.url) from reason

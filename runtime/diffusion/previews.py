@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from limner.runtime.diffusion.networks import DiffusionNetworks
 from limner.runtime.diffusion.samplers.alpha import split_prediction
 from limner.runtime.diffusion.samplers.by_name import Sampler
-from limner.runtime.timing import Previews, Progress
+from limner.runtime.timing import Previews, Progress, previews_at
 
 __all__ = ["Watch", "predicted_clean", "watch"]
 
@@ -35,7 +35,7 @@ def watch(networks: DiffusionNetworks, progress: Progress | None, row: int = 0) 
         return None
 
     def seen(step: int, steps: int, clean: Callable[[], FloatArray]) -> None:
-        if progress.wants(step, steps):
-            progress.show(step, steps, networks.decode(clean()[row : row + 1]))
+        if (shown := previews_at(progress, step, steps)) is not None:
+            shown(networks.decode(clean()[row : row + 1]))
 
     return seen

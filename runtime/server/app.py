@@ -6,7 +6,8 @@ GET /healthz    it lives       GET /readyz   graphs are loaded and it takes work
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -28,9 +29,10 @@ from limner.runtime.server.metrics import Metrics
 from limner.runtime.server.middleware import Passage
 from limner.runtime.server.rates import Rates
 from limner.runtime.server.results import Results
-from limner.runtime.server.running import Runner
+from limner.runtime.server.running import Engine, Runner
 from limner.runtime.server.settings import ServerSettings
 from limner.runtime.server.state import State, state_of
+from limner.runtime.server.tracing import tracing_of
 from limner.runtime.versions import package_version
 
 __all__ = ["GRACE_S", "make_app"]
@@ -40,15 +42,22 @@ LOOK_S = 5.0  # how often the folders of bundles are looked at
 GRACE_S = 30.0  # that running edits have at the end
 
 
-def make_app(settings: ServerSettings, grace_s: float = GRACE_S) -> FastAPI:
+def make_app(
+    settings: ServerSettings,
+    grace_s: float = GRACE_S,
+    engine: Callable[[Metrics], Engine] | None = None,  # None: threads of this process
+) -> FastAPI:
     """The application; raises LimnerError for a bundle, provider or file of keys that cannot be used."""
+    uploads = settings.work / "uploads"
     settings.work.mkdir(parents=True, exist_ok=True)
-    forget_old(settings.work / "uploads", max(3600.0, 2 * settings.limits.seconds))  # of servers that were killed
-    hosts = Hosts(settings)
+    forget_old(uploads, max(3600.0, 2 * settings.limits.seconds))  # of servers that were killed
+    hosts = Hosts(settings, loads=engine is None)
     metrics = Metrics(hosts)
-    state = State(settings, hosts, KeyFile(settings.keys), metrics, Runner(settings.limits, metrics),
+    state = State(settings, hosts, KeyFile(settings.keys), metrics,
+                  engine(metrics) if engine else Runner(settings.limits, metrics, uploads),
                   Rates(settings.limits.requests_per_minute),
-                  Results(settings.work / "results", int(settings.limits.results_mb * 1e6)))  # fmt: skip
+                  Results(settings.work / "results", int(settings.limits.results_mb * 1e6)),
+                  tracing_of(os.environ))  # fmt: skip
     app = FastAPI(
         title="Limner",
         version=package_version("limner") or "0",
@@ -57,7 +66,7 @@ def make_app(settings: ServerSettings, grace_s: float = GRACE_S) -> FastAPI:
     )
     app.state.limner = state
     app.state.jobs = JobStore(settings.work / "jobs", settings.database)
-    app.add_middleware(Passage, metrics=metrics, body_bytes=int(settings.limits.upload_mb * 1e6))
+    app.add_middleware(Passage, metrics=metrics, tracing=state.tracing, body_bytes=int(settings.limits.upload_mb * 1e6))
     for kind in (Refusal, LimnerError, OSError, SQLAlchemyError):
         app.add_exception_handler(kind, _answer)
     app.add_exception_handler(HTTPException, _of_starlette)
@@ -100,17 +109,18 @@ def _life(grace_s: float) -> Any:
             state.ready = False
             for task in tasks:
                 task.cancel()
-            await state.runner.end(grace_s)
+            await state.engine.end(grace_s)
             await worker.end()
             await asyncio.to_thread(app.state.jobs.close)
             await asyncio.to_thread(state.hosts.close)
+            await asyncio.to_thread(state.tracing.close)
 
     return life
 
 
 async def _warm(state: State) -> None:
     try:
-        await asyncio.to_thread(state.hosts.warm)
+        await state.engine.warm(state.hosts)
     except Exception as reason:
         logger.error("not warm: %s", reason)
     else:

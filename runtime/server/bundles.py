@@ -22,7 +22,7 @@ from limner.runtime.server.errors import Refusal, refused
 from limner.runtime.server.settings import ServerSettings
 from limner.runtime.storage.held_files import Stamp, stamp_of
 
-__all__ = ["Hosted", "Hosts"]
+__all__ = ["Hosted", "Hosts", "open_bundle", "warm_bundle"]
 
 logger = logging.getLogger("limner.server")
 CPUS = ("cpu",)
@@ -78,8 +78,9 @@ class Hosted:
 class Hosts:
     """All bundles that are served, by name."""
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: ServerSettings, loads: bool = True) -> None:
         self.settings = settings
+        self.loads = loads  # False: graphs run elsewhere, and bundles are read for what they say of themselves
         self._hosted: dict[str, Hosted] = {}
         self._lock = threading.Lock()
         for name, folder in settings.bundles:
@@ -121,13 +122,8 @@ class Hosts:
 
     def warm(self) -> None:
         """Load what every method needs, and measure what is worth joining."""
-        for one in self.all:
-            self._warm(one)
-
-    def _warm(self, one: Hosted) -> None:
-        one.editor.warm(*one.methods)
-        one.sessions.join = self._join(one)
-        logger.info("%s: %s joined", one.name, ", ".join(one.sessions.join) or "nothing")
+        for one in self.all if self.loads else ():
+            warm_bundle(self.settings, one)
 
     def look(self) -> None:
         """Take up folders that changed, and drop those that went; a bundle that does not load changes nothing."""
@@ -142,7 +138,8 @@ class Hosts:
                 continue
             try:
                 new = self._opened(one.folder, one.name)
-                self._warm(new)  # the one before serves meanwhile
+                if self.loads:
+                    warm_bundle(self.settings, new)  # the one before serves meanwhile
             except LimnerError as reason:
                 logger.error("%s: %s; the one before stays", one.name, reason)
                 one.stamp = stamp
@@ -157,16 +154,10 @@ class Hosts:
             one.sessions.close()
 
     def _opened(self, folder: Path, name: str = "") -> Hosted:
-        """A bundle with sessions of its own, under a name or the bundle's."""
-        manifest = folder / MANIFEST
-        stamp = stamp_of(manifest) if manifest.is_file() else None  # before it is read: what comes later is seen
-        bundle = load_bundle(folder)
-        on_cpu = self.settings.provider in CPUS
-        lanes = self.settings.lanes or (usable_cores() if on_cpu else 1)
-        threads = self.settings.threads or (1 if on_cpu else None)
-        sessions = ScheduledSessions(bundle, self.settings.provider, threads, lanes=lanes)
-        name = name or self._free(bundle.manifest.name, bundle.manifest.family)
-        return Hosted(name, folder, Editor(bundle, sessions=sessions), sessions, stamp)
+        """A bundle under a name or its own."""
+        one = open_bundle(self.settings, folder)
+        one.name = name or self._free(one.name, one.editor.bundle.manifest.family)
+        return one
 
     def _put(self, one: Hosted) -> None:
         with self._lock:
@@ -183,11 +174,31 @@ class Hosts:
                 del self._hosted[one.name]
         one.replace()
 
-    def _join(self, one: Hosted) -> dict[str, JoinLimit]:
-        graphs = tuple(name for name in JOINED if name in one.sessions)
-        if self.settings.join is False:
-            return {}
-        if self.settings.join is None and self.settings.provider in CPUS:
-            return calibrate(one.sessions, graphs)
-        limits = {name: limit_of(one.editor.bundle, name) for name in graphs}
-        return {name: limit for name, limit in limits.items() if limit is not None}
+
+def open_bundle(settings: ServerSettings, folder: Path) -> Hosted:
+    """A bundle with sessions of its own, which have loaded nothing yet."""
+    manifest = folder / MANIFEST
+    stamp = stamp_of(manifest) if manifest.is_file() else None  # before it is read: what comes later is seen
+    bundle = load_bundle(folder)
+    on_cpu = settings.provider in CPUS
+    lanes = settings.lanes or (usable_cores() if on_cpu else 1)
+    threads = settings.threads or (1 if on_cpu else None)
+    sessions = ScheduledSessions(bundle, settings.provider, threads, lanes=lanes)
+    return Hosted(bundle.manifest.name, folder, Editor(bundle, sessions=sessions), sessions, stamp)
+
+
+def warm_bundle(settings: ServerSettings, one: Hosted) -> None:
+    """Load what every method needs, and measure what is worth joining."""
+    one.editor.warm(*one.methods)
+    one.sessions.join = _join(settings, one)
+    logger.info("%s: %s joined", one.name, ", ".join(one.sessions.join) or "nothing")
+
+
+def _join(settings: ServerSettings, one: Hosted) -> dict[str, JoinLimit]:
+    graphs = tuple(name for name in JOINED if name in one.sessions)
+    if settings.join is False:
+        return {}
+    if settings.join is None and settings.provider in CPUS:
+        return calibrate(one.sessions, graphs)
+    limits = {name: limit_of(one.editor.bundle, name) for name in graphs}
+    return {name: limit for name, limit in limits.items() if limit is not None}

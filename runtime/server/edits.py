@@ -6,18 +6,17 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
-from limner.runtime.edit import Edit
 from limner.runtime.recipe import Recipe
-from limner.runtime.server.answers import FORMATS, INCLUDED, edit_answer, edit_file
+from limner.runtime.server.answers import FORMATS, INCLUDED
 from limner.runtime.server.bundles import Hosted
 from limner.runtime.server.errors import refused
+from limner.runtime.server.orders import Order
 from limner.runtime.server.results import digest_of
 from limner.runtime.server.running import check_recipe
 from limner.runtime.server.state import State, state_of
-from limner.runtime.server.uploads import Fields, Given, check_source, placed, read_request
-from limner.runtime.timing import Progress
+from limner.runtime.server.uploads import Fields, Given, check_source, read_request
 
-__all__ = ["BODY", "EditAnswer", "asked_of", "edit_once", "included", "only_picture", "recipe_of", "router"]
+__all__ = ["EditAnswer", "asked_of", "body_of", "included", "only_picture", "recipe_of", "router"]
 
 router = APIRouter(tags=["edits"])
 RECIPE: dict[str, Any] = {
@@ -34,19 +33,21 @@ PROPERTIES: dict[str, Any] = {
     "include": {"type": "array", "items": {"enum": list(INCLUDED)}, "description": "Further pictures of the answer."},
     "output_format": {"enum": list(FORMATS), "default": "png"},
 }  # fmt: skip
-BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {"schema": {"type": "object", "required": ["recipe"], "properties": PROPERTIES},
-                                 "example": {"recipe": RECIPE}},
-            "multipart/form-data": {
-                "schema": {"type": "object", "required": ["recipe"],
-                           "properties": PROPERTIES | {"recipe": {"type": "string", "description": "A recipe's JSON"},
-                                                       "image": {"type": "string", "format": "binary"}}}},
-        },
-    },
-}  # fmt: skip
+
+
+def body_of(more: dict[str, Any]) -> dict[str, Any]:
+    """The OpenAPI of a recipe that is sent, and of further fields."""
+    properties = PROPERTIES | more
+    text = {
+        "recipe": {"type": "string", "description": "A recipe's JSON"},
+        "image": {"type": "string", "format": "binary"},
+    }
+    schemas = {
+        "application/json": {"schema": {"type": "object", "required": ["recipe"], "properties": properties},
+                             "example": {"recipe": RECIPE}},
+        "multipart/form-data": {"schema": {"type": "object", "required": ["recipe"], "properties": properties | text}},
+    }  # fmt: skip
+    return {"requestBody": {"required": True, "content": schemas}}
 
 
 class EditAnswer(BaseModel):
@@ -70,7 +71,7 @@ class EditAnswer(BaseModel):
     pictures: dict[str, str] | None = Field(default=None, description="Attention maps and masks by name.")
 
 
-@router.post("/v1/edits", response_model=EditAnswer, response_model_exclude_none=True, openapi_extra=BODY)
+@router.post("/v1/edits", response_model=EditAnswer, response_model_exclude_none=True, openapi_extra=body_of({}))
 async def edits(request: Request) -> dict[str, Any]:
     """Run a recipe."""
     state = state_of(request)
@@ -84,15 +85,10 @@ async def edits(request: Request) -> dict[str, Any]:
     if (known := await asyncio.to_thread(state.results.get, digest)) is not None:
         return known | {"id": request.state.id}
 
-    def work() -> dict[str, Any]:
-        with placed(recipe, picture, state.uploads, state.limits) as here:
-            edit = hosted.editor.edit(here, compare=asked["compare"])
-            answer = edit_answer(edit, model, asked["output_format"], asked["include"], request.state.id)
-        state.metrics.done(model, edit.timing)
-        state.results.put(digest, answer)
-        return answer
-
-    return await state.runner.run(hosted, model, work, request)
+    order = Order(model, asked, None if picture is None else picture.data, request.state.id)
+    answer = await state.made(hosted, order, request)
+    await asyncio.to_thread(state.results.put, digest, answer)
+    return answer
 
 
 def asked_of(fields: Fields, recipe: Recipe) -> dict[str, Any]:
@@ -105,23 +101,6 @@ def asked_of(fields: Fields, recipe: Recipe) -> dict[str, Any]:
         "include": included(fields),
         "output_format": fields.choice("output_format", FORMATS, "png"),
     }
-
-
-async def edit_once(
-    state: State, request: Request, hosted: Hosted, recipe: Recipe, picture: Given | None, kind: str,
-    progress: Progress | None = None,
-) -> tuple[Edit, bytes]:  # fmt: skip
-    """One edit and its file."""
-    model = f"{hosted.name}:{recipe.method}"
-
-    def work() -> tuple[Edit, bytes]:
-        with placed(recipe, picture, state.uploads, state.limits) as here:
-            edit = hosted.editor.edit(here, progress, compare=False)
-            data = edit_file(edit, kind)[0]
-        state.metrics.done(model, edit.timing)
-        return edit, data
-
-    return await state.runner.run(hosted, model, work, request)
 
 
 def recipe_of(fields: Fields, state: State) -> tuple[Recipe, Hosted]:

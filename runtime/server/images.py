@@ -21,24 +21,22 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, Field
 
 from limner.runtime.bundle.presets import picture_section, resolved
-from limner.runtime.edit import Edit
 from limner.runtime.methods.registry import Method
-from limner.runtime.pictures.images import checked_u8
 from limner.runtime.recipe import MAX_SEED, PromptEdit, Recipe, Source
-from limner.runtime.server.answers import FORMATS, in_base64, plain_file
+from limner.runtime.server.answers import FORMATS, in_base64
 from limner.runtime.server.bundles import Hosted
-from limner.runtime.server.edits import edit_once, only_picture, recipe_of
+from limner.runtime.server.edits import only_picture, recipe_of
 from limner.runtime.server.errors import as_refusal, refused
+from limner.runtime.server.orders import Order, Watching
 from limner.runtime.server.running import check_recipe
 from limner.runtime.server.settings import Limits
 from limner.runtime.server.state import State, state_of
-from limner.runtime.server.uploads import Fields, Given, read_request, without_place
-from limner.runtime.timing import Previews, Progress
+from limner.runtime.server.uploads import Fields, Given, read_request
 
 __all__ = ["router"]
 
 router = APIRouter(tags=["OpenAI's image API"])
-Job = Callable[[Progress | None], Awaitable[dict[str, Any]]]
+Job = Callable[[Watching | None], Awaitable[dict[str, Any]]]
 """Makes one picture."""
 QUALITIES = {"auto": 1.0, "standard": 1.0, "medium": 1.0, "low": 0.5, "high": 2.0, "hd": 2.0}
 SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
@@ -121,23 +119,25 @@ async def image_generations(request: Request) -> Response:
     count = fields.whole("n", 1, 1, state.limits.pictures)
 
     def made(seed: int) -> Job:
-        async def job(progress: Progress | None) -> dict[str, Any]:
-            def work() -> bytes:
-                found = hosted.editor.generate([prompt], [seed], settings, progress=progress)
-                return plain_file(found[0].image, kind)
-
-            data = await state.runner.run(hosted, hosted.name, work, request)
-            return {"b64_json": in_base64(data), "revised_prompt": None, "warnings": []}
-
-        return job
+        asked = {"prompt": prompt, "seed": seed, "settings": settings, "output_format": kind}
+        return _ordered(state, request, hosted, Order(hosted.name, asked, None, request.state.id))
 
     return await _answered(request, fields, "image_generation", [made(first + k) for k in range(count)], kind)
 
 
 def _edited(state: State, request: Request, hosted: Hosted, recipe: Recipe, picture: Given | None, kind: str) -> Job:
-    async def job(progress: Progress | None) -> dict[str, Any]:
-        edit, data = await edit_once(state, request, hosted, recipe, picture, kind, progress)
-        return _picture(edit, data)
+    asked = {"recipe": recipe.to_dict(), "name": "" if picture is None else picture.name, "compare": False,
+             "include": (), "output_format": kind}  # fmt: skip
+    data = None if picture is None else picture.data
+    return _ordered(state, request, hosted, Order(f"{hosted.name}:{recipe.method}", asked, data, request.state.id))
+
+
+def _ordered(state: State, request: Request, hosted: Hosted, order: Order) -> Job:
+    async def job(watching: Watching | None) -> dict[str, Any]:
+        answer = await state.made(hosted, order, request, watching=watching)
+        found = {"b64_json": answer["image"], "revised_prompt": None, "warnings": answer["warnings"],
+                 "size": answer["size"]}  # fmt: skip
+        return found | ({"recipe": answer["recipe"]} if "recipe" in answer else {})
 
     return job
 
@@ -256,11 +256,6 @@ def _numbered(recipe: Recipe, fields: Fields, limits: Limits) -> list[Recipe]:
     return found
 
 
-def _picture(edit: Edit, data: bytes) -> dict[str, Any]:
-    return {"b64_json": in_base64(data), "revised_prompt": None, "recipe": without_place(edit).to_dict(),
-            "warnings": list(edit.warnings), "size": f"{edit.image.shape[1]}x{edit.image.shape[0]}"}  # fmt: skip
-
-
 async def _answered(request: Request, fields: Fields, event: str, jobs: Sequence[Job], kind: str) -> Response:
     """All pictures as one answer, or one event after another."""
     quality, size = fields.text("quality", "auto"), fields.text("size", "auto")
@@ -275,7 +270,7 @@ async def _answered(request: Request, fields: Fields, event: str, jobs: Sequence
     async def events() -> AsyncIterator[str]:
         try:
             for job in jobs:
-                async for name, body in _pictures(job, partial, kind):
+                async for name, body in _pictures(job, partial):
                     more = {"usage": USAGE} if name == "completed" else {}
                     yield _event(f"{event}.{name}", {"type": f"{event}.{name}"} | told | more | body)
         except Exception as reason:
@@ -285,15 +280,14 @@ async def _answered(request: Request, fields: Fields, event: str, jobs: Sequence
     return StreamingResponse(events(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
-async def _pictures(job: Job, partial: int, kind: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+async def _pictures(job: Job, partial: int) -> AsyncIterator[tuple[str, dict[str, Any]]]:
     """The pictures on the way, from methods that have any, then the finished one."""
     loop, queue = asyncio.get_running_loop(), asyncio.Queue[dict[str, Any]]()
 
-    def show(step: int, steps: int, image: Any) -> None:  # in the edit's thread
-        found = {"b64_json": in_base64(plain_file(checked_u8(image), kind))}
-        loop.call_soon_threadsafe(queue.put_nowait, found)
+    def shown(data: bytes) -> None:  # in the edit's thread
+        loop.call_soon_threadsafe(queue.put_nowait, {"b64_json": in_base64(data)})
 
-    task = asyncio.ensure_future(job(Previews(partial, show) if partial else None))
+    task = asyncio.ensure_future(job(Watching(partial, shown=shown) if partial else None))
     number = 0
     try:
         while not task.done() or not queue.empty():

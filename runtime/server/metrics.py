@@ -2,22 +2,31 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from limner.runtime.server.bundles import Hosts
+from limner.runtime.errors import StoppedError
+from limner.runtime.server.bundles import Hosted
 
 __all__ = ["Metrics"]
 
 BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
+class Hosting(Protocol):
+    """What has bundles loaded."""
+
+    @property
+    def all(self) -> list[Hosted]: ...
+
+
 class Metrics:
     """The counters of one server."""
 
-    def __init__(self, hosts: Hosts) -> None:
+    def __init__(self, hosts: Hosting) -> None:
         self.registry = CollectorRegistry()
         self.edits = Counter("limner_edits", "Edits by outcome", ["model", "outcome"], registry=self.registry)
         self.seconds = Histogram(
@@ -36,6 +45,11 @@ class Metrics:
         """The exposition."""
         return generate_latest(self.registry)
 
+    def failed(self, model: str, reason: BaseException) -> None:
+        """An edit that ended otherwise."""
+        outcome = reason.reason if isinstance(reason, StoppedError) else type(reason).__name__
+        self.edits.labels(model, outcome).inc()
+
     def done(self, model: str, stages: dict[str, float]) -> None:
         """An edit that ended well; stages in ms."""
         self.edits.labels(model, "done").inc()
@@ -46,7 +60,7 @@ class Metrics:
 class _Graphs(Collector):
     """What the sessions of every bundle count, and the memory of the process."""
 
-    def __init__(self, hosts: Hosts) -> None:
+    def __init__(self, hosts: Hosting) -> None:
         self.hosts = hosts
 
     def collect(self) -> Iterator[Metric]:

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from limner.runtime.server.errors import Refusal, as_refusal
 from limner.runtime.server.metrics import Metrics
+from limner.runtime.server.tracing import Tracing
 
 __all__ = ["Passage"]
 
@@ -24,8 +25,8 @@ FORM_EXTRA = 100_000  # bytes of a body beside its picture
 class Passage:
     """The one middleware."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, body_bytes: int) -> None:
-        self.app, self.metrics, self.body_bytes = app, metrics, body_bytes + FORM_EXTRA
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing, body_bytes: int) -> None:
+        self.app, self.metrics, self.tracing, self.body_bytes = app, metrics, tracing, body_bytes + FORM_EXTRA
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -45,14 +46,15 @@ class Passage:
                                       (b"x-content-type-options", b"nosniff")]  # fmt: skip
             await send(message)
 
-        try:
-            await self.app(scope, self._limited(receive, headers), answer)
-        except Exception as reason:
-            refusal = as_refusal(reason, name)
-            if not started:
-                await JSONResponse(refusal.body(), refusal.status, refusal.headers)(scope, receive, answer)
-        finally:
-            self._log(scope, name, status, time.perf_counter() - began)
+        with self.tracing.request(scope["method"], scope["path"][:200], headers, name) as traced:
+            try:
+                await self.app(scope, self._limited(receive, headers), answer)
+            except Exception as reason:
+                refusal = as_refusal(reason, name)
+                if not started:
+                    await JSONResponse(refusal.body(), refusal.status, refusal.headers)(scope, receive, answer)
+            finally:
+                self._log(scope, name, status, time.perf_counter() - began, traced(status))
 
     def _limited(self, receive: Receive, headers: Headers) -> Receive:
         """413 once a body is larger than allowed, whatever its length says."""
@@ -71,7 +73,7 @@ class Passage:
 
         return limited
 
-    def _log(self, scope: Scope, name: str, status: int, seconds: float) -> None:
+    def _log(self, scope: Scope, name: str, status: int, seconds: float, trace: str) -> None:
         line: dict[str, Any] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "id": name,
@@ -82,6 +84,8 @@ class Passage:
             "ms": round(1000 * seconds, 1),
             "key": scope.get("state", {}).get("key", ""),
         }
+        if trace:
+            line["trace"] = trace
         if status >= 400:
             self.metrics.refused.labels(str(status)).inc()
         access.info(json.dumps(line))

@@ -2,9 +2,9 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Protocol
 
 from starlette.requests import Request
 
@@ -13,23 +13,49 @@ from limner.runtime.completing import completed
 from limner.runtime.errors import StoppedError
 from limner.runtime.graphs.tickets import Ticket
 from limner.runtime.recipe import Recipe
-from limner.runtime.server.bundles import Hosted
+from limner.runtime.server.bundles import Hosted, Hosts
 from limner.runtime.server.errors import Refusal, refused
 from limner.runtime.server.metrics import Metrics
+from limner.runtime.server.orders import Order, Watching, perform
 from limner.runtime.server.settings import Limits
 from limner.runtime.settings import SamplingParameters
 
-__all__ = ["Runner", "check_recipe"]
+__all__ = ["LOOK_S", "Engine", "Runner", "check_recipe"]
 
-T = TypeVar("T")
 LOOK_S = 0.1  # how often it is looked whether the client is still there
 
 
-class Runner:
-    """Places for so many edits at one time, and for so many that wait for one."""
+class Engine(Protocol):
+    """What makes edits: threads of this process, or machines of a cluster."""
 
-    def __init__(self, limits: Limits, metrics: Metrics) -> None:
-        self.limits, self.metrics = limits, metrics
+    places: int  # edits at one time
+
+    async def run(
+        self,
+        hosted: Hosted,
+        order: Order,
+        request: Request | None = None,  # whose client may leave
+        ticket: Ticket | None = None,
+        patient: bool = False,  # waits for a place however many do
+        watching: Watching | None = None,
+    ) -> dict[str, Any]:
+        """The answer to an order. Raises Refusal 429 without a place to wait, StoppedError for one that was stopped."""
+
+    def stop(self, ticket: Ticket) -> None:
+        """Stop an edit that runs; one that has not begun does not."""
+
+    async def warm(self, hosts: Hosts) -> None:
+        """Come back when every bundle can be used at once."""
+
+    async def end(self, within: float) -> None:
+        """Take nothing new; let what runs end within so many seconds, and stop the rest."""
+
+
+class Runner:
+    """Places for so many edits at one time in threads of this process, and for so many that wait for one."""
+
+    def __init__(self, limits: Limits, metrics: Metrics, uploads: Path) -> None:
+        self.limits, self.metrics, self.uploads, self.places = limits, metrics, uploads, limits.running
         self._threads = ThreadPoolExecutor(limits.running, thread_name_prefix="edit")
         self._places = asyncio.Semaphore(limits.running)
         self._waiting = 0
@@ -42,19 +68,20 @@ class Runner:
         """Edits that run."""
         return len(self._tickets)
 
+    async def warm(self, hosts: Hosts) -> None:
+        """Load and measure the graphs."""
+        await asyncio.to_thread(hosts.warm)
+
     async def run(
         self,
         hosted: Hosted,
-        model: str,
-        work: Callable[[], T],
+        order: Order,
         request: Request | None = None,
         ticket: Ticket | None = None,
-        patient: bool = False,  # waits for a place however many do
-    ) -> T:
-        """What `work` gives, in a thread, as one edit on `hosted`.
-
-        Raises Refusal 429 where there is no place to wait, StoppedError for an edit that was stopped.
-        """
+        patient: bool = False,
+        watching: Watching | None = None,
+    ) -> dict[str, Any]:
+        """The answer to an order, made in a thread as one edit on `hosted`; see Engine."""
         if self._ending:
             raise StoppedError("end")
         if not patient and self._places.locked() and self._waiting >= self.limits.waiting:
@@ -63,7 +90,7 @@ class Runner:
             await self._waited(request)
             ticket = Ticket.within(self.limits.seconds) if ticket is None else ticket
             try:
-                return await self._run(hosted, model, work, request, ticket)
+                return await self._run(hosted, order, request, ticket, watching)
             finally:
                 self._places.release()
 
@@ -99,12 +126,12 @@ class Runner:
             raise
 
     async def _run(
-        self, hosted: Hosted, model: str, work: Callable[[], T], request: Request | None, ticket: Ticket
-    ) -> T:
-        def whole() -> T:
+        self, hosted: Hosted, order: Order, request: Request | None, ticket: Ticket, watching: Watching | None
+    ) -> dict[str, Any]:
+        def whole() -> dict[str, Any]:
             with hosted.sessions.edit(ticket):
                 ticket.check()
-                return work()
+                return perform(hosted.editor, order, self.uploads, self.limits, watching)
 
         with self._lock:
             self._tickets[ticket] = hosted
@@ -117,10 +144,6 @@ class Runner:
             return await future
         except asyncio.CancelledError:
             hosted.sessions.stop(ticket)
-            raise
-        except BaseException as reason:
-            outcome = reason.reason if isinstance(reason, StoppedError) else type(reason).__name__
-            self.metrics.edits.labels(model, outcome).inc()
             raise
         finally:
             with self._lock:

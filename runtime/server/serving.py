@@ -3,14 +3,16 @@
 import logging
 import socket
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import uvicorn
 
 from limner.runtime.errors import InputError
 from limner.runtime.server.app import GRACE_S, make_app
-from limner.runtime.server.settings import ServerSettings
+from limner.runtime.server.metrics import Metrics
+from limner.runtime.server.running import Engine
+from limner.runtime.server.settings import Cluster, ServerSettings
 from limner.runtime.storage.stopping import Stopped, orderly
 
 __all__ = ["run_server"]
@@ -18,13 +20,19 @@ __all__ = ["run_server"]
 BACKLOG = 2048
 
 
-def run_server(settings: ServerSettings, host: str, port: int, say: Callable[[str], None]) -> None:
+def run_server(
+    settings: ServerSettings,
+    host: str,
+    port: int,
+    say: Callable[[str], None],
+    cluster: Cluster | None = None,  # None: edits run in threads of this process
+) -> None:
     """Serve until SIGINT or SIGTERM. Raises LimnerError for what cannot be served, or not there."""
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     for name in ("limner.server", "limner.access"):
         logging.getLogger(name).setLevel(logging.INFO)
-    app = make_app(settings)
-    with listening(host, port) as opened:
+    with listening(host, port) as opened, _engine(settings, cluster) as engine:
+        app = make_app(settings, engine=engine)
         address = opened.getsockname()
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
         names = ", ".join(app.state.limner.hosts.models())
@@ -36,6 +44,17 @@ def run_server(settings: ServerSettings, host: str, port: int, say: Callable[[st
         with orderly(), suppress(Stopped):  # uvicorn raises the signal again when everything has ended
             uvicorn.Server(config).run(sockets=[opened])
     say("limner: ended")
+
+
+@contextmanager
+def _engine(settings: ServerSettings, cluster: Cluster | None) -> Iterator[Callable[[Metrics], Engine] | None]:
+    if cluster is None:
+        yield None
+        return
+    from limner.runtime.server.cluster.launch import running_replicas
+
+    with running_replicas(settings, cluster) as engine:
+        yield engine
 
 
 def listening(host: str, port: int) -> socket.socket:

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from limner.runtime.errors import InputError
 from limner.runtime.settings import Settings, setting
 
-__all__ = ["Limits", "ServerSettings"]
+__all__ = ["Cluster", "Limits", "ServerSettings"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,28 @@ class Limits(Settings):
     requests_per_minute: int = setting(240, "of one key", 1, 1_000_000)
     jobs: int = setting(100, "of one key that are not ended", 1, 100_000)
     results_mb: float = setting(500.0, "megabytes of results that are kept for the same recipe again", 0.0, 1_000_000.0)
+
+
+@dataclass(frozen=True)
+class Cluster(Settings):
+    """How edits are spread over the machines of a Ray cluster."""
+
+    where: ClassVar[str] = "ray"
+    replicas_least: int = setting(1, "replicas that are always there", 1, 1000)
+    replicas_most: int = setting(4, "replicas at the most", 1, 1000)
+    load: float = setting(2.0, "edits of a replica, waiting ones too, above which another one starts", 0.1, 256.0)
+    up_s: float = setting(5.0, "seconds of such a load before another one starts", 0.0, 3600.0)
+    down_s: float = setting(120.0, "seconds of less before one ends", 0.0, 86_400.0)
+    cpus: float = setting(1.0, "cores that a replica takes; its lanes on a CPU", 0.0, 256.0)
+    gpus: float = setting(0.0, "GPUs that a replica takes", 0.0, 16.0)
+    loaded: int = setting(4, "bundles that a replica has loaded at one time", 1, 1000)
+    attempts: int = setting(4, "replicas that may go down while they make one edit", 1, 100)
+    fronts: int = setting(1, "servers in front, where Ray Serve runs them", 1, 100)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.replicas_most < self.replicas_least:
+            raise InputError("ray.replicas_most", self.replicas_most, f"{self.replicas_least} or more, replicas_least")
 
 
 @dataclass(frozen=True)

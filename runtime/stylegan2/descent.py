@@ -17,7 +17,7 @@ from limner.runtime.methods.latent_optimization import Moments
 from limner.runtime.pictures.images import to_u8
 from limner.runtime.stylegan2.adam import Adam, AdamConfig
 from limner.runtime.stylegan2.spaces import Latents, Space
-from limner.runtime.timing import Progress
+from limner.runtime.timing import Progress, previews_at
 from limner.runtime.trajectory import Trajectory
 
 __all__ = ["LOSSES", "Descent", "GradientGraph", "LossWeights", "Schedule", "Stopping", "Targets", "descend"]
@@ -144,7 +144,9 @@ def descend(
         if rows.size == 0:
             break
         keep = step == 0 or (keep_every > 0 and step % keep_every == 0)
-        only = [*LOSSES, "gradient", "image"] if keep and keep_every > 0 else [*LOSSES, "gradient"]
+        shown = previews_at(progress, step + 1, schedule.steps)
+        wanted = shown is not None or (keep and keep_every > 0)
+        only = [*LOSSES, "gradient", "image"] if wanted else [*LOSSES, "gradient"]
         try:
             found = gradient_graph(
                 latents=state.latents[rows], **targets.rows(rows), loss_weights=graph_weights, only=only
@@ -168,6 +170,8 @@ def descend(
         state.latents = np.where(_wide(state.active, state.latents), space.point(state.start, v), state.latents)
         if progress is not None:
             progress(step + 1, schedule.steps, {name: float(found[name].mean()) for name in LOSSES})
+        if shown is not None:
+            shown(found["image"][:1])
     return state.results()
 
 

@@ -19,7 +19,7 @@ from limner.runtime.pictures.images import to_u8
 from limner.runtime.settings import InversionParameters
 from limner.runtime.stylegan2.descent import LossWeights, Schedule, Stopping, Targets, descend
 from limner.runtime.stylegan2.networks import Models
-from limner.runtime.timing import Progress, Timer
+from limner.runtime.timing import Progress, Timer, without_previews
 
 __all__ = ["Inversion", "compare_images", "invert", "likeness"]
 
@@ -137,6 +137,6 @@ def _refine(
         weights,
         Schedule(parameters.refine_steps, parameters.learning_rate),
         stopping=Stopping(parameters.patience, best=True),
-        progress=progress,
+        progress=without_previews(progress),
     )
     return np.stack([one.latents for one in found]), [one.steps for one in found]

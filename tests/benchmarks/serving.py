@@ -1,9 +1,12 @@
-"""`make bench-serving`: many clients at once, closed loop: edits a second, waits, CPU seconds an edit, memory.
+"""`make bench-serving`: many clients at once: edits a second, waits, CPU seconds an edit, memory.
 
-Clients of five methods (of latent optimization a short run) ask one
-server, each the next edit when the last one came. Beside it, in the same way: the runtime behind a lock (one edit after
-the other), and one `Editor` that all threads share without a schedule. And a mapper's edit beside eight optimizations.
-Each is a process of its own; sources are seeds and texts, so that nothing is read.
+- Closed loop: clients of five methods (of latent optimization a short run) ask one server, each the next edit when the
+  last one came. Beside it: the runtime behind a lock, and one `Editor` that all threads share without a schedule.
+- Open loop: edits come at random moments, whether the last ones came or not, at 0.7 of what the lock does.
+- SEGA alone, beside diffusers' pipeline behind FastAPI on the same weights, steps and settings.
+- A mapper's edit beside eight optimizations.
+
+Each engine is a process of its own; sources are seeds and texts, so that nothing is read.
 """
 
 from __future__ import annotations
@@ -11,7 +14,9 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import random
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -26,10 +31,15 @@ import typer
 
 from benchmarks.scale_diffusion import HERE
 from limner.runtime.bundle.shipped import shipped_bundle
+from limner.runtime.errors import LimnerError
 from limner.runtime.recipe import PromptEdit, Recipe, Source
 
 BEARD = (PromptEdit("a person with a beard"),)
 FACE = "a portrait of a woman with long brown hair"
+SEGA_STEPS, SEGA_WARMUP = 20, 4
+OPEN_LOAD = 0.7
+SERVERS = (("the server", ()), ("the server, nothing joined", ("--no-join",)))
+RIVALS = (("lock", "one Editor with a lock"), ("shared", "one Editor that all share"))
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
@@ -45,12 +55,39 @@ def recipe_of(number: int) -> Recipe:
     )[number % 5]
 
 
-class Loop:
-    """Clients that ask one after another for some seconds."""
+def sega_of(number: int) -> Recipe:
+    """The edit that diffusers makes too."""
+    settings = {"steps": SEGA_STEPS, "sampler": "ddim", "momentum_scale": 0.1}
+    concept = PromptEdit("glasses", options={"warmup": SEGA_WARMUP})
+    return Recipe("sega", Source.from_prompt(FACE, number), (concept,), settings)
 
-    def __init__(self, edit: Callable[[Recipe], Any]) -> None:
-        self.edit, self.numbers = edit, itertools.count()
+
+class Loop:
+    """Clients that ask one after another for some seconds, or at random moments."""
+
+    def __init__(self, edit: Callable[[Recipe], Any], recipes: Callable[[int], Recipe] = recipe_of) -> None:
+        self.edit, self.recipes, self.numbers = edit, recipes, itertools.count()
         self.took: list[float] = []
+        self.failed = 0
+
+    def open(self, rate: float, seconds: float) -> None:
+        """Edits that come at `rate` a second, whoever still waits; seconds count from the moment that each came."""
+        moments, threads = random.Random(0), []
+        due = begin = time.monotonic()
+        while (due := due + moments.expovariate(rate)) < begin + seconds:
+            time.sleep(max(0.0, due - time.monotonic()))
+            threads.append(threading.Thread(target=self._one, args=(due, next(self.numbers))))
+            threads[-1].start()
+        for thread in threads:
+            thread.join()
+
+    def _one(self, due: float, number: int) -> None:
+        try:
+            self.edit(self.recipes(number))
+        except LimnerError:
+            self.failed += 1
+        else:
+            self.took.append(time.monotonic() - due)
 
     def run(self, clients: int, seconds: float) -> None:
         """Ask until the time is up."""
@@ -59,7 +96,7 @@ class Loop:
         def one() -> None:
             while time.monotonic() < until:
                 begin = time.monotonic()
-                self.edit(recipe_of(next(self.numbers)))
+                self.edit(self.recipes(next(self.numbers)))
                 self.took.append(time.monotonic() - begin)
 
         threads = [threading.Thread(target=one) for _ in range(clients)]
@@ -81,13 +118,13 @@ def memory_of(process: int) -> float:
 
 
 @app.command("alone")
-def alone(kind: str, clients: int, seconds: float) -> None:
-    """The rivals: "lock" or "shared", in this process."""
+def alone(kind: str, clients: int, seconds: float, rate: float = 0.0) -> None:
+    """The rivals: "lock" or "shared", in this process; with a rate, open loop."""
     from limner.runtime.editor import Editor
 
     editors = {family: Editor(shipped_bundle(family)) for family in ("stylegan2", "diffusion")}
     for editor in editors.values():
-        editor.warm(*([] if kind == "none" else _methods(editor)))
+        editor.warm(*_methods(editor))
     lock = threading.Lock()
 
     def edit(recipe: Recipe) -> None:
@@ -100,7 +137,7 @@ def alone(kind: str, clients: int, seconds: float) -> None:
 
     loop = Loop(edit)
     begin, used = time.monotonic(), time.process_time()
-    loop.run(clients, seconds)
+    loop.open(rate, seconds) if rate else loop.run(clients, seconds)
     print(json.dumps(_row(loop, time.monotonic() - begin, time.process_time() - used, memory_of(os.getpid()))))
 
 
@@ -115,6 +152,7 @@ def _row(loop: Loop, seconds: float, cpu: float, memory: float) -> dict[str, flo
     return {
         "edits": len(took), "a second": len(took) / seconds, "p50": statistics.median(took),
         "p95": took[int(0.95 * (len(took) - 1))], "CPU s an edit": cpu / len(took), "GiB": memory,
+        "failed": loop.failed,
     }  # fmt: skip
 
 
@@ -134,14 +172,16 @@ class Served:
                 self.url = line.split()[1]
         threading.Thread(target=self.process.stderr.read, daemon=True).start()
 
-    def measure(self, clients: int, seconds: float) -> dict[str, float]:
-        """One row."""
+    def measure(
+        self, clients: int, seconds: float, rate: float = 0.0, recipes: Callable[[int], Recipe] = recipe_of
+    ) -> dict[str, float]:
+        """One row; with a rate, open loop."""
         from limner.runtime.client import Client
 
         with Client(self.url) as client:
-            loop = Loop(lambda recipe: client.edit(recipe, compare=False))
+            loop = Loop(lambda recipe: client.edit(recipe, compare=False), recipes)
             begin, used = time.monotonic(), cpu_of(self.process.pid)
-            loop.run(clients, seconds)
+            loop.open(rate, seconds) if rate else loop.run(clients, seconds)
             took, cpu = time.monotonic() - begin, cpu_of(self.process.pid) - used
             return _row(loop, took, cpu, memory_of(self.process.pid))
 
@@ -183,54 +223,122 @@ class Served:
         self.folder.cleanup()
 
 
+def by_diffusers(clients: int, seconds: float) -> dict[str, float]:
+    """The row of the other server."""
+    import httpx2
+
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "benchmarks.diffusers_server", str(port)]
+    process = subprocess.Popen(command, env=os.environ | HERE, stderr=subprocess.DEVNULL)
+    try:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=600.0) as client:
+
+            def edit(recipe: Recipe) -> None:
+                asked = {"prompt": FACE, "concept": "glasses", "seed": recipe.source.seed, "steps": SEGA_STEPS,
+                         "warmup": SEGA_WARMUP}  # fmt: skip
+                client.post("/edit", json=asked).raise_for_status()
+
+            while True:
+                try:
+                    client.get("/readyz")
+                    break
+                except httpx2.TransportError:
+                    time.sleep(0.5)
+            edit(sega_of(10_000))
+            loop = Loop(edit, sega_of)
+            begin, used = time.monotonic(), cpu_of(process.pid)
+            loop.run(clients, seconds)
+            row = _row(loop, time.monotonic() - begin, cpu_of(process.pid) - used, memory_of(process.pid))
+    finally:
+        process.kill()
+        process.wait()
+    return row
+
+
+def table(title: str, first: str, rows: dict[Any, dict[str, float]]) -> list[str]:
+    """A table of Markdown."""
+    titles = (first, "edits", "edits a second", "p50, s", "p95, s", "CPU s an edit", "GiB")
+    lines = [f"## {title}", "", f"| {' | '.join(titles)} |", "|---|" + "---|" * (len(titles) - 1)]
+    for name, row in rows.items():
+        cells = [row[key] for key in ("a second", "p50", "p95", "CPU s an edit", "GiB")]
+        done = f"{row['edits']:.0f}" + (f" ({row['failed']:.0f} failed)" if row["failed"] else "")
+        lines.append(f"| {name} | {done} | {' | '.join(f'{value:.2f}' for value in cells)} |")
+    return [*lines, ""]
+
+
 def as_markdown(found: dict[str, Any]) -> str:
     """The tables."""
     lines = [
         "# Many clients at once", "",
-        "`make bench-serving`: clients of five methods in turn, each asks for the next edit when the last one came; "
-        f"{found['seconds']:g} s each, {found['cores']} cores. Seconds an edit as a client sees it; CPU seconds and "
-        "memory of the process that edits.", "",
+        f"`make bench-serving`: {found['cores']} cores, no GPU. Clients of five methods in turn. Closed loop: each "
+        f"asks for the next edit when the last one came, {found['seconds']:g} s each. Seconds an edit as a client sees "
+        "it; CPU seconds and memory of the process that edits.", "",
     ]  # fmt: skip
-    titles = ("clients", "edits a second", "p50, s", "p95, s", "CPU s an edit", "GiB")
-    for name, rows in found["engines"].items():
-        lines += [f"## {name}", "", f"| {' | '.join(titles)} |", "|---|" + "---|" * (len(titles) - 1)]
-        for clients, row in rows.items():
-            cells = [row["a second"], row["p50"], row["p95"], row["CPU s an edit"], row["GiB"]]
-            lines.append(f"| {clients} | {' | '.join(f'{value:.2f}' for value in cells)} |")
-        lines.append("")
+    for name, rows in found["closed"].items():
+        lines += table(f"Closed loop: {name}", "clients", rows)
+    title = f"Open loop: {found['rate']:.2f} edits a second come, at random moments, {found['open_seconds']:g} s"
+    lines += table(title, "", found["open"])
+    lines += table(f"SEGA alone, {SEGA_STEPS} steps, the same weights and settings", "", found["sega"])
+    lines += ["## A mapper's edit, p95", ""]
     for name, row in found["fairness"].items():
         parts = ", ".join(f"{value:.2f} s {key}" for key, value in row.items())
-        lines.append(f"A mapper's edit, p95, {name}: {parts}.")
+        lines.append(f"- {name}: {parts}.")
     return "\n".join(lines) + "\n"
 
 
 @app.command("run")
 def main(
-    seconds: Annotated[float, typer.Option(help="Of each measurement.")] = 30.0,
+    seconds: Annotated[float, typer.Option(help="Of each closed loop.")] = 30.0,
+    open_seconds: Annotated[float, typer.Option(help="Of each open loop.")] = 600.0,
     clients: Annotated[str, typer.Option(help="Clients at once, commas between.")] = "1,2,4,8,16",
     out: Annotated[Path | None, typer.Option(help="Folder of benchmarks-serving.md and .json.")] = None,
 ) -> None:
     """Measure and print the tables."""
     counts = [int(text) for text in clients.split(",")]
-    found: dict[str, Any] = {"seconds": seconds, "cores": os.cpu_count(), "engines": {}, "fairness": {}}
-    for name, arguments in (("the server", ()), ("the server, nothing joined", ("--no-join",))):
+    found: dict[str, Any] = {"seconds": seconds, "open_seconds": open_seconds, "cores": os.cpu_count(), "closed": {},
+                             "open": {}, "sega": {}, "fairness": {}}  # fmt: skip
+    for kind, name in RIVALS:
+        found["closed"][name] = {count: _rival(kind, count, seconds) for count in counts}
+    rate = found["rate"] = OPEN_LOAD * found["closed"][RIVALS[0][1]][counts[-1]]["a second"]
+    for name, arguments in SERVERS:
         server = Served(*arguments)
-        found["engines"][name] = {count: server.measure(count, seconds) for count in counts}
-        found["fairness"][name] = server.fairness(seconds / 2)
+        found["closed"][name] = {count: server.measure(count, seconds) for count in counts}
+        for count in counts[:1] + counts[2:3]:
+            found["sega"][f"{name}, {count} clients"] = server.measure(count, seconds, recipes=sega_of)
+        found["fairness"][name] = server.fairness(seconds / 2)  # last: its optimizations go on for a while
         server.close()
-    for kind, name in (("lock", "one Editor with a lock"), ("shared", "one Editor that all share")):
-        rows = {}
-        for count in counts:
-            command = [sys.executable, "-m", "benchmarks.serving", "alone", kind, str(count), str(seconds)]
-            ran = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | HERE)
-            rows[count] = json.loads(ran.stdout.splitlines()[-1])
-        found["engines"][name] = rows
+    for count in counts[:1] + counts[2:3]:
+        found["sega"][f"diffusers behind FastAPI, {count} clients"] = by_diffusers(count, seconds)
+    for name, arguments in SERVERS[:1]:
+        server = Served(*arguments)
+        found["open"][name] = server.measure(0, open_seconds, rate)
+        server.close()
+    for kind, name in RIVALS:
+        found["open"][name] = _rival(kind, 0, open_seconds, rate)
     text = as_markdown(found)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "benchmarks-serving.json").write_text(json.dumps(found, indent=1) + "\n")
         (out / "benchmarks-serving.md").write_text(text)
     print(text)
+
+
+def _rival(kind: str, clients: int, seconds: float, rate: float = 0.0) -> dict[str, float]:
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.serving",
+        "alone",
+        kind,
+        str(clients),
+        str(seconds),
+        "--rate",
+        str(rate),
+    ]
+    ran = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | HERE)
+    row: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
+    return row
 
 
 if __name__ == "__main__":

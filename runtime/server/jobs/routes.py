@@ -15,9 +15,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
 
-from limner.runtime.server.edits import BODY, EditAnswer, asked_of, only_picture, recipe_of
+from limner.runtime.server.answers import in_base64
+from limner.runtime.server.edits import EditAnswer, asked_of, body_of, only_picture, recipe_of
 from limner.runtime.server.errors import Refusal, refused
-from limner.runtime.server.jobs.store import Job, JobStore
+from limner.runtime.server.jobs.store import MOST_PREVIEWS, Job, JobStore
 from limner.runtime.server.results import digest_of
 from limner.runtime.server.state import state_of
 from limner.runtime.server.uploads import check_source, read_request
@@ -26,6 +27,9 @@ __all__ = ["router"]
 
 router = APIRouter(tags=["jobs"])
 LOOK_S, ALIVE_S = 0.2, 15.0
+PARTIAL = {"partial_images": {"type": "integer", "minimum": 0, "maximum": MOST_PREVIEWS, "default": 0,
+                              "description": "Pictures on the way, among the events."}}  # fmt: skip
+JOB_BODY = body_of(PARTIAL)
 MOST_KEY = 200  # characters of an Idempotency-Key
 
 
@@ -45,7 +49,7 @@ class JobAnswer(BaseModel):
     attempts: int
 
 
-@router.post("/v1/jobs", status_code=202, response_model=JobAnswer, openapi_extra=BODY)
+@router.post("/v1/jobs", status_code=202, response_model=JobAnswer, openapi_extra=JOB_BODY)
 async def accept(request: Request) -> Response:
     """Accept an edit that is done later."""
     state, store = state_of(request), store_of(request)
@@ -57,6 +61,7 @@ async def accept(request: Request) -> Response:
     asked, data = asked_of(fields, recipe), None if picture is None else picture.data
     model = f"{hosted.name}:{recipe.method}"
     digest = digest_of(hosted, model, asked, data)
+    asked["partial_images"] = fields.whole("partial_images", 0, 0, MOST_PREVIEWS)
     once = request.headers.get("idempotency-key")
     if once is not None and not 0 < len(once) <= MOST_KEY:
         raise refused("Idempotency-Key", f"{len(once)} characters", f"1 to {MOST_KEY}")
@@ -94,12 +99,17 @@ async def result(request: Request, job: str) -> Response:
 
 @router.get("/v1/jobs/{job}/events")
 async def events(request: Request, job: str) -> Response:
-    """Server-sent events: `progress` with the job at every change, `end` at its end."""
+    """Server-sent events: `progress` with the job at every change, `preview` with a picture on the way, then `end`."""
     first = await _own(request, job)
 
     async def stream() -> AsyncIterator[str]:
-        found, shown, quiet = first, None, 0.0
+        found, shown, seen, quiet = first, None, 0, 0.0
         while True:
+            for data in await asyncio.to_thread(store_of(request).shown, job, seen):
+                picture = {"id": job, "b64_json": in_base64(data), "output_format": found.asked["output_format"],
+                           "partial_image_index": seen}  # fmt: skip
+                yield f"event: preview\ndata: {json.dumps(picture)}\n\n"
+                seen, quiet = seen + 1, 0.0
             if (now := found.shown()) != shown:
                 yield f"event: {'end' if found.over else 'progress'}\ndata: {json.dumps(now)}\n\n"
                 shown, quiet = now, 0.0

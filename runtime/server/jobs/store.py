@@ -14,6 +14,7 @@ import shutil
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,13 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from limner.runtime.errors import InputError
 from limner.runtime.server.errors import Refusal
 
-__all__ = ["BEAT_S", "ENDED", "Job", "JobStore"]
+__all__ = ["BEAT_S", "ENDED", "MOST_PREVIEWS", "Job", "JobStore"]
 
 BEAT_S, STALE_S = 2.0, 15.0
 KEPT_S = 7 * 86_400.0  # ended jobs
 ENDED = ("succeeded", "failed", "cancelled")
-RESULT = "result.json"
+RESULT, PREVIEW = "result.json", "preview-"
+MOST_PREVIEWS = 3
 
 metadata = MetaData()
 jobs = Table(
@@ -219,6 +221,18 @@ class JobStore:
             own = (jobs.c.id == name, jobs.c.server == self.server, jobs.c.state == "running")
             connection.execute(update(jobs).where(*own).values(state="queued", server=None))
 
+    def show(self, name: str, picture: bytes) -> None:
+        """Keep a picture on the way; one for which there is no room is left out."""
+        with suppress(OSError):
+            place = self.place(name)
+            place.mkdir(exist_ok=True)
+            _rename_into(place / f"{PREVIEW}{len(list(place.glob(f'{PREVIEW}*')))}", picture)
+
+    def shown(self, name: str, seen: int) -> list[bytes]:
+        """The pictures on the way that come after the first `seen`."""
+        paths = [self.place(name) / f"{PREVIEW}{number}" for number in range(seen, MOST_PREVIEWS)]
+        return [path.read_bytes() for path in paths if path.is_file()]
+
     def result(self, name: str) -> dict[str, Any] | None:
         """The answer of a job that succeeded."""
         path = self.place(name) / RESULT
@@ -282,6 +296,16 @@ def _begun(process: int) -> str:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return ""
+
+
+def _rename_into(path: Path, data: bytes) -> None:
+    """A file that is whole or not there, if not yet on the disk."""
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        beside.write_bytes(data)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def _write(path: Path, data: bytes) -> None:

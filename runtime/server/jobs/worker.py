@@ -11,11 +11,10 @@ from typing import Any
 from limner.runtime.errors import StoppedError
 from limner.runtime.graphs.tickets import Ticket
 from limner.runtime.recipe import Recipe
-from limner.runtime.server.answers import edit_answer
 from limner.runtime.server.errors import Refusal, as_refusal
 from limner.runtime.server.jobs.store import BEAT_S, Job, JobStore
+from limner.runtime.server.orders import Order, Watching
 from limner.runtime.server.state import State
-from limner.runtime.server.uploads import Given, placed
 
 __all__ = ["Worker"]
 
@@ -51,7 +50,7 @@ class Worker:
                     logger.warning("%d jobs of servers that are gone are taken up", freed)
                 for name in await asyncio.to_thread(self.store.forget):
                     shutil.rmtree(self.store.place(name), ignore_errors=True)
-            most = max(1, self.state.limits.running - 1)  # one place is left to edits that somebody waits for
+            most = max(1, self.state.engine.places - 1)  # one place is left to edits that somebody waits for
             job = await asyncio.to_thread(self.store.take) if len(self._running) < most else None
             if job is not None:
                 task = asyncio.create_task(self._do(job))
@@ -104,17 +103,12 @@ class Worker:
         if (known := await asyncio.to_thread(self.state.results.get, job.digest)) is not None:
             return known | {"id": job.id}
         source = self.store.place(job.id) / "source"
-        picture = Given(job.asked["name"], source.read_bytes()) if job.asked["name"] else None
-
-        def work() -> dict[str, Any]:
-            with placed(recipe, picture, self.state.uploads, self.state.limits) as here:
-                edit = hosted.editor.edit(here, told, compare=job.asked["compare"])
-                answer = edit_answer(edit, job.model, job.asked["output_format"], job.asked["include"], job.id)
-            self.state.metrics.done(job.model, edit.timing)
-            self.state.results.put(job.digest, answer)
-            return answer
-
-        return await self.state.runner.run(hosted, job.model, work, None, ticket, patient=True)
+        picture = await asyncio.to_thread(source.read_bytes) if job.asked["name"] else None
+        order = Order(job.model, job.asked, picture, job.id)
+        watching = Watching(job.asked.get("partial_images", 0), told, lambda data: self.store.show(job.id, data))
+        answer = await self.state.made(hosted, order, None, ticket, patient=True, watching=watching)
+        await asyncio.to_thread(self.state.results.put, job.digest, answer)
+        return answer
 
     async def _beats(self, job: Job, ticket: Ticket, told: "Told") -> None:
         """Say that the job goes on, and end it where it is to end."""
@@ -125,17 +119,17 @@ class Worker:
                 continue
             last, step = time.monotonic(), told.step
             if not await asyncio.to_thread(self.store.beat, job.id, told.step, told.steps):
-                self.state.runner.stop(ticket)
+                self.state.engine.stop(ticket)
                 return
 
 
 class Told:
-    """How far a method says it is; a `Progress`."""
+    """How far a method says it is."""
 
     def __init__(self) -> None:
         self.step, self.steps = 0, 0
         self._lock = threading.Lock()
 
-    def __call__(self, step: int, steps: int, losses: dict[str, float]) -> None:
+    def __call__(self, step: int, steps: int) -> None:
         with self._lock:
             self.step, self.steps = step, steps

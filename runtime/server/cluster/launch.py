@@ -1,0 +1,111 @@
+"""Starting replicas on a Ray cluster: behind `limner serve --engine ray`, and as an application of `serve run`.
+
+RAY_ADDRESS names a cluster that runs; without it one is started on this machine. Access to it needs a token (Ray's own,
+RAY_AUTH_MODE=token): whoever reaches a cluster without one runs code there.
+"""
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+
+import ray
+from fastapi import FastAPI
+from ray import serve
+
+from limner.runtime.errors import ProviderError
+from limner.runtime.server.app import GRACE_S, make_app
+from limner.runtime.server.bundles import Hosts
+from limner.runtime.server.cluster.engine import ClusterEngine
+from limner.runtime.server.cluster.replica import Loaded, Replica, key_of
+from limner.runtime.server.metrics import Metrics
+from limner.runtime.server.running import Engine
+from limner.runtime.server.settings import Cluster, ServerSettings
+
+__all__ = ["application", "replicas", "running_replicas"]
+
+APPLICATION, EDITS = "limner-edits", "edits"
+LOOK_BACK_S = 10.5  # that the load is averaged over; Ray Serve measures it every 10
+
+
+def replicas(settings: ServerSettings, cluster: Cluster) -> Any:
+    """The deployment that makes edits, as an application."""
+    keys = [key_of(one) for one in Hosts(settings, loads=False).all][: cluster.loaded]
+
+    class Sized(Replica):
+        async def __init__(self) -> None:  # type: ignore[misc] # Ray Serve awaits it: a replica gets work when its bundles are loaded
+            super().__init__(settings, cluster)
+            for key in keys:
+                await self.hosted(key)
+
+        @serve.multiplexed(  # type: ignore[untyped-decorator]
+            max_num_models_per_replica=cluster.loaded
+        )
+        async def hosted(self, key: str) -> Loaded:
+            return await self.opened(key)
+
+    deployment: Any = serve.deployment(
+        Sized,
+        name=EDITS,
+        max_ongoing_requests=settings.limits.running,
+        ray_actor_options={"num_cpus": cluster.cpus, "num_gpus": cluster.gpus},
+        graceful_shutdown_timeout_s=GRACE_S,
+        autoscaling_config={
+            "min_replicas": cluster.replicas_least,
+            "max_replicas": cluster.replicas_most,
+            "target_ongoing_requests": cluster.load,
+            "upscale_delay_s": cluster.up_s,
+            "downscale_delay_s": cluster.down_s,
+            "look_back_period_s": LOOK_BACK_S,
+        },
+    )
+    return deployment.bind()
+
+
+@contextmanager
+def running_replicas(settings: ServerSettings, cluster: Cluster) -> Iterator[Callable[[Metrics], Engine]]:
+    """Replicas on the cluster while the block runs; what makes the engine that asks them. ProviderError without one."""
+    _connect()
+    try:
+        serve.start(proxy_location="Disabled")
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        handle = serve.run(replicas(settings, cluster), name=APPLICATION, route_prefix=None)
+        yield lambda metrics: ClusterEngine(handle, settings.limits, cluster, metrics)
+    finally:
+        serve.delete(APPLICATION)
+        ray.shutdown()
+
+
+def _connect() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(namespace="limner", log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+    except Exception as reason:
+        line = (str(reason).strip() or type(reason).__name__).splitlines()[0][:200]
+        raise ProviderError("RAY_ADDRESS", line, "a cluster that can be reached with its token") from reason
+    finally:
+        signal.signal(signal.SIGTERM, before)  # Ray's own ends the process at once
+
+
+def application(settings: ServerSettings, cluster: Cluster) -> Any:
+    """The whole server as an application of Ray Serve: servers in front behind its proxies, and replicas."""
+    edits = replicas(settings, cluster)
+
+    def build() -> FastAPI:  # on the machine of a server in front
+        handle = serve.get_deployment_handle(EDITS, serve.get_replica_context().app_name)
+        return make_app(settings, engine=lambda metrics: ClusterEngine(handle, settings.limits, cluster, metrics))
+
+    front: Any = serve.deployment(
+        serve.ingress(build)(),
+        name="front",
+        num_replicas=cluster.fronts,
+        max_ongoing_requests=1000,
+        ray_actor_options={"num_cpus": 0.1},
+        graceful_shutdown_timeout_s=GRACE_S + 10,
+    )
+    return front.bind(edits)
