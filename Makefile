@@ -118,6 +118,10 @@ bench-diffusion: $(FULL) ## Time edits of the diffusion bundle, beside diffusers
 bench-serving: $(FULL) ## Time many clients at once, beside one Editor with a lock and one that all share
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.serving run $(ARGS)
 
+.PHONY: bench-cluster
+bench-cluster: $(FULL) ## Time edits on a Ray cluster of two nodes on this machine, one of which is killed
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.cluster $(ARGS)
+
 .PHONY: bench-shortcuts
 bench-shortcuts: out/samples/test ## Judge and time diffusion edits that leave something out, beside exact ones (half an hour)
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.shortcuts out/samples/test $(ARGS)
@@ -147,6 +151,10 @@ test: $(FULL) ## Run the fast tests
 .PHONY: test-all
 test-all: $(FULL) ## Run every test, those that train and build included
 	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: test-npm
+test-npm: $(FULL) ## Drive the server with OpenAI's client for JavaScript (installs it by name; needs node and npm)
+	$(BIN)/python -m pytest -m slow tests/runtime/server/test_npm.py $(ARGS)
 
 .PHONY: test-onnxruntimes
 test-onnxruntimes: $(FULL) ## Make the same pictures with other releases of ONNX Runtime (installs them by name)
@@ -221,5 +229,5 @@ $(RUNTIME): pyproject.toml $(wildcard $(PINS)/runtime.txt) | $(BIN)/python
 	@touch $@
 
 $(FULL): pyproject.toml $(wildcard $(PINS)/train.txt) | $(BIN)/python
-	$(INSTALL) --editable '.[cpu,train,export,serve,tensorrt-rtx,docs,dev]' $(patsubst %,--constraint %,$(wildcard $(PINS)/train.txt))
+	$(INSTALL) --editable '.[cpu,train,export,serve,ray,tracing,tensorrt-rtx,docs,dev]' $(patsubst %,--constraint %,$(wildcard $(PINS)/train.txt))
 	@touch $(RUNTIME) $@

@@ -147,12 +147,17 @@ def _methods(editor: Any) -> tuple[str, ...]:
     return methods_of(editor.bundle.manifest.family)
 
 
+def waits(took: list[float]) -> dict[str, float]:
+    """The median and the 95th of a hundred."""
+    found = sorted(took) or [0.0]
+    return {"p50": statistics.median(found), "p95": found[int(0.95 * (len(found) - 1))]}
+
+
 def _row(loop: Loop, seconds: float, cpu: float, memory: float) -> dict[str, float]:
-    took = sorted(loop.took)
+    count = len(loop.took)
     return {
-        "edits": len(took), "a second": len(took) / seconds, "p50": statistics.median(took),
-        "p95": took[int(0.95 * (len(took) - 1))], "CPU s an edit": cpu / len(took), "GiB": memory,
-        "failed": loop.failed,
+        "edits": count, "a second": count / seconds, **waits(loop.took), "CPU s an edit": cpu / max(count, 1),
+        "GiB": memory, "failed": loop.failed,
     }  # fmt: skip
 
 

@@ -63,6 +63,26 @@ def test_a_job_tells_how_far_it_is_and_gives_its_edit(server: Server) -> None:
     assert (pixels(found["image"]) == wanted.image).all() and "reconstruction" in found and found["id"] == job
 
 
+@pytest.mark.parametrize(("count", "kind"), [(0, "png"), (3, "webp")])
+def test_pictures_on_the_way(server: Server, count: int, kind: str) -> None:
+    with server.client() as client:
+        asked = {"recipe": recipe(60 + count, 40), "partial_images": count, "output_format": kind}
+        job = client.post("/v1/jobs", json=asked).json()["id"]
+        assert ended(client, job)["state"] == "succeeded"
+        for _ in range(2):  # whoever comes later sees them too
+            with client.stream("GET", f"/v1/jobs/{job}/events") as stream:
+                lines = [line for line in stream.iter_lines() if line]
+            assert [line[7:] for line in lines if line.startswith("event: ")] == ["preview"] * count + ["end"]
+            data = [json.loads(line[6:]) for line in lines if line.startswith("data: ")][:-1]
+            assert [one["partial_image_index"] for one in data] == list(range(count))
+            assert {one["output_format"] for one in data} <= {kind}
+        last = pixels(client.get(f"/v1/jobs/{job}/result").json()["image"]).astype(int)
+        away = [np.abs(pixels(one["b64_json"]).astype(int) - last).mean() for one in data]
+        assert away == sorted(away, reverse=True) and all(0 < one < 40 for one in away)
+        refused = client.post("/v1/jobs", json=asked | {"partial_images": 4})
+        assert refused.status_code == 400 and refused.json()["error"]["param"] == "partial_images"
+
+
 def test_a_picture_is_sent_with_a_job(server: Server) -> None:
     stream = io.BytesIO()
     Image.fromarray(Editor(SHIPPED / "bundle", threads=1).sample(5).image).save(stream, "PNG")
@@ -145,14 +165,26 @@ def test_killed_servers_lose_no_job_and_do_none_twice(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_fifty_kills(tmp_path: Path) -> None:
-    kill_and_check(tmp_path, kills=50, seed=2)
+def test_ninety_kills(tmp_path: Path) -> None:
+    kill_and_check(tmp_path, kills=90, seed=2)
 
 
-def kill_and_check(tmp_path: Path, kills: int, seed: int) -> None:
-    rng, accepted = random.Random(seed), dict[str, int]()
+@pytest.mark.slow
+def test_forty_kills_of_two_servers_that_share_their_jobs(tmp_path: Path) -> None:
+    kill_and_check(tmp_path, kills=40, seed=3, servers=2)
+
+
+def test_two_servers_share_their_jobs(tmp_path: Path) -> None:
+    kill_and_check(tmp_path, kills=2, seed=4, servers=2)
+
+
+def kill_and_check(tmp_path: Path, kills: int, seed: int, servers: int = 1) -> None:
+    rng, accepted, began = random.Random(seed), dict[str, int](), list[float]()
+    others = [start_server(tmp_path, *ONE) for _ in range(servers - 1)]
     for number in range(kills):
-        server = start_server(tmp_path, *ONE, ready=False)
+        begin = time.monotonic()
+        server = start_server(tmp_path, *ONE, ready=number % 10 == 9)
+        began += [time.monotonic() - begin] if number % 10 == 9 else []
         until = time.monotonic() + rng.uniform(0.5, 3.0)
         with server.client() as client:
             while time.monotonic() < until:
@@ -162,8 +194,12 @@ def kill_and_check(tmp_path: Path, kills: int, seed: int) -> None:
                 if answer.status_code in (200, 202):
                     accepted[answer.json()["id"]] = made
                 time.sleep(rng.uniform(0.05, 0.4))
-        server.kill()
+        others.append(server)
+        others.pop(rng.randrange(servers)).kill()
         assert "Traceback" not in server.log.read_text(), number
+    for server in others:
+        server.kill()
+    print(f"{kills} kills, {len(accepted)} jobs; ready again after", *(f"{one:.1f}" for one in began), "s")
     results = {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.glob("jobs/*/result.json")}
     with served(tmp_path, ONE, ready=False) as server, server.client() as client:
         editor = Editor(SHIPPED / "bundle", threads=1)
