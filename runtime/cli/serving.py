@@ -93,7 +93,7 @@ def serve(
     try:
         run_server(settings, host, port, note, cluster)
     except ModuleNotFoundError as reason:
-        raise lacking("ray", "serve --engine ray", reason) from reason
+        raise lacking("engine", "ray", reason) from reason
 
 
 def print_limits() -> None:

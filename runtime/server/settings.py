@@ -42,7 +42,7 @@ class Cluster(Settings):
     cpus: float = setting(1.0, "cores that a replica takes; its lanes on a CPU", 0.0, 256.0)
     gpus: float = setting(0.0, "GPUs that a replica takes", 0.0, 16.0)
     loaded: int = setting(4, "bundles that a replica has loaded at one time", 1, 1000)
-    attempts: int = setting(4, "replicas that may go down while they make one edit", 1, 100)
+    attempts: int = setting(8, "replicas that may go down while they make one edit", 1, 1000)
     fronts: int = setting(1, "servers in front, where Ray Serve runs them", 1, 100)
 
     def __post_init__(self) -> None:

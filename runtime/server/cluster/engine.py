@@ -26,7 +26,7 @@ from limner.runtime.server.settings import Cluster, Limits
 __all__ = ["ClusterEngine"]
 
 logger = logging.getLogger("limner.server")
-PAUSE_S = 0.2  # before the second try, and twice as long before each further one
+PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0  # before the second try, and twice as long before each further one
 Asked = tuple[Order, str, bool, int]
 
 
@@ -107,7 +107,7 @@ class ClusterEngine:
         """The answer of whichever replica lives long enough."""
         for attempt in range(self.cluster.attempts):
             if attempt:
-                await asyncio.sleep(PAUSE_S * 2.0 ** (attempt - 1))
+                await asyncio.sleep(min(PAUSE_S * 2.0 ** min(attempt - 1, 10), LONGEST_PAUSE_S))
             try:
                 found = await self._once(asked, watching)
             except BackPressureError as reason:

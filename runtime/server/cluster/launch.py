@@ -7,6 +7,7 @@ RAY_AUTH_MODE=token): whoever reaches a cluster without one runs code there.
 import logging
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,6 +30,7 @@ from limner.runtime.server.settings import Cluster, ServerSettings
 
 __all__ = ["application", "replicas", "running_replicas"]
 
+REACH_S = 5.0
 APPLICATION, EDITS = "limner-edits", "edits"
 LOOK_BACK_S = 10.5  # that the load is averaged over; Ray Serve measures it every 10
 
@@ -81,7 +83,20 @@ def running_replicas(settings: ServerSettings, cluster: Cluster) -> Iterator[Cal
         ray.shutdown()
 
 
+def _reachable(address: str) -> None:
+    """Refuse a cluster that nobody answers for; Ray itself asks for minutes. ProviderError."""
+    host, _, port = address.rpartition(":")
+    if address in ("", "auto", "local"):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S).close()
+    except (OSError, ValueError, OverflowError) as reason:
+        allowed = "HOST:PORT of a cluster's head that can be reached, or none for a cluster of its own"
+        raise ProviderError("RAY_ADDRESS", repr(address), allowed) from reason
+
+
 def _connect() -> None:
+    _reachable(os.environ.get("RAY_ADDRESS", ""))
     before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(namespace="limner", log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)

@@ -21,6 +21,7 @@ __all__ = ["Worker"]
 logger = logging.getLogger("limner.server")
 LOOK_S = 0.5  # how often it looks for jobs that other servers accepted
 TELL_S = 0.25  # how often a job says how far it is
+PASSING = ("no_replica", "bundle_replaced")  # refusals that say nothing of the job: it is tried again
 MOST_ATTEMPTS = 50  # of a job whose server goes down each time: it may be the reason
 
 
@@ -87,6 +88,11 @@ class Worker:
                 await asyncio.to_thread(self.store.give_back, job.id)
                 return
             state, error = ("cancelled", None) if reason.reason == "cancelled" else (state, as_refusal(reason).body())
+        except Refusal as reason:
+            if reason.code in PASSING:
+                await asyncio.to_thread(self.store.give_back, job.id)
+                return
+            error = reason.body()
         except Exception as reason:
             error = as_refusal(reason, job.id).body()
         finally:

@@ -1,6 +1,7 @@
 """Edits on a Ray cluster: the server of all other tests with replicas for its threads, which may go down."""
 
 import functools
+import itertools
 import os
 import random
 import signal
@@ -25,7 +26,8 @@ from limner.runtime.timing import Previews
 pytest.importorskip("ray")
 BUNDLES = ["--bundle", str(SHIPPED / "bundle"), "--bundle", str(SHIPPED / "diffusion")]
 RAY = ["--engine", "ray", "--no-join", "--limit", "requests_per_minute=100000"]
-TWO = ["--ray", "replicas_least=2", "--ray", "replicas_most=2"]
+TWO = ["--ray", "replicas_least=2", "--ray", "replicas_most=2", "--ray", "attempts=100"]
+STARTS_S = 10
 BEARD = (PromptEdit("a person with a beard"),)
 
 
@@ -35,16 +37,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield one
 
 
-def recipe_of(number: int) -> Recipe:
+def recipe_of(number: int, steps: int = 30) -> Recipe:
     """Edits of two methods, no two the same."""
     if number % 2:
-        return Recipe("latent-optimization", Source.from_seed(number), BEARD, {"steps": 30})
+        return Recipe("latent-optimization", Source.from_seed(number), BEARD, {"steps": steps})
     face = Source.from_prompt("a portrait of a woman with brown hair", number)
-    return Recipe("sega", face, (PromptEdit("glasses"),), {"steps": 8})
+    return Recipe("sega", face, (PromptEdit("glasses"),), {"steps": min(steps, 8)})
 
 
-def alone(number: int) -> np.ndarray:
-    recipe = recipe_of(number)
+def alone(number: int, steps: int = 30) -> np.ndarray:
+    recipe = recipe_of(number, steps)
     return editor("diffusion" if recipe.method == "sega" else "bundle").edit(recipe, compare=False).image
 
 
@@ -54,14 +56,16 @@ def editor(family: str) -> Editor:
 
 
 def replicas(server: Server) -> list[int]:
-    """The processes below a server that make edits."""
+    """The processes below a server that make edits, but those that just start: Ray waits longer each time for them."""
     found, parents = [], {server.process.pid}
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
-    rows = [line.split(None, 2) for line in listed.splitlines()]
+    listed = subprocess.run(
+        ["ps", "-eo", "pid=,ppid=,etimes=,args="], capture_output=True, text=True, check=True
+    ).stdout
+    rows = [line.split(None, 3) for line in listed.splitlines()]
     for _ in range(4):
-        parents |= {int(pid) for pid, parent, _ in rows if int(parent) in parents}
-    for pid, _, name in rows:
-        if int(pid) in parents and name.startswith("ray::ServeReplica:limner-edits"):
+        parents |= {int(pid) for pid, parent, _, _ in rows if int(parent) in parents}
+    for pid, _, age, name in rows:
+        if int(pid) in parents and int(age) >= STARTS_S and name.startswith("ray::ServeReplica:limner-edits"):
             found.append(int(pid))
     return found
 
@@ -118,42 +122,43 @@ def state(http: httpx2.Client, job: str) -> str:
 
 
 def test_replicas_go_down_and_nothing_is_lost(cluster: Server) -> None:
-    kill_replicas(cluster, kills=2, edits=8)
+    kill_replicas(cluster, kills=2, pause=2.5)
 
 
 @pytest.mark.slow
 def test_seventy_replicas_go_down(cluster: Server) -> None:
-    kill_replicas(cluster, kills=70, edits=400)
+    kill_replicas(cluster, kills=70, pause=8.0)
 
 
-def kill_replicas(cluster: Server, kills: int, edits: int) -> None:
-    """Clients that try nothing again, and jobs, while replicas are killed at random moments."""
-    rng, ended = random.Random(kills), threading.Event()
+def kill_replicas(cluster: Server, kills: int, pause: float) -> None:
+    """Clients that try nothing again, a third of them by jobs, while replicas are killed at random moments."""
+    rng, numbers, found = random.Random(kills), itertools.count(1000), dict[int, np.ndarray]()
 
     def kill() -> None:
         for _ in range(kills):
-            time.sleep(rng.uniform(0.3, 2.5))
-            while not (found := replicas(cluster)):
+            time.sleep(rng.uniform(0.3, pause))
+            while not (living := replicas(cluster)):
+                assert cluster.process.poll() is None
                 time.sleep(0.2)
-            os.kill(rng.choice(found), signal.SIGKILL)
-        ended.set()
+            os.kill(rng.choice(living), signal.SIGKILL)
 
-    def edit(number: int) -> np.ndarray | None:
+    def ask(_: int) -> None:
         with Client(cluster.url, retries=0) as client:
-            told = None if number % 3 else lambda *_: None
-            return client.edit(recipe_of(1000 + number), told, compare=False).image
+            while killer.is_alive():
+                number = next(numbers)
+                told = None if number % 3 else lambda *_: None
+                found[number] = client.edit(recipe_of(number, 5), told, compare=False).image
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(edit, range(edits)))
-    killer.join()
-    assert ended.is_set()
-    for number in range(0, edits, max(1, edits // 40)):
-        assert (found[number] == alone(1000 + number)).all(), number
+        list(pool.map(ask, range(4)))
+    print(f"{kills} kills, {len(found)} edits")
+    assert sorted(found) == list(range(1000, next(numbers)))
+    for number in sorted(found)[:: max(1, len(found) // 40)]:
+        assert (found[number] == alone(number, 5)).all(), number
     with cluster.client() as http:
-        jobs = http.get("/v1/jobs").json()["data"]
-        assert {job["state"] for job in jobs} <= {"succeeded", "cancelled"}
+        assert {job["state"] for job in http.get("/v1/jobs").json()["data"]} <= {"succeeded", "cancelled"}
 
 
 @pytest.mark.parametrize(("given", "said"), [
@@ -168,6 +173,23 @@ def test_what_is_wrong_is_said(capsys: pytest.CaptureFixture[str], given: list[s
     with pytest.raises(SystemExit) as error:
         sys.exit(main(["serve", "--port", "0", *given]))
     assert error.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_without_ray_it_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "limner.runtime.server.cluster.launch", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main(["serve", "--port", "0", "--engine", "ray"]) == 2
+    assert "limner[ray]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:9", "nowhere.invalid:6379", "ray://127.0.0.1:9", "banana", "a:b:99999999"]
+)
+def test_a_cluster_that_is_not_there(tmp_path: Path, address: str) -> None:
+    environment = os.environ | {"RAY_ADDRESS": address, "RAY_AUTH_TOKEN": "a" * 64}
+    command = [sys.executable, "-m", "limner.runtime", "serve", "--port", "0", "--work", str(tmp_path)]
+    done = subprocess.run([*command, "--engine", "ray"], capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 2 and "error: RAY_ADDRESS" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_as_an_application_of_ray_serve(tmp_path: Path) -> None:

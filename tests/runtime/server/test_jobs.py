@@ -199,7 +199,7 @@ def kill_and_check(tmp_path: Path, kills: int, seed: int, servers: int = 1) -> N
         assert "Traceback" not in server.log.read_text(), number
     for server in others:
         server.kill()
-    print(f"{kills} kills, {len(accepted)} jobs; ready again after", *(f"{one:.1f}" for one in began), "s")
+    print(f"{kills} kills, {len(accepted)} jobs", *(f"ready again after {one:.1f} s" for one in began), sep="; ")
     results = {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.glob("jobs/*/result.json")}
     with served(tmp_path, ONE, ready=False) as server, server.client() as client:
         editor = Editor(SHIPPED / "bundle", threads=1)
