@@ -28,7 +28,9 @@ LOOK_S = 0.1  # how often it is looked whether the client is still there
 class Engine(Protocol):
     """What makes edits: threads of this process, or machines of a cluster."""
 
-    places: int  # edits at one time
+    async def places(self) -> int:
+        """How many edits run at one time."""
+        ...
 
     async def run(
         self,
@@ -55,7 +57,7 @@ class Runner:
     """Places for so many edits at one time in threads of this process, and for so many that wait for one."""
 
     def __init__(self, limits: Limits, metrics: Metrics, uploads: Path) -> None:
-        self.limits, self.metrics, self.uploads, self.places = limits, metrics, uploads, limits.running
+        self.limits, self.metrics, self.uploads = limits, metrics, uploads
         self._threads = ThreadPoolExecutor(limits.running, thread_name_prefix="edit")
         self._places = asyncio.Semaphore(limits.running)
         self._waiting = 0
@@ -67,6 +69,10 @@ class Runner:
     def busy(self) -> int:
         """Edits that run."""
         return len(self._tickets)
+
+    async def places(self) -> int:
+        """Those of the limits."""
+        return self.limits.running
 
     async def warm(self, hosts: Hosts) -> None:
         """Load and measure the graphs."""

@@ -7,6 +7,8 @@ pixels, so nobody sees more than the wait. Ray Serve itself tries nothing again.
 import asyncio
 import contextlib
 import logging
+import time
+from collections.abc import Callable
 from typing import Any
 
 from ray.exceptions import RayError, TaskCancelledError
@@ -26,6 +28,7 @@ from limner.runtime.server.settings import Cluster, Limits
 __all__ = ["ClusterEngine"]
 
 logger = logging.getLogger("limner.server")
+ASK_S = 2.0  # how often it is asked how many replicas there are
 PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0  # before the second try, and twice as long before each further one
 Asked = tuple[Order, str, bool, int]
 
@@ -33,11 +36,26 @@ Asked = tuple[Order, str, bool, int]
 class ClusterEngine:
     """Edits on replicas."""
 
-    def __init__(self, handle: Any, limits: Limits, cluster: Cluster, metrics: Metrics) -> None:
-        self.handle, self.limits, self.cluster, self.metrics = handle, limits, cluster, metrics
-        self.places = limits.running * cluster.replicas_most
+    def __init__(
+        self,
+        handle: Any,
+        limits: Limits,
+        cluster: Cluster,
+        metrics: Metrics,
+        count: Callable[[], int],  # of replicas that run; asks the cluster
+    ) -> None:
+        self.handle, self.limits, self.cluster, self.metrics, self.count = handle, limits, cluster, metrics, count
+        self._replicas, self._asked = cluster.replicas_least, -ASK_S
         self._tasks: dict[Ticket, asyncio.Task[dict[str, Any]]] = {}
         self._ending = False
+
+    async def places(self) -> int:
+        """Edits at one time on the replicas of now; each keeps a place for edits that somebody waits for."""
+        if time.monotonic() - self._asked > ASK_S:
+            self._asked = time.monotonic()
+            with contextlib.suppress(RayError, RayServeException, KeyError):
+                self._replicas = max(1, await asyncio.to_thread(self.count))
+        return 1 + (self.limits.running - 1) * self._replicas
 
     async def warm(self, hosts: Hosts) -> None:
         """Have every bundle loaded on a replica."""
@@ -56,7 +74,8 @@ class ClusterEngine:
         """The answer to an order; see Engine."""
         if self._ending:
             raise StoppedError("end")
-        if not patient and len(self._tasks) >= self.places + self.limits.waiting:
+        most = self.limits.running * self.cluster.replicas_most + self.limits.waiting
+        if not patient and len(self._tasks) >= most:
             raise Refusal(429, "too many requests wait already", None, "overloaded", 2)
         timed, ticket = ticket is None, ticket or Ticket()
         asked = order, key_of(hosted), timed, 0 if watching is None else watching.partial

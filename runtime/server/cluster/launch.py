@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -18,8 +19,10 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anyb
 import ray
 from fastapi import FastAPI
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 
-from limner.runtime.errors import ProviderError
+from limner.runtime.errors import InputError, ProviderError
 from limner.runtime.server.app import GRACE_S, make_app
 from limner.runtime.server.bundles import Hosts
 from limner.runtime.server.cluster.engine import ClusterEngine
@@ -69,24 +72,44 @@ def replicas(settings: ServerSettings, cluster: Cluster) -> Any:
     return deployment.bind()
 
 
+def running(application: str) -> int:
+    """How many replicas make edits now."""
+    states = serve.status().applications[application].deployments[EDITS].replica_states
+    return sum(count for state, count in states.items() if str(getattr(state, "value", state)) == "RUNNING")
+
+
 @contextmanager
 def running_replicas(settings: ServerSettings, cluster: Cluster) -> Iterator[Callable[[Metrics], Engine]]:
-    """Replicas on the cluster while the block runs; what makes the engine that asks them. ProviderError without one."""
+    """Replicas on the cluster while the block runs; what makes the engine that asks them. InputError without them."""
+    edits = replicas(settings, cluster)
     _connect()
     try:
+        _roomy(cluster)
         serve.start(proxy_location="Disabled")
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        handle = serve.run(replicas(settings, cluster), name=APPLICATION, route_prefix=None)
-        yield lambda metrics: ClusterEngine(handle, settings.limits, cluster, metrics)
+        try:
+            handle = _run(edits)
+            yield lambda metrics: ClusterEngine(
+                handle, settings.limits, cluster, metrics, partial(running, APPLICATION)
+            )
+        finally:
+            serve.delete(APPLICATION)
     finally:
-        serve.delete(APPLICATION)
         ray.shutdown()
+
+
+def _run(edits: Any) -> Any:
+    try:
+        return serve.run(edits, name=APPLICATION, route_prefix=None)
+    except (RuntimeError, RayError, RayServeException) as reason:
+        line = (str(reason).strip() or type(reason).__name__).splitlines()[0][:300]
+        raise ProviderError("engine", f"replicas that do not start: {line}", "replicas that do") from reason
 
 
 def _reachable(address: str) -> None:
     """Refuse a cluster that nobody answers for; Ray itself asks for minutes. ProviderError."""
     host, _, port = address.rpartition(":")
-    if address in ("", "auto", "local"):
+    if address in ("auto", "local"):
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S).close()
@@ -95,11 +118,22 @@ def _reachable(address: str) -> None:
         raise ProviderError("RAY_ADDRESS", repr(address), allowed) from reason
 
 
+def _roomy(cluster: Cluster) -> None:
+    """Refuse replicas that a cluster of this machine alone never has room for; InputError."""
+    if os.environ.get("RAY_ADDRESS", "local") not in ("", "local"):
+        return  # it may grow
+    has: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    for name, kind in (("cpus", "CPU"), ("gpus", "GPU")):
+        if getattr(cluster, name) > has.get(kind, 0.0):
+            raise InputError(f"ray.{name}", getattr(cluster, name), f"at most {has.get(kind, 0.0):g} on this machine")
+
+
 def _connect() -> None:
-    _reachable(os.environ.get("RAY_ADDRESS", ""))
+    address = os.environ.get("RAY_ADDRESS", "") or "local"  # Ray's own "" would join whatever runs on this machine
+    _reachable(address)
     before = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(namespace="limner", log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+        ray.init(address, namespace="limner", log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
     except Exception as reason:
         line = (str(reason).strip() or type(reason).__name__).splitlines()[0][:200]
         raise ProviderError("RAY_ADDRESS", line, "a cluster that can be reached with its token") from reason
@@ -112,8 +146,11 @@ def application(settings: ServerSettings, cluster: Cluster) -> Any:
     edits = replicas(settings, cluster)
 
     def build() -> FastAPI:  # on the machine of a server in front
-        handle = serve.get_deployment_handle(EDITS, serve.get_replica_context().app_name)
-        return make_app(settings, engine=lambda metrics: ClusterEngine(handle, settings.limits, cluster, metrics))
+        name = serve.get_replica_context().app_name
+        handle, count = serve.get_deployment_handle(EDITS, name), partial(running, name)
+        return make_app(
+            settings, engine=lambda metrics: ClusterEngine(handle, settings.limits, cluster, metrics, count)
+        )
 
     front: Any = serve.deployment(
         serve.ingress(build)(),

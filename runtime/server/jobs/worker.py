@@ -51,7 +51,7 @@ class Worker:
                     logger.warning("%d jobs of servers that are gone are taken up", freed)
                 for name in await asyncio.to_thread(self.store.forget):
                     shutil.rmtree(self.store.place(name), ignore_errors=True)
-            most = max(1, self.state.engine.places - 1)  # one place is left to edits that somebody waits for
+            most = max(1, await self.state.engine.places() - 1)  # one place is left to edits that somebody waits for
             job = await asyncio.to_thread(self.store.take) if len(self._running) < most else None
             if job is not None:
                 task = asyncio.create_task(self._do(job))

@@ -168,6 +168,7 @@ def kill_replicas(cluster: Server, kills: int, pause: float) -> None:
     (["--engine", "ray", "--ray", "replicas_most=0"], "ray.replicas_most"),
     (["--engine", "ray", "--ray", "replicas_least=3", "--ray", "replicas_most=2"], "ray.replicas_most"),
     (["--engine", "dask"], "--engine"),
+    (["--engine", "ray", "--bundle", "/nowhere"], "bundle"),
 ])  # fmt: skip
 def test_what_is_wrong_is_said(capsys: pytest.CaptureFixture[str], given: list[str], said: str) -> None:
     with pytest.raises(SystemExit) as error:
@@ -182,13 +183,21 @@ def test_without_ray_it_is_said(capsys: pytest.CaptureFixture[str], monkeypatch:
     assert "limner[ray]" in capsys.readouterr().err
 
 
+def test_replicas_without_room(tmp_path: Path) -> None:
+    done = serve(tmp_path, os.environ | {"RAY_AUTH_TOKEN": "a" * 64}, "--ray", "gpus=7")
+    assert done.returncode == 2 and "error: ray.gpus: got 7" in done.stderr and "Traceback" not in done.stderr
+
+
+def serve(work: Path, environment: dict[str, str], *more: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "limner.runtime", "serve", "--port", "0", "--work", str(work), "--engine", "ray"]
+    return subprocess.run([*command, *more], capture_output=True, text=True, env=environment, timeout=120)
+
+
 @pytest.mark.parametrize(
     "address", ["127.0.0.1:9", "nowhere.invalid:6379", "ray://127.0.0.1:9", "banana", "a:b:99999999"]
 )
 def test_a_cluster_that_is_not_there(tmp_path: Path, address: str) -> None:
-    environment = os.environ | {"RAY_ADDRESS": address, "RAY_AUTH_TOKEN": "a" * 64}
-    command = [sys.executable, "-m", "limner.runtime", "serve", "--port", "0", "--work", str(tmp_path)]
-    done = subprocess.run([*command, "--engine", "ray"], capture_output=True, text=True, env=environment, timeout=120)
+    done = serve(tmp_path, os.environ | {"RAY_ADDRESS": address, "RAY_AUTH_TOKEN": "a" * 64})
     assert done.returncode == 2 and "error: RAY_ADDRESS" in done.stderr and "Traceback" not in done.stderr
 
 
