@@ -90,9 +90,9 @@ def test_progress_and_pictures_come_through(cluster: Server) -> None:
 
 
 def test_what_fails_on_a_replica_is_said_as_anywhere(cluster: Server) -> None:
-    broken = {"image": ("a.png", b"\x89PNG no picture"), "model": (None, "sega"), "prompt": (None, "glasses")}
+    broken, fields = {"image": ("a.png", b"\x89PNG no picture")}, {"model": "sega", "prompt": "glasses"}
     with cluster.client() as http:
-        answer = http.post("/v1/images/edits", files=broken)
+        answer = http.post("/v1/images/edits", data=fields, files=broken)
         assert answer.status_code == 400 and answer.json()["error"]["param"] == "image"
         assert "tmp" not in answer.json()["error"]["message"]
     with Client(cluster.url) as client, pytest.raises(ServerError) as error:
