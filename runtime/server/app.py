@@ -48,13 +48,12 @@ def make_app(
     engine: Callable[[Metrics], Engine] | None = None,  # None: threads of this process
 ) -> FastAPI:
     """The application; raises LimnerError for a bundle, provider or file of keys that cannot be used."""
-    uploads = settings.work / "uploads"
     settings.work.mkdir(parents=True, exist_ok=True)
-    forget_old(uploads, max(3600.0, 2 * settings.limits.seconds))  # of servers that were killed
+    forget_old(settings.uploads, max(3600.0, 2 * settings.limits.seconds))  # of servers that were killed
     hosts = Hosts(settings, loads=engine is None)
     metrics = Metrics(hosts)
     state = State(settings, hosts, KeyFile(settings.keys), metrics,
-                  engine(metrics) if engine else Runner(settings.limits, metrics, uploads),
+                  engine(metrics) if engine else Runner(settings.limits, metrics, settings.uploads),
                   Rates(settings.limits.requests_per_minute),
                   Results(settings.work / "results", int(settings.limits.results_mb * 1e6)),
                   tracing_of(os.environ))  # fmt: skip

@@ -284,8 +284,9 @@ async def _pictures(job: Job, partial: int) -> AsyncIterator[tuple[str, dict[str
     """The pictures on the way, from methods that have any, then the finished one."""
     loop, queue = asyncio.get_running_loop(), asyncio.Queue[dict[str, Any]]()
 
-    def shown(data: bytes) -> None:  # in the edit's thread
-        loop.call_soon_threadsafe(queue.put_nowait, {"b64_json": in_base64(data)})
+    def shown(at: int, data: bytes) -> None:  # in the edit's thread
+        found = {"b64_json": in_base64(data), "partial_image_index": at}
+        loop.call_soon_threadsafe(queue.put_nowait, found)
 
     task = asyncio.ensure_future(job(Watching(partial, shown=shown) if partial else None))
     number = 0
@@ -296,8 +297,9 @@ async def _pictures(job: Job, partial: int) -> AsyncIterator[tuple[str, dict[str
             if not coming.done():
                 coming.cancel()
                 continue
-            yield "partial_image", coming.result() | {"partial_image_index": number}
-            number += 1
+            if coming.result()["partial_image_index"] == number:  # not one that was shown before a machine went down
+                yield "partial_image", coming.result()
+                number += 1
         yield "completed", await task
     finally:
         task.cancel()

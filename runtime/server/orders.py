@@ -1,5 +1,6 @@
 """What a request wants made, as data, and the making of it: the same here and on another machine."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,8 @@ class Order:
     """An edit, or a picture from a text."""
 
     model: str  # of the answer
-    asked: Mapping[
-        str, Any
-    ]  # JSON: recipe, name, compare, include, output_format; or prompt, seed, settings, output_format
+    # JSON: recipe, name, compare, include, output_format; or prompt, seed, settings, output_format
+    asked: Mapping[str, Any]
     picture: bytes | None = None
     request: str = ""  # its id
 
@@ -35,11 +35,14 @@ class Order:
 
 @dataclass(frozen=True)
 class Watching:
-    """Who wants to know how far it is, and to see `partial` pictures on the way, as files; called in any thread."""
+    """Who wants to know how far it is, and to see `partial` pictures on the way, as files; called in any thread.
+
+    An edit that is made again, since a machine went down, tells and shows from the beginning: pictures have numbers.
+    """
 
     partial: int = 0
     told: Callable[[int, int], None] = lambda step, steps: None
-    shown: Callable[[bytes], None] = lambda data: None
+    shown: Callable[[int, bytes], None] = lambda number, data: None
 
 
 def perform(
@@ -69,6 +72,9 @@ def _progress(watching: Watching, kind: str) -> Progress:
 
     if not watching.partial:
         return told
-    return Previews(
-        watching.partial, lambda step, steps, image: watching.shown(plain_file(checked_u8(image), kind)), told
-    )
+    numbers = itertools.count()
+
+    def shown(step: int, steps: int, image: Any) -> None:
+        watching.shown(next(numbers), plain_file(checked_u8(image), kind))
+
+    return Previews(watching.partial, shown, told)

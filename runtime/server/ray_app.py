@@ -2,8 +2,9 @@
 
     serve run limner.runtime.server.ray_app:app key_file=keys.json bundles=FOLDER,NAME=FOLDER work=FOLDER
 
-Arguments, each once: `key_file`, or `no_keys=yes`; `bundles` (both shipped ones if not given), `work`, `database` (or
-LIMNER_DATABASE), `provider`, and the names of `limner serve --limits`. Folders are the same on every machine.
+Arguments, each once: `key_file`, or `no_keys=yes`; `bundles` (both shipped ones if not given), `work`, `database`,
+`provider`, and the names of `limner serve --limits`. LIMNER_KEY_FILE, LIMNER_WORK and LIMNER_DATABASE stand in for what
+is not given. Folders are the same on every machine.
 """
 
 import os
@@ -19,11 +20,13 @@ from limner.runtime.server.settings import Cluster, Limits, ServerSettings
 __all__ = ["app"]
 
 OWN = ("key_file", "no_keys", "bundles", "work", "database", "provider")
+VARIABLES = {"key_file": "LIMNER_KEY_FILE", "work": "LIMNER_WORK", "database": "LIMNER_DATABASE"}
 
 
 def app(given: Mapping[str, Any]) -> Any:
     """The application of these arguments; InputError for one that is not known or not allowed."""
-    arguments = {name: str(value) for name, value in given.items()}  # numbers, where a file says them
+    arguments = {name: os.environ[variable] for name, variable in VARIABLES.items() if os.environ.get(variable)}
+    arguments |= {name: str(value) for name, value in given.items()}  # numbers, where a file says them
     limits, cluster = {}, {}
     for name, value in arguments.items():
         if name in Limits.__dataclass_fields__:
@@ -41,7 +44,7 @@ def app(given: Mapping[str, Any]) -> Any:
         work=Path(arguments["work"]) if "work" in arguments else usual_work(),
         provider=arguments.get("provider", "cpu"),
         keys=None if key_file is None else Path(key_file),
-        database=arguments.get("database", os.environ.get("LIMNER_DATABASE", "")),
+        database=arguments.get("database", ""),
         limits=settings_from_texts(Limits, limits),
     )
     return application(settings, settings_from_texts(Cluster, cluster))

@@ -64,3 +64,8 @@ class ServerSettings:
     keys: Path | None = None  # file of keys; None: whoever reaches the server may use it
     database: str = ""  # SQLAlchemy's URL of the jobs; empty is an SQLite file in `work`
     limits: Limits = Limits()
+
+    @property
+    def uploads(self) -> Path:
+        """Where pictures lie while they are edited."""
+        return self.work / "uploads"

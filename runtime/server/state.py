@@ -1,7 +1,6 @@
 """What the endpoints share: one object a server."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -38,11 +37,6 @@ class State:
     def limits(self) -> Limits:
         """Of the settings."""
         return self.settings.limits
-
-    @property
-    def uploads(self) -> Path:
-        """Where pictures lie while they are edited."""
-        return self.settings.work / "uploads"
 
     async def made(
         self,

@@ -6,7 +6,6 @@ while the second node is killed. Edits a second against one node, seconds until 
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import threading
@@ -16,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.serving import Served, recipe_of, waits
+from benchmarks.serving import Served, publish, recipe_of, waits
 
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "benchmark" * 8, "RAY_USAGE_STATS_ENABLED": "0"}
 CLIENTS = 6
@@ -101,12 +100,7 @@ def main(
     found["failed"] = asking.failed
     server.close()
     cluster.shutdown()  # type: ignore[no-untyped-call]
-    text = as_markdown(found)
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "benchmarks-cluster.json").write_text(json.dumps(found, indent=1) + "\n")
-        (out / "benchmarks-cluster.md").write_text(text)
-    print(text)
+    publish(out, "benchmarks-cluster", found, as_markdown(found))
 
 
 def as_markdown(found: dict[str, Any]) -> str:

@@ -302,6 +302,15 @@ def as_markdown(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def publish(out: Path | None, name: str, found: dict[str, Any], text: str) -> None:
+    """Print the tables, and write them and their figures where a folder is given."""
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+        (out / f"{name}.md").write_text(text)
+    print(text)
+
+
 @app.command("run")
 def main(
     seconds: Annotated[float, typer.Option(help="Of each closed loop.")] = 30.0,
@@ -331,12 +340,7 @@ def main(
         server.close()
     for kind, name in RIVALS:
         found["open"][f"{name}, {open_seconds / RIVALS_SHARE:g} s"] = _rival(kind, 0, open_seconds / RIVALS_SHARE, rate)
-    text = as_markdown(found)
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "benchmarks-serving.json").write_text(json.dumps(found, indent=1) + "\n")
-        (out / "benchmarks-serving.md").write_text(text)
-    print(text)
+    publish(out, "benchmarks-serving", found, as_markdown(found))
 
 
 def _rival(kind: str, clients: int, seconds: float, rate: float = 0.0) -> dict[str, float]:

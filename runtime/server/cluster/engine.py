@@ -150,7 +150,7 @@ class ClusterEngine:
                 if kind == "told":
                     watching.told(*value)
                 elif kind == "shown":
-                    await asyncio.to_thread(watching.shown, value)
+                    await asyncio.to_thread(watching.shown, *value)
                 elif kind == "answer":
                     answer: dict[str, Any] = value
                     return answer

@@ -40,10 +40,13 @@ LOOK_BACK_S = 10.5  # that the load is averaged over; Ray Serve measures it ever
 
 def replicas(settings: ServerSettings, cluster: Cluster) -> Any:
     """The deployment that makes edits, as an application."""
-    keys = [key_of(one) for one in Hosts(settings, loads=False).all][: cluster.loaded]
+    hosts = Hosts(settings, loads=False)
+    keys = [key_of(one) for one in hosts.all][: cluster.loaded]
+    hosts.close()
 
     class Sized(Replica):
-        async def __init__(self) -> None:  # type: ignore[misc] # Ray Serve awaits it: a replica gets work when its bundles are loaded
+        # Ray Serve awaits it: a replica gets work when its bundles are loaded
+        async def __init__(self) -> None:  # type: ignore[misc]
             super().__init__(settings, cluster)
             for key in keys:
                 await self.hosted(key)

@@ -7,8 +7,6 @@ exception of ours has to be read by another process.
 
 import asyncio
 import logging
-import shutil
-import tempfile
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -29,7 +27,7 @@ __all__ = ["Loaded", "Replica", "key_of"]
 logger = logging.getLogger("limner.server")
 TELL_S = 0.05  # how often an edit says how far it is
 Event = tuple[str, Any]
-"""("told", (step, steps)), ("shown", file), then ("answer", {...}), ("stopped", reason) or ("refused", (...))."""
+"""("told", (step, steps)), ("shown", (number, file)); last ("answer", {}), ("stopped", reason) or ("refused", what)."""
 
 
 def key_of(hosted: Hosted) -> str:
@@ -53,12 +51,8 @@ class Replica:
     def __init__(self, settings: ServerSettings, cluster: Cluster) -> None:
         lanes = settings.lanes or (max(1, int(cluster.cpus)) if settings.provider == "cpu" else None)
         self.settings = replace(settings, lanes=lanes)
-        self.work = Path(tempfile.mkdtemp(prefix="limner-replica-"))
         self.all: list[Hosted] = []
-        self.runner = Runner(settings.limits, Metrics(self), self.work)
-
-    def __del__(self) -> None:
-        shutil.rmtree(self.work, ignore_errors=True)
+        self.runner = Runner(settings.limits, Metrics(self), settings.uploads)
 
     async def hosted(self, key: str) -> Loaded:
         """The bundle of that name, loaded."""
@@ -90,7 +84,7 @@ class Replica:
                 last[0] = time.monotonic()
                 put(("told", (step, steps)))
 
-        watching = Watching(partial, told, lambda data: put(("shown", data)))
+        watching = Watching(partial, told, lambda number, data: put(("shown", (number, data))))
         task = asyncio.ensure_future(self._answer(order, key, timed, watching))
         task.add_done_callback(lambda _: put(None))
         try:

@@ -39,6 +39,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from limner.runtime.errors import InputError
 from limner.runtime.server.errors import Refusal
+from limner.runtime.storage.files import write_atomically
 
 __all__ = ["BEAT_S", "ENDED", "MOST_PREVIEWS", "Job", "JobStore"]
 
@@ -221,12 +222,11 @@ class JobStore:
             own = (jobs.c.id == name, jobs.c.server == self.server, jobs.c.state == "running")
             connection.execute(update(jobs).where(*own).values(state="queued", server=None))
 
-    def show(self, name: str, picture: bytes) -> None:
-        """Keep a picture on the way; one for which there is no room is left out."""
-        with suppress(OSError):
-            place = self.place(name)
-            place.mkdir(exist_ok=True)
-            _rename_into(place / f"{PREVIEW}{len(list(place.glob(f'{PREVIEW}*')))}", picture)
+    def show(self, name: str, number: int, picture: bytes) -> None:
+        """Keep a picture on the way, 0 the first; one for which there is no room is left out."""
+        with suppress(OSError, InputError):
+            self.place(name).mkdir(exist_ok=True)
+            write_atomically(self.place(name) / f"{PREVIEW}{number}", picture)
 
     def shown(self, name: str, seen: int) -> list[bytes]:
         """The pictures on the way that come after the first `seen`."""
@@ -296,16 +296,6 @@ def _begun(process: int) -> str:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return ""
-
-
-def _rename_into(path: Path, data: bytes) -> None:
-    """A file that is whole or not there, if not yet on the disk."""
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        beside.write_bytes(data)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _write(path: Path, data: bytes) -> None:

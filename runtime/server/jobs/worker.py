@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from limner.runtime.errors import StoppedError
@@ -90,6 +91,7 @@ class Worker:
             state, error = ("cancelled", None) if reason.reason == "cancelled" else (state, as_refusal(reason).body())
         except Refusal as reason:
             if reason.code in PASSING:
+                await asyncio.sleep(BEAT_S)  # it counts as an attempt
                 await asyncio.to_thread(self.store.give_back, job.id)
                 return
             error = reason.body()
@@ -111,7 +113,7 @@ class Worker:
         source = self.store.place(job.id) / "source"
         picture = await asyncio.to_thread(source.read_bytes) if job.asked["name"] else None
         order = Order(job.model, job.asked, picture, job.id)
-        watching = Watching(job.asked.get("partial_images", 0), told, lambda data: self.store.show(job.id, data))
+        watching = Watching(job.asked.get("partial_images", 0), told, partial(self.store.show, job.id))
         answer = await self.state.made(hosted, order, None, ticket, patient=True, watching=watching)
         await asyncio.to_thread(self.state.results.put, job.digest, answer)
         return answer

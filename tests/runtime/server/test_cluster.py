@@ -4,6 +4,7 @@ import functools
 import itertools
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from support.server import SHIPPED, Server, served
 from limner.runtime import Editor, PromptEdit, Recipe, Source
 from limner.runtime.cli import main
 from limner.runtime.client import Client, ServerError
+from limner.runtime.server.keys import add_key
 from limner.runtime.timing import Previews
 
 pytest.importorskip("ray")
@@ -28,6 +30,7 @@ BUNDLES = ["--bundle", str(SHIPPED / "bundle"), "--bundle", str(SHIPPED / "diffu
 RAY = ["--engine", "ray", "--no-join", "--limit", "requests_per_minute=100000"]
 TWO = ["--ray", "replicas_least=2", "--ray", "replicas_most=2", "--ray", "attempts=100"]
 STARTS_S = 10
+PAGE = (Path(__file__).resolve().parents[3] / "docs" / "serving.md").read_text()
 BEARD = (PromptEdit("a person with a beard"),)
 
 
@@ -183,11 +186,6 @@ def test_without_ray_it_is_said(capsys: pytest.CaptureFixture[str], monkeypatch:
     assert "limner[ray]" in capsys.readouterr().err
 
 
-def test_replicas_without_room(tmp_path: Path) -> None:
-    done = serve(tmp_path, os.environ | {"RAY_AUTH_TOKEN": "a" * 64}, "--ray", "gpus=7")
-    assert done.returncode == 2 and "error: ray.gpus: got 7" in done.stderr and "Traceback" not in done.stderr
-
-
 def serve(work: Path, environment: dict[str, str], *more: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "limner.runtime", "serve", "--port", "0", "--work", str(work), "--engine", "ray"]
     return subprocess.run([*command, *more], capture_output=True, text=True, env=environment, timeout=120)
@@ -203,26 +201,35 @@ def test_a_cluster_that_is_not_there(tmp_path: Path, address: str) -> None:
 
 def test_as_an_application_of_ray_serve(tmp_path: Path) -> None:
     """`serve run`, as the page on serving prints it: servers in front are replicas too."""
-    log = (tmp_path / "log.txt").open("w")
-    name = "limner.runtime.server.ray_app:app"
-    command = [str(Path(sys.executable).with_name("serve")), "run", name, "no_keys=yes", f"work={tmp_path / 'work'}",
-               f"bundles={SHIPPED / 'bundle'}"]  # fmt: skip
-    environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
-    process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=tmp_path)
+    line = next(line for line in PAGE.splitlines() if " serve run " in line)
+    key = add_key(tmp_path / "keys.json", "team", ("edit", "jobs", "metrics"))
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "RAY_AUTH_TOKEN": "a" * 64, "LIMNER_WORK": str(tmp_path / "work")}
+    with (tmp_path / "log.txt").open("w") as log:
+        process = subprocess.Popen(["bash", "-c", line.replace("serve run", "exec serve run")], stdout=log, stderr=log,
+                                   env=environment, cwd=tmp_path)  # fmt: skip
     try:
         until = time.monotonic() + 120
         while not ready("http://127.0.0.1:8000"):
             assert process.poll() is None and time.monotonic() < until, (tmp_path / "log.txt").read_text()[-3000:]
             time.sleep(0.5)
-        with Client("http://127.0.0.1:8000") as client:
+        with Client("http://127.0.0.1:8000", key) as client:
             assert (client.edit(recipe_of(1), compare=False).image == alone(1)).all()
             told = list[int]()
             client.edit(recipe_of(3), lambda step, *_: told.append(step), compare=False)
             assert told[-1] == 30
+        assert httpx2.get("http://127.0.0.1:8000/v1/models").status_code == 401
+        assert {path.name for path in tmp_path.iterdir()} == {"keys.json", "log.txt", "work"}
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(60)
-        log.close()
+
+
+def test_the_command_as_the_page_prints_it_and_replicas_without_room(tmp_path: Path) -> None:
+    line = next(line for line in PAGE.splitlines() if line.startswith("limner serve --engine ray"))
+    done = serve(tmp_path, os.environ | {"RAY_AUTH_TOKEN": "a" * 64}, *shlex.split(line, comments=True)[4:],
+                 "--ray", "gpus=7")  # fmt: skip
+    assert done.returncode == 2 and "error: ray.gpus: got 7" in done.stderr and "Traceback" not in done.stderr
 
 
 def ready(url: str) -> bool:

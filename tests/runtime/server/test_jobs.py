@@ -83,6 +83,16 @@ def test_pictures_on_the_way(server: Server, count: int, kind: str) -> None:
         assert refused.status_code == 400 and refused.json()["error"]["param"] == "partial_images"
 
 
+def test_pictures_of_a_job_that_is_made_again(tmp_path: Path) -> None:
+    """They take the places of those before: whoever follows sees each number once, and no more than were asked for."""
+    store = JobStore(tmp_path)
+    job, _ = store.accept("me", "m", ASKED | {"partial_images": 2}, "0" * 64, None, 10)
+    store.show(job.id, 0, b"before")
+    for number, data in enumerate((b"first", b"second")):
+        store.show(job.id, number, data)
+    assert store.shown(job.id, 0) == [b"first", b"second"] and store.shown(job.id, 1) == [b"second"]
+
+
 def test_a_picture_is_sent_with_a_job(server: Server) -> None:
     stream = io.BytesIO()
     Image.fromarray(Editor(SHIPPED / "bundle", threads=1).sample(5).image).save(stream, "PNG")

@@ -1,5 +1,6 @@
 """OpenAI's official client on every endpoint that it has."""
 
+import asyncio
 import base64
 import io
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from support.server import SHIPPED, Server
 
 from limner.runtime import Editor, PromptEdit, Recipe, Source
 from limner.runtime.provenance import read_recipe, replay
+from limner.runtime.server.images import _pictures
+from limner.runtime.server.orders import Watching
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +86,23 @@ def test_generations(client: openai.OpenAI) -> None:
     made = Editor(SHIPPED / "diffusion", threads=1).generate(["a portrait of a man with a hat"], [8], {"steps": 10})
     assert found.data is not None and found.output_format == "webp"
     assert np.abs(pixels(found.data[1].b64_json or "").astype(int) - made[0].image).max() <= 1
+
+
+def test_a_stream_shows_no_picture_twice() -> None:
+    """An edit that is made again on another machine shows its pictures from the beginning."""
+
+    async def job(watching: Watching | None) -> dict[str, Any]:
+        assert watching is not None
+        for number in (0, 1, 0, 1, 2):
+            watching.shown(number, bytes([number]))
+        await asyncio.sleep(0.05)
+        return {}
+
+    async def events() -> list[tuple[str, int | None]]:
+        return [(name, body.get("partial_image_index")) async for name, body in _pictures(job, 3)]
+
+    pictures = [("partial_image", number) for number in range(3)]
+    assert asyncio.run(events()) == [*pictures, ("completed", None)]
 
 
 def test_streams(client: openai.OpenAI, portrait: Path) -> None:
