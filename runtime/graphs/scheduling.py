@@ -1,9 +1,10 @@
 """`Sessions` that many edits share, each in a thread of its own: who calls next, and what is called together.
 
-What an edit asks of a graph waits until a lane is free. The edit that has had least of the lanes goes first, so that a
-short one is through soon beside long ones. Where a graph is worth it, waiting calls of other edits that fit together
-go through it as one (`graphs.joined`): edits of any method at any step. An edit stops between two calls, when it is
-told to or past its deadline; what fails or is not finite stays with the edit that it belongs to.
+What an edit asks of a graph waits until a lane is free. The edit that has had least of the lanes goes first, and while
+ordinary edits come, long ones leave them a lane (`graphs.reserve`), so that a short one is through soon beside long
+ones. Where a graph is worth it and no other lane is free, waiting calls of other edits that fit together go through it
+as one (`graphs.joined`): edits of any method at any step. An edit stops between two calls, when it is told to or past
+its deadline; what fails or is not finite stays with the edit that it belongs to.
 
 Rows come out of a joined call with the same bits as alone on the CPU, but for gradients, which differ by rounding.
 """
@@ -22,13 +23,15 @@ from numpy.typing import NDArray
 from limner.runtime.bundle.loading import Bundle
 from limner.runtime.errors import StoppedError
 from limner.runtime.graphs.joined import Joinable, joinable, joined_inputs, own_outputs
+from limner.runtime.graphs.reserve import Reserve
 from limner.runtime.graphs.sessions import Sessions
 from limner.runtime.graphs.tickets import Ticket
 
 __all__ = ["JoinLimit", "ScheduledSessions"]
 
 Arrays = dict[str, NDArray[Any]]
-WINDOW_S = 0.02  # that a call which may be joined waits for edits that have none waiting
+WINDOW = 0.2  # of its graph's time, that a call which may be joined waits for edits that have none waiting
+WINDOW_S = 0.02  # and at most
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,8 @@ class ScheduledSessions(Sessions):
         self.seconds: dict[str, float] = {}  # graph -> of lanes
         self._tickets: set[Ticket] = set()
         self._queue: list[Call] = []
-        self._running = 0  # calls
+        self._running: list[list[Call]] = []  # what each busy lane runs
+        self._reserve = Reserve(lanes)
         self._ended = False
         self._changed = threading.Condition()
         self._local = threading.local()
@@ -116,6 +120,7 @@ class ScheduledSessions(Sessions):
             self._local.ticket = before
             with self._changed:
                 self._tickets.discard(ticket)
+                self._reserve.ended(ticket)
                 self._changed.notify_all()
 
     def stop(self, ticket: Ticket, reason: str = "cancelled") -> None:
@@ -177,43 +182,53 @@ class ScheduledSessions(Sessions):
             with self._changed:
                 self.seconds[calls[0].graph] = self.seconds.get(calls[0].graph, 0.0) + took
                 for call in calls:
-                    call.ticket.spent += took * call.fits.rows / max(rows, 1)
-                self._running -= len(calls)
+                    part = took * call.fits.rows / max(rows, 1)
+                    call.ticket.spent += part
+                    call.ticket.had += part
+                self._running.remove(calls)
                 self._changed.notify_all()
 
     def _next(self) -> list[Call] | None:
         """What a lane runs next, together; None at the end."""
         with self._changed:
-            while True:
-                if self._ended:
-                    return None
-                if self._queue:
-                    calls, pause = self._chosen()
-                    if pause <= 0.0:
-                        for call in calls:
-                            self._queue.remove(call)
-                        self._running += len(calls)
-                        return calls
-                    self._changed.wait(pause)
-                else:
-                    self._changed.wait()
+            while not self._ended:
+                calls, pause = self._chosen()
+                if calls and pause is None:
+                    for call in calls:
+                        self._queue.remove(call)
+                    self._running.append(calls)
+                    return calls
+                self._changed.wait(pause)
+            return None
 
-    def _chosen(self) -> tuple[list[Call], float]:
-        """The call of the edit that has had least with what fits, and the seconds that they wait for more."""
-        first = min(self._queue, key=lambda call: (call.ticket.spent, call.began))
+    def _chosen(self) -> tuple[list[Call], float | None]:
+        """The call of the edit that has had least with what fits, and the seconds to wait for something better."""
+        busy = sum(any(self._reserve.is_long(call.ticket) for call in calls) for calls in self._running)
+        for_long = self._reserve.lanes(self._tickets) - busy
+        allowed = [call for call in self._queue if for_long > 0 or not self._reserve.is_long(call.ticket)]
+        if not allowed:
+            return [], self._reserve.left if self._queue else None
+        first = min(allowed, key=lambda call: (call.ticket.spent, call.began))
         limit = self.join.get(first.graph)
         if limit is None or first.fits.key is None:
-            return [first], 0.0
-        taken, rows = [first], first.fits.rows
-        places = limit.places // max(first.fits.places, 1)
-        for call in self._queue:
-            more = rows + call.fits.rows
-            if call is not first and call.fits.key == first.fits.key and more <= min(limit.rows, places):
-                taken.append(call)
-                rows = more
-        everyone = len(self._queue) + self._running >= len(self._tickets)
-        full = rows >= min(limit.rows, places)
-        return taken, 0.0 if everyone or full else first.began + WINDOW_S - time.monotonic()
+            return [first], None
+        fitting = [first, *(call for call in allowed if call is not first and call.fits.key == first.fits.key)]
+        free = self.lanes - len(self._running)
+        if self._reserve.is_long(first.ticket):
+            free = min(free, for_long)
+        most = min(limit.rows, limit.places // max(first.fits.places, 1))
+        taken = _within(fitting[: -(-len(fitting) // free)], most)
+        running = sum(len(calls) for calls in self._running)
+        everyone = len(self._queue) + running >= len(self._tickets)
+        if free > 1 or everyone or len(taken) < len(fitting):
+            return taken, None
+        left = first.began + self._window(first.graph) - time.monotonic()
+        return taken, left if left > 0.0 else None
+
+    def _window(self, graph: str) -> float:
+        """Seconds that a call of this graph may wait for others."""
+        runs = self.counts[f"{graph}.runs"]
+        return min(WINDOW * self.seconds.get(graph, 0.0) / runs, WINDOW_S) if runs else WINDOW_S
 
     def _run(self, calls: Sequence[Call]) -> None:
         """Run calls as one and answer them; if that fails, each alone finds out whose fault it is."""
@@ -246,3 +261,13 @@ class ScheduledSessions(Sessions):
         ]
         for call, part in zip(calls, parts, strict=True):
             call.answer(part)
+
+
+def _within(calls: Sequence[Call], most: int) -> list[Call]:
+    """The first call, and of the others those that go with it in so many rows."""
+    taken, rows = [calls[0]], calls[0].fits.rows
+    for call in calls[1:]:
+        if rows + call.fits.rows <= most:
+            taken.append(call)
+            rows += call.fits.rows
+    return taken

@@ -15,6 +15,7 @@ class Ticket:
 
     deadline: float | None = None  # of time.monotonic
     spent: float = 0.0  # seconds of lanes that it had, counted from the least of those that ran when it came
+    had: float = 0.0  # seconds of lanes that it had in all
     stopped: str = ""  # why, as StoppedError names it
     changed: threading.Event = field(default_factory=threading.Event)  # wakes a call that waits
 

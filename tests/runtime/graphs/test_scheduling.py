@@ -1,5 +1,6 @@
 """Many edits on one bundle: whose call is next, what goes together, and what stays with its owner."""
 
+import statistics
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from limner.runtime.bundle.shipped import checkpoints_folder
 from limner.runtime.errors import GraphError, InputError, NonFiniteError, StoppedError
 from limner.runtime.graphs.calibration import calibrate, usual_inputs
 from limner.runtime.graphs.joined import joinable, joined_inputs, own_outputs
+from limner.runtime.graphs.reserve import Reserve
 from limner.runtime.graphs.scheduling import JoinLimit, ScheduledSessions
 from limner.runtime.graphs.tickets import Ticket
 
@@ -185,6 +187,75 @@ def test_the_edit_that_had_least_goes_first(tmp_path: Path) -> None:
 
     together([long, long, long, short])
     assert min(took) < 0.2  # first in, first out would take 3 x 4 calls: 0.24 s and more
+
+
+def test_long_edits_leave_a_lane_to_short_ones(tmp_path: Path) -> None:
+    """Beside four long edits a short one waits for nobody; alone again, the long ones have both lanes."""
+    sessions = Slow(toy(tmp_path), 0.04, threads=1, lanes=2)
+    sessions.warm("unet")
+    took: list[float] = []
+    runs: list[int] = []
+    ends = threading.Event()
+
+    def one(calls: int) -> None:
+        with sessions.edit():
+            for _ in range(calls):
+                sessions.run("unet", **unet_inputs(1, 0))
+
+    def long() -> None:
+        with sessions.edit():
+            while not ends.is_set():
+                sessions.run("unet", **unet_inputs(1, 0))
+
+    def short() -> None:
+        time.sleep(1.0)  # the others have had more than four times as much, then
+        for _ in range(5):
+            begin = time.monotonic()
+            one(5)
+            took.append(time.monotonic() - begin)
+        time.sleep(1.0)
+        before = len(sessions.ran)
+        time.sleep(0.8)
+        runs.append(len(sessions.ran) - before)
+        ends.set()
+
+    one(2)
+    together([long, long, long, long, short])
+    assert statistics.median(took) < 0.3, took  # 5 calls of 0.04 s; each would wait for 0.02 s and more
+    assert runs[0] > 26, runs  # of 20 on one lane, 40 on two
+
+
+def test_what_is_long_hangs_on_what_ended_lately() -> None:
+    reserve = Reserve(4)
+    heavy, light = Ticket(had=50.0), Ticket(had=0.1)
+    assert not reserve.is_long(heavy)
+    reserve.ended(light)
+    assert reserve.is_long(heavy) and not reserve.is_long(Ticket(had=0.4))
+    assert reserve.left is not None and reserve.left < 0.4 and reserve.lanes([heavy]) == 3
+    time.sleep(0.41)
+    assert reserve.left is None and reserve.lanes([heavy]) == 4 and reserve.lanes([heavy, Ticket()]) == 3
+    for _ in range(3):
+        reserve.ended(Ticket(had=40.0))
+    reserve.ended(Ticket())  # one that asked nothing of any graph
+    assert not reserve.is_long(heavy)
+    assert Reserve(1).lanes([light]) == 1
+
+
+def test_calls_go_together_when_no_lane_is_free(tmp_path: Path) -> None:
+    sessions = Slow(toy(tmp_path), 0.1, threads=1, lanes=2, join={"unet": MANY})
+    sessions.warm("unet")
+    here = threading.Barrier(6)
+
+    def call(seed: int) -> None:
+        with sessions.edit():
+            here.wait(10)
+            for _ in range(3):
+                sessions.run("unet", **unet_inputs(1, seed))
+
+    together([lambda k=k: call(k) for k in range(6)])  # type: ignore[misc]
+    rows = [rows for _, rows in sessions.ran]
+    assert sum(rows) == 18 and max(rows) < 6, rows  # two lanes have them between them
+    assert len(rows) < 12, rows
 
 
 def test_an_edit_stops_between_two_calls(tmp_path: Path) -> None:
