@@ -24,6 +24,7 @@ TITLES = {
     "latent-optimization": "latent optimization", "prompt-to-prompt": "Prompt-to-Prompt",
     "prompt-to-prompt-local": "local edit",
 }  # fmt: skip
+STRICTLY = "Strictly, with nothing else changed that was not asked for:"
 VERBS = (
     "edit", "invert", "align", "sample", "replay", "demo", "methods", "models", "study", "study run", "study tune",
     "check", "serve", "keys", "keys add", "export", "train",
@@ -68,13 +69,16 @@ def marked(name: str) -> str:
 def study(name: str, part: str) -> str:
     """The table of a run's part; of the part "shares" the success of each method in a clause."""
     from limner.runtime.study.rows import read_run
-    from limner.runtime.study.tables import columns, table
+    from limner.runtime.study.tables import columns, strict_table, table
 
     run = read_run(STUDIES / name)
     if part == "shares":
         of = columns([run], run.header.parts[0])
         return ", ".join(f"{_percent(scores)} by {TITLES[method]}" for method, scores in of)
-    return table([run], part, [TITLES[method] for method, _ in columns([run], part)] if part != "prompts" else ())
+    if part == "prompts":
+        return table([run], part)
+    titles = [TITLES[method] for method, _ in columns([run], part)]
+    return f"{table([run], part, titles)}\n\n{STRICTLY}\n\n{strict_table([run], part, titles)}"
 
 
 def _percent(scores: dict[str, Any]) -> str:

@@ -1,4 +1,7 @@
-"""The attribute judge as a graph beside its weights, which it reads where they lie: `limner export judge FOLDER`."""
+"""A judge as a graph beside its weights, which it reads where they lie: `limner export judge FOLDER`.
+
+The attribute judge and the second judge have the same outputs, so that one stands in for the other.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from limner.runtime.storage.files import write_atomically
 from limner.runtime.storage.folders import folder_beside
 from limner.runtime.study.judge import GRAPH, WEIGHTS, JudgeGraph
 from limner.training.models.judge import Judge
+from limner.training.models.reader import Reader
 from limner.training.models.store import load_model
 
 PARITY = "judge.parity.json"
@@ -28,13 +32,21 @@ CASES = 8  # random pictures that both are compared on
 class Reading(nn.Module):
     """image [N,3,S,S] in [-1,1] -> logits of all attributes one after another [N,V], features [N,F]."""
 
-    def __init__(self, judge: Judge) -> None:
+    def __init__(self, judge: Judge | Reader) -> None:
         super().__init__()
         self.judge = judge
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        if isinstance(self.judge, Reader):
+            options, _, features = self.judge.read_options(image)
+            return torch.cat(list(self.judge.attribute_logits(options).values()), 1), features
         features = self.judge.features(image)
         return torch.cat([head(features) for head in self.judge.heads.values()], 1), features
+
+    @property
+    def width(self) -> int:
+        """Of the features."""
+        return self.judge.config.width if isinstance(self.judge, Reader) else self.judge.config.features
 
 
 def export_judge(folder: Path) -> float:
@@ -43,13 +55,13 @@ def export_judge(folder: Path) -> float:
     Raises InputError for a folder that holds no judge, LimnerError if the graph is not what torch computes.
     """
     judge = load_model(folder).eval()
-    if not isinstance(judge, Judge):
+    if not isinstance(judge, (Judge, Reader)):
         raise InputError("judge", f"{folder}, which holds no judge", "the folder of an attribute judge")
     module, size = Reading(judge), judge.config.image_size
     values = sum(len(names) for _, names in judge.config.attributes)
     shape = ("batch", 3, size, size)
     outputs = (TensorMeta("logits", "float32", ("batch", values)),
-               TensorMeta("features", "float32", ("batch", judge.config.features)))  # fmt: skip
+               TensorMeta("features", "float32", ("batch", module.width)))  # fmt: skip
     inputs = [TensorMeta("image", "float32", shape)]
     model = export_module(module, (torch.zeros(2, 3, size, size),), inputs, outputs, OPSET)
     with folder_beside(folder) as beside:

@@ -5,7 +5,7 @@ a field is "parameters.NAME" or "inversion.NAME".
 """
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 
 from limner.runtime.bundle.loading import Bundle
 from limner.runtime.bundle.presets import picture_section, resolved
@@ -13,9 +13,14 @@ from limner.runtime.errors import InputError
 from limner.runtime.methods.registry import Method, find_method, loaded, methods_of
 from limner.runtime.recipe import Recipe
 from limner.runtime.schema import said
-from limner.runtime.settings import SamplerName, SamplingParameters, without
+from limner.runtime.settings import InversionParameters, SamplerName, SamplingParameters, without
 
 __all__ = ["completed", "idle_settings", "needed_graphs", "refuse_idle", "require_family", "without_idle"]
+
+STAGES = {  # of a picture's inversion: steps, and the settings that count nothing without any
+    "refine_steps": ("learning_rate", "pixel_weight", "clip_weight", "identity_weight", "l2_weight", "patience"),
+    "feature_steps": ("feature_fade",),
+}
 
 
 def completed(bundle: Bundle, recipe: Recipe) -> Recipe:
@@ -31,7 +36,16 @@ def completed(bundle: Bundle, recipe: Recipe) -> Recipe:
     if recipe.source.kind != "image":
         return replace(recipe, parameters=parameters)
     section = "inversion" if method.family == "stylegan2" else f"{method.name}.inversion"
-    return replace(recipe, parameters=parameters, inversion=resolved(bundle, recipe.inversion, section))
+    inversion = resolved(bundle, recipe.inversion, section)
+    if isinstance(inversion, InversionParameters):
+        inversion = _with_feature_steps(bundle, inversion, recipe.inversion)
+    return replace(recipe, parameters=parameters, inversion=inversion)
+
+
+def _with_feature_steps(bundle: Bundle, whole: InversionParameters, given: InversionParameters) -> InversionParameters:
+    from limner.runtime.stylegan2.features import with_feature_steps
+
+    return with_feature_steps(bundle, whole, given)
 
 
 def _usual_sampler(bundle: Bundle) -> SamplerName:
@@ -45,9 +59,10 @@ def idle_settings(whole: Recipe) -> dict[str, str]:
     """Return the settings of a completed recipe that cannot act, each with what decides instead."""
     method = find_method(whole.method)
     found = {} if method.idle is None else dict(method.idle(whole))
-    if method.family == "stylegan2" and whole.source.kind == "image" and whole.inversion.refine_steps == 0:
-        names = [one.name for one in fields(method.inversion) if one.name != "refine_steps"]
-        found |= {f"inversion.{name}": "refine_steps, which is 0" for name in names}
+    if method.family == "stylegan2" and whole.source.kind == "image":
+        for steps, names in STAGES.items():
+            if getattr(whole.inversion, steps) == 0:
+                found |= {f"inversion.{name}": f"{steps}, which is 0" for name in names}
     return found
 
 

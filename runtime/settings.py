@@ -139,13 +139,19 @@ class InversionParameters(Settings):
     """How hard to work on the encoder's answer. Without refinement the encoder's answer is taken as it is."""
 
     where: ClassVar[str] = "inversion"
-    refine_steps: int = setting(0, "steps of refinement behind the encoder", 0, 10_000)
+    refine_steps: int = setting(0, "steps of refinement in W+ behind the encoder", 0, 10_000)
     learning_rate: float = setting(0.03, "of the refinement", 1e-6, 10.0)
     pixel_weight: float = setting(1.0, "on the mean over a picture in [-1,1]", 0.0, 1000.0)
     clip_weight: float = setting(0.1, "on CLIP's distance", 0.0, 1000.0)
     identity_weight: float = setting(0.1, "on the identity network's distance", 0.0, 1000.0)
     l2_weight: float = setting(0.0005, "on the sum over all of w_plus", 0.0, 1000.0)
     patience: int = setting(0, "steps without improvement that end it; 0 never stops", 0, 10_000)
+    feature_steps: int | None = setting(
+        None, "steps in a feature map behind that; if not said, 20 behind a refinement in W+, else 0", 0, 10_000
+    )
+    feature_fade: float = setting(
+        0.4, "change of a pixel by the edit, of 2, that takes away what was found there; 0 keeps all", 0.0, 2.0
+    )
 
 
 @dataclass(frozen=True)

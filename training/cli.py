@@ -15,6 +15,7 @@ from limner.training.running import CONFIGS, default_cache, resolve, run_family
 
 HELP = {
     "judge": "The attribute judge: for evaluation alone.",
+    "reader": "The second judge, of another kind and on other draws.",
     "clip": "CLIP and its tokenizer, on captioned avatars.",
     "identity": "The identity network, with ArcFace.",
     "encoder": "The e4e encoder; needs a finished generator.",
@@ -181,6 +182,19 @@ def samples(
     from limner.training.avatars.held_out import write_samples
 
     print(write_samples(out, split, count, size))
+
+
+@app.command("realism")
+def realism(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of `limner study run`.")],
+    reader: Annotated[Path, typer.Option(help="Folder of the second judge.")] = Path("checkpoints/avatars/reader"),
+) -> None:
+    """How near a drawing comes to each picture of a study; the rows get it, and the tables a column."""
+    from limner.runtime.study.tables import markdown
+    from limner.training.families.reader.realism import measure_run
+
+    for folder in runs:
+        print(markdown([measure_run(folder, reader)]), end="")
 
 
 @app.command("all")

@@ -7,8 +7,8 @@ Inputs and outputs keep their types, so the runtime uses either graph alike. A n
 - its numbers, measured on samples, come near the ends of fp16: beyond 2^13, or all within 2^-11 of zero;
 - its name is among those that the caller keeps (a VAE, attention of SD 2).
 
-Gradients are small: those of `latent_gradient` are linear in its loss weights, so these are raised by a power of two
-inside the graph and the gradient is lowered by it, which changes no fp32 number (Micikevicius et al. 2018, sec. 3.2).
+Gradients are small: they are linear in their graph's loss weights, so these are raised by a power of two inside the
+graph and the gradient is lowered by it, which changes no fp32 number (Micikevicius et al. 2018, sec. 3.2).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from onnxscript.optimizer import fold_constants
 from limner.export.onnx.attention import is_fused
 from limner.export.precision.kernels import has_no_half_kernel, write_scatters_plainly
 from limner.export.precision.ranges import Ranges, measure_ranges
+from limner.export.precision.samples import GRADIENTS
 from limner.export.precision.types import Typist
 from limner.runtime.bundle.loading import Bundle
 from limner.runtime.errors import InputError, LimnerError
@@ -95,7 +96,7 @@ def half_graph(
 ) -> tuple[ir.Model, Half]:
     """The same of an ONNX file; `measure` runs the graph on samples, without it operators and constants decide."""
     model = settled(path)
-    if graph in ("latent_gradient", "style_gradient"):
+    if graph in GRADIENTS:
         _scale_gradient(model)
     if graph in WHOLE_FP32 or graph in config.keep_fp32:
         names = tuple(node.name or "" for node in model.graph)

@@ -20,12 +20,11 @@ import onnx_ir as ir
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from limner.export.precision.half import settled
-from limner.export.precision.samples import Samples
+from limner.export.precision.samples import GRADIENTS, Samples
 from limner.runtime.bundle.loading import Bundle
 from limner.runtime.storage.folders import scratch
 
 ATTEMPTS = {"all": ("Conv", "MatMul", "Gemm"), "convolutions": ("Conv",)}
-GRADIENTS = frozenset({"latent_gradient", "style_gradient"})  # a gradient of 8 bits leads nowhere
 Accept = Callable[[ir.Model], bool]
 
 
@@ -50,7 +49,7 @@ def int8_model(
     bundle: Bundle, graph: str, samples: Samples, accept: Accept, config: Int8Config = Int8Config()
 ) -> tuple[ir.Model, str] | None:
     """The int8 form that `accept` takes, with the name of the attempt, or None if there is none."""
-    if graph in GRADIENTS:
+    if graph in GRADIENTS:  # one of 8 bits leads nowhere
         return None
     model = settled(bundle.file(bundle.graph(graph).file))
     with scratch("limner-int8-") as beside:

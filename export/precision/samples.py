@@ -21,6 +21,8 @@ from limner.runtime.graphs.sessions import Sessions
 
 Arrays = dict[str, NDArray[Any]]
 SIGMA = 1.0  # of latents at the start of a denoising loop
+DESCENTS = ("latent_gradient", "style_gradient")
+GRADIENTS = frozenset({*DESCENTS, "feature_gradient"})  # graphs whose output "gradient" is linear in "loss_weights"
 
 
 class Samples:
@@ -46,8 +48,12 @@ class Samples:
             return self._last_layers(meta, batch)
         self._ranges = graph_ranges(self.bundle.manifest, graph)
         found = {tensor.name: self._tensor(tensor, batch) for tensor in meta.inputs}
-        if graph in ("latent_gradient", "style_gradient"):
+        if graph in DESCENTS:
             found |= self._descent(batch, graph == "style_gradient")
+        if "feature_offset" in found:
+            found["feature_offset"] = self._offset(found["style_channels"], found["feature_offset"].shape)
+        if graph == "feature_gradient":
+            found["loss_weights"] = np.ones(1, np.float32)
         if "input_ids_2" in found:
             found["input_ids_2"] = self._second_ids(found["input_ids"])
         if "encoder_hidden_states" in found and "text_encoder" in self.bundle.manifest.graphs:
@@ -153,6 +159,12 @@ class Samples:
             "identity_source": self.sessions.run("identity", image=image)["identity_features"],
             "loss_weights": np.array([1.0, 0.008, 0.1, 0.5], np.float32),
         }
+
+    def _offset(self, styles: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """An offset of a third of the feature map's size."""
+        given = {"style_channels": styles, "feature_offset": np.zeros(shape, np.float32)}
+        features = self.sessions.run("synthesis_features", only=["features"], **given)["features"]
+        return (0.3 * features.std() * self.random.standard_normal(shape)).astype(np.float32)
 
     def _control(self, meta: GraphMeta, found: Arrays, batch: int) -> Arrays:
         """Attention control of an edit: the last row takes the first one's maps, a few words moved."""

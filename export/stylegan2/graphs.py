@@ -17,12 +17,15 @@ from torch import Tensor, nn
 
 from limner.export.onnx.simplify import simplify
 from limner.export.stylegan2.clip_tower import FastClipImage
+from limner.export.stylegan2.features import INPUTS as FEATURE_INPUTS
+from limner.export.stylegan2.features import PixelLoss, PlainFeatures, feature_layer, feature_shape
 from limner.export.stylegan2.gradient_graph import INPUTS, LatentLoss, Network, trace
 from limner.export.stylegan2.networks import Networks
 from limner.export.stylegan2.synthesis import FastSynthesis
 from limner.runtime.bundle.mappers import graph_name
 from limner.runtime.bundle.parts import TensorMeta
 from limner.runtime.errors import LimnerError
+from limner.training.models.stylegan2 import Generator
 
 BATCH, TOKENS = "batch", "tokens"
 TRACED = {BATCH: 7, TOKENS: 5}  # sizes of the example: 1 would be taken for a constant, and others are seldom these
@@ -108,6 +111,18 @@ class Sampler:
         with torch.no_grad():
             return self.generator.affine(w_plus), self.generator.affine(w_plus_source), *targets
 
+    def features(self, batch: int, rng: torch.Generator) -> Tensors:
+        """Style channels, and an offset of a third of the feature map's size."""
+        (styles,), shape = self.styles(batch, rng), feature_shape(self.generator)
+        with torch.no_grad():
+            _, features = PlainFeatures(self.generator).with_offset(styles, torch.zeros(batch, *shape))
+        return styles, 0.3 * features.std() * torch.randn(batch, *shape, generator=rng)
+
+    def feature_gradient(self, batch: int, rng: torch.Generator) -> Tensors:
+        """The same, and other pictures to come to."""
+        (styles, offset), (target_image,) = self.features(batch, rng), self.image(batch, rng)
+        return offset, styles, target_image, torch.ones(1)
+
 
 def build_specs(networks: Networks) -> dict[str, GraphSpec]:
     """All graphs of a bundle by name."""
@@ -126,7 +141,7 @@ def build_specs(networks: Networks) -> dict[str, GraphSpec]:
     image_features = TensorMeta("image_features", "float32", (BATCH, clip_width))
     text_features = TensorMeta("text_features", "float32", (BATCH, clip_width))
     ids = TensorMeta("input_ids", "int64", (BATCH, TOKENS))
-    fast = FastSynthesis(generator).eval().requires_grad_(False)
+    fast = FastSynthesis(generator, feature_layer(generator)).eval().requires_grad_(False)
     clip_image = FastClipImage(networks.clip_image).eval().requires_grad_(False)
     plain: list[tuple[str, TensorMeta, TensorMeta, Network, Network, Sample]] = [
         ("mapping", z, w, generator.mapping, generator.mapping, sampler.z),
@@ -145,6 +160,7 @@ def build_specs(networks: Networks) -> dict[str, GraphSpec]:
     targets = (text_features, identity, image)
     specs["latent_gradient"] = _gradient_spec(networks, fast, clip_image, sampler.latent_gradient, w_plus, *targets)
     specs["style_gradient"] = _gradient_spec(networks, fast, clip_image, sampler.style_gradient, styles, *targets)
+    specs |= _feature_specs(generator, fast, sampler, styles, image)
     for name, mapper in networks.mappers.items():
         latent, sample = (w_plus, sampler.w_plus) if mapper.config.space == "w_plus" else (styles, sampler.styles)
         made, function = TensorMeta("step", "float32", latent.shape), _tuple(mapper)
@@ -182,6 +198,34 @@ def _gradient_spec(
         differentiates=True,
         modules=(generator, networks.clip_image, networks.identity),
     )
+
+
+def _feature_specs(
+    generator: Generator, fast: FastSynthesis, sampler: Sampler, styles: TensorMeta, image: TensorMeta
+) -> dict[str, GraphSpec]:
+    """The two graphs of feature refinement, "synthesis_features" and "feature_gradient"."""
+    shape: tuple[int | str, ...] = (BATCH, *feature_shape(generator))
+    offset, plain = TensorMeta("feature_offset", "float32", shape), PlainFeatures(generator)
+    drawn = GraphSpec(
+        name="synthesis_features",
+        inputs=(styles, offset),
+        outputs=(image, TensorMeta("features", "float32", shape)),
+        function=fast.with_offset,
+        reference=plain.with_offset,
+        sample=sampler.features,
+    )
+    shapes = (shape, styles.shape, image.shape, (1,))
+    gradient = GraphSpec(
+        name="feature_gradient",
+        inputs=tuple(TensorMeta(name, "float32", one) for name, one in zip(FEATURE_INPUTS, shapes, strict=True)),
+        outputs=(TensorMeta("loss_pixel", "float32", (BATCH,)), TensorMeta("gradient", "float32", shape), image),
+        function=PixelLoss(fast).gradient,
+        reference=plain.gradient,
+        sample=sampler.feature_gradient,
+        differentiates=True,
+        modules=(generator,),
+    )
+    return {one.name: one for one in (drawn, gradient)}
 
 
 def _tuple(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensors]:

@@ -27,9 +27,10 @@ SMALLEST_STYLE = 1e-4  # below it nothing is divided: 1e-8 / m^2 is 1 there
 class FastSynthesis(nn.Module):
     """style_channels [N,S] -> image [N,3,size,size], and w_plus [N,L,D] -> the same by `from_w_plus`."""
 
-    def __init__(self, generator: Generator) -> None:
+    def __init__(self, generator: Generator, offset_layer: str = "") -> None:
         super().__init__()
         self.generator = generator
+        self.offset_layer = offset_layer  # what `with_offset` adds to: the output of this convolution
         self.register_buffer("fir", fir_kernel(4.0), persistent=False)
         layers = (generator.get_submodule(spec.name) for spec in generator.layers if spec.kind == "conv")
         self.silent = [
@@ -44,21 +45,35 @@ class FastSynthesis(nn.Module):
 
     def forward(self, style_channels: Tensor) -> Tensor:
         """style_channels [N,S] -> image [N,3,size,size], about [-1,1], not clamped."""
+        return self._drawn(style_channels)[0]
+
+    def with_offset(self, style_channels: Tensor, feature_offset: Tensor) -> tuple[Tensor, Tensor]:
+        """The same with feature_offset [N,C,r,r] added to a feature map; return that sum [N,C,r,r] beside the image."""
+        image, features = self._drawn(style_channels, feature_offset)
+        if features is None:
+            raise RuntimeError(f"synthesis has no layer {self.offset_layer!r}")
+        return image, features
+
+    def _drawn(self, style_channels: Tensor, feature_offset: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         generator = self.generator
         styles = style_channels.split([spec.channels for spec in generator.layers], 1)
         x = generator.input.input.expand(style_channels.shape[0], -1, -1, -1)
         rgb: Tensor | None = None
+        features: Tensor | None = None
         gain, convolutions = torch.ones(()), 0  # what x still lacks: [N,C] after the first layer
         for spec, style in zip(generator.layers, styles, strict=True):
             layer = generator.get_submodule(spec.name)
             if isinstance(layer, StyledConv):
                 x, gain = self._styled(layer, x, style, gain, self._constant(layer, convolutions))
                 convolutions += 1
+                if feature_offset is not None and spec.name == self.offset_layer:
+                    features = x * gain[:, :, None, None] + feature_offset
+                    x, gain = features, torch.ones(())
             elif isinstance(layer, ToRGB):
                 rgb = self._to_rgb(layer, x, style * gain, rgb)
         if rgb is None:
             raise RuntimeError("synthesis made no picture")
-        return rgb
+        return rgb, features
 
     def _constant(self, layer: StyledConv, index: int) -> Tensor:
         """What a layer adds: noise and bias [1,O,H,W], or the bias alone [1,O,1,1] where the noise weighs nothing."""

@@ -90,7 +90,9 @@ ParameterOption = Annotated[
 ]
 RefineOption = Annotated[
     int | None,
-    typer.Option("--refine", help="Steps of refinement after the encoder, for a picture file."),
+    typer.Option(
+        "--refine", help="Steps of refinement in W+ after the encoder, for a picture file; 20 in a feature map follow."
+    ),
 ]
 TruncationOption = Annotated[
     float | None, typer.Option("--truncation", help="Of a seed of StyleGAN2, 0 to 1; 0.7 if not given.")

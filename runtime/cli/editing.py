@@ -232,7 +232,7 @@ def invert(
         Path | None,
         typer.Option("--output", "-o", "--out", help="Where to write W+ (.npy); <picture>.npy if not given."),
     ] = None,
-    refine: Annotated[int | None, typer.Option("--refine", help="Steps of refinement after the encoder.")] = None,
+    refine: Annotated[int | None, typer.Option("--refine", help="Steps of refinement in W+ after the encoder.")] = None,
     sheet: SheetOption = None,
     bundle: BundleOption = None,
     provider: ProviderOption = "cpu",
@@ -255,7 +255,8 @@ def invert(
     check_output(target, "output", suffix=".npy")
     check_output(sheet, "sheet", source=str(picture))
     editor = open_editor(bundle, provider, threads)
-    settings = typed(InversionParameters, {} if refine is None else {"refine_steps": refine}, "inversion")
+    asked = {"feature_steps": 0} | ({} if refine is None else {"refine_steps": refine})  # W+ is all that is written
+    settings = typed(InversionParameters, asked, "inversion")
     parameters = resolved(editor.bundle, settings, "inversion")
     with steps("refine") as progress:
         found = editor.invert(picture, parameters, progress)

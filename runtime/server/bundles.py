@@ -27,7 +27,7 @@ __all__ = ["Hosted", "Hosts", "open_bundle", "warm_bundle"]
 logger = logging.getLogger("limner.server")
 CPUS = ("cpu",)
 JOINED = ("unet", "unet_cached", "vae_decoder", "text_encoder", "clip_image", "synthesis_w", "synthesis_s",
-          "latent_gradient", "style_gradient")  # fmt: skip
+          "latent_gradient", "style_gradient", "synthesis_features", "feature_gradient")  # fmt: skip
 
 
 @dataclass(eq=False)

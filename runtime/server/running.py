@@ -181,7 +181,8 @@ def check_recipe(recipe: Recipe, bundle: Bundle, limits: Limits) -> None:
     if isinstance(parameters, SamplingParameters):
         for name in ("height", "width"):
             _most(f"recipe.parameters.{name}", getattr(parameters, name) or 0, limits.side, "pixels")
-    _most("recipe.inversion.refine_steps", getattr(recipe.inversion, "refine_steps", 0), limits.steps, "steps")
+    for name in ("refine_steps", "feature_steps"):
+        _most(f"recipe.inversion.{name}", getattr(recipe.inversion, name, None) or 0, limits.steps, "steps")
 
 
 def _most(field: str, given: int, most: int, what: str) -> None:

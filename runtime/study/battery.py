@@ -135,10 +135,11 @@ class Battery:
         rows = []
         for edit, one, seen, words in zip(edits, done, before, read[len(done) :], strict=True):
             outside, masked = outside_mask(one)
-            source = None if real else self._kept(one.reconstruction, part, name, edit.name, sample.index, "-source")
+            before_it = (one.reconstruction, part, name, edit.name, sample.index)
+            source, unedited = (None, self._plain(*before_it)) if real else (self._kept(*before_it, "-source"), None)
             place = self._kept(one, part, name, edit.name, sample.index)
             rows.append(
-                Row(self.run.short, part, name, edit.name, sample.index, place, source, self._values(seen),
+                Row(self.run.short, part, name, edit.name, sample.index, place, source, unedited, self._values(seen),
                     self._values(words), _rounded(one.scores.get("identity")), psnr(one) if real else None, outside,
                     masked)
             )  # fmt: skip
@@ -162,6 +163,13 @@ class Battery:
         else:
             write_png_atomically(path, what)
         return place.as_posix()
+
+    def _plain(self, picture: ImageU8, part: str, name: str, edit: str, index: int) -> str | None:
+        """The picture of a sample without an edit: one for all edits that a method makes of it in the same way."""
+        place = Path(PICTURES) / f"{part}-{name}-unedited" / f"{index}.png"
+        if self.run.folder is not None and (self.run.folder / place).is_file():
+            return place.as_posix()
+        return self._kept(picture, part, name, "unedited", index)
 
     def _draw(self, part: str, name: str, sample: Sample, edits: Sequence[EditSpec], done: Sequence[Edit]) -> None:
         if self.run.folder is None:

@@ -36,12 +36,15 @@ class Row:
     index: int  # of the sample
     picture: str | None = None  # in the run's folder
     source: str | None = None  # the picture that was generated before the edit, likewise
+    plain: str | None = None  # what the model makes of the picture without the edit (part "real"), likewise
     before: tuple[str, ...] = ()  # values: what is known of a sample, what the judge reads in a source
     after: tuple[str, ...] = ()  # what the judge reads in the edit
     identity: float | None = None  # cosine of the edit with the reconstruction, where the bundle has the network
     psnr: float | None = None  # dB, of the reconstruction of a picture
     outside: float | None = None  # mean change outside the mask of a local edit, of 255
     masked: float | None = None  # part of the picture inside that mask
+    distance: float | None = None  # to the nearest drawing, 0 to 1
+    distance_before: float | None = None  # the same of the picture without the edit
     error: str | None = None  # why there is no picture
 
     @property

@@ -1,7 +1,11 @@
 """From rows to figures: success, what chance would reach, and Wilson's intervals.
 
 An edit succeeds when the judge sees the asked attribute and at least 85 % of the other attributes are those of before.
-An attribute that cannot be seen in one of the two pictures is none of the others where the edit asked for that.
+Strictly it succeeds when all of them are. An attribute that cannot be seen in one of the two pictures is none of the
+others where the edit asked for that.
+
+A picture is like a drawing when one that the renderer makes comes nearer than DRAWN: `Row.distance`, by
+`limner train realism`, which says what it is and how often broken pictures pass.
 """
 
 import math
@@ -12,9 +16,23 @@ from limner.runtime.study.header import Header
 from limner.runtime.study.rows import Row, Run
 from limner.runtime.study.samples import EditSpec
 
-__all__ = ["KEPT_SHARE", "Score", "changed", "counted", "kept", "mean", "score", "seen", "success", "wilson"]
+__all__ = [
+    "DRAWN",
+    "KEPT_SHARE",
+    "Score",
+    "changed",
+    "counted",
+    "kept",
+    "mean",
+    "score",
+    "seen",
+    "strict",
+    "success",
+    "wilson",
+]
 
 KEPT_SHARE = 0.85  # of the other attributes
+DRAWN = 0.25  # distance to the nearest drawing
 
 
 @dataclass(frozen=True)
@@ -26,6 +44,7 @@ class Score:
     failed: int  # there is no picture; these count as no success
     left_out: int  # the source turned out to have the attribute already; another sample took the place
     success: int
+    strict: int  # successes with nothing else changed
     seen: int
     kept: float  # mean share of the others, of what was scored
     chance: float  # expected success if the result were somebody else's picture
@@ -34,6 +53,9 @@ class Score:
     psnr: float | None = None
     outside: float | None = None
     masked: float | None = None
+    measured: int = 0  # pictures whose distance to a drawing is known
+    drawn: int = 0  # of these, like a drawing
+    drawn_before: int = 0  # and how many of the pictures before the edit
 
     @property
     def tried(self) -> int:
@@ -95,6 +117,11 @@ def success(header: Header, edit: EditSpec, before: Sequence[str], after: Sequen
     return seen(header, edit, after) and kept(header, edit, before, after) >= KEPT_SHARE
 
 
+def strict(header: Header, edit: EditSpec, before: Sequence[str], after: Sequence[str]) -> bool:
+    """Seen, and all others kept."""
+    return seen(header, edit, after) and kept(header, edit, before, after) == 1.0
+
+
 def score(run: Run, part: str, method: str, edit: str) -> Score:
     """The figures of one edit by one method."""
     header, spec = run.header, run.header.edit(edit)
@@ -106,6 +133,7 @@ def score(run: Run, part: str, method: str, edit: str) -> Score:
         failed=len(rows) - len(good),
         left_out=len(every) - len(rows),
         success=sum(success(header, spec, row.before, row.after) for row in good),
+        strict=sum(strict(header, spec, row.before, row.after) for row in good),
         seen=sum(seen(header, spec, row.after) for row in good),
         kept=mean([kept(header, spec, row.before, row.after) for row in good]) or 0.0,
         chance=chance(run, part, spec, good),
@@ -114,6 +142,9 @@ def score(run: Run, part: str, method: str, edit: str) -> Score:
         psnr=mean([row.psnr for row in good]),
         outside=mean([row.outside for row in good]),
         masked=mean([row.masked for row in good]),
+        measured=sum(row.distance is not None for row in good),
+        drawn=sum(row.distance is not None and row.distance <= DRAWN for row in good),
+        drawn_before=sum(row.distance_before is not None and row.distance_before <= DRAWN for row in good),
     )
 
 

@@ -11,7 +11,7 @@ from limner.runtime.errors import InputError
 from limner.runtime.study.rows import Run
 from limner.runtime.study.scores import Score, mean, score, wilson
 
-__all__ = ["columns", "figures", "markdown", "prompted", "share_text", "summary", "table"]
+__all__ = ["columns", "figures", "markdown", "prompted", "share_text", "strict_table", "summary", "table"]
 
 SAME = ("samples", "edits_version", "edits", "attributes", "hidden", "judge", "count")  # of headers in one table
 Column = tuple[str, dict[str, Score]]  # a method, and its edits
@@ -20,6 +20,12 @@ LINES: tuple[tuple[str, Callable[[Sequence[Score]], str]], ...] = (
     ("success by chance", lambda rows: f"{100 * (mean([s.chance for s in rows]) or 0.0):.1f} %"),
     ("asked attribute seen by chance", lambda rows: f"{100 * (mean([s.chance_seen for s in rows]) or 0.0):.1f} %"),
     ("asked attribute seen", lambda rows: _percent(sum(s.seen for s in rows), sum(s.tried for s in rows))),
+    ("the same, and nothing else changed", lambda rows: _share_of([s.strict for s in rows], [s.tried for s in rows])),
+    ("like a drawing", lambda rows: _share_of([s.drawn for s in rows], [s.measured for s in rows])),
+    (
+        "the pictures before the edit",
+        lambda rows: _share_of([s.drawn_before for s in rows], [s.measured for s in rows]),
+    ),
     ("other attributes changed, mean", lambda rows: f"{1 - (mean([s.kept for s in rows]) or 0.0):.3f}"),
     ("identity cosine, mean", lambda rows: _number(mean([s.identity for s in rows]), 3)),
     ("reconstruction, dB", lambda rows: _number(mean([s.psnr for s in rows]), 1)),
@@ -97,7 +103,9 @@ def prompted(runs: Sequence[Run]) -> dict[str, dict[str, int]]:
 def markdown(runs: Sequence[Run]) -> str:
     """The tables of all parts, each under its name."""
     check_together(runs)
-    return "\n\n".join(f"## {part}\n\n{table(runs, part)}" for part in _parts(runs)) + "\n"
+    parts = [f"## {part}\n\n{table(runs, part)}" + ("" if part == "prompts" else f"\n\n{strict_table(runs, part)}")
+             for part in _parts(runs)]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
 
 
 def table(runs: Sequence[Run], part: str, names: Sequence[str] = ()) -> str:
@@ -114,6 +122,25 @@ def table(runs: Sequence[Run], part: str, names: Sequence[str] = ()) -> str:
         cells = [line(list(scores.values())) for _, scores in found]
         rows += [[title, *cells]] if set(cells) != {"-"} else []
     return as_table(["edit", *(names or [name for name, _ in found])], rows)
+
+
+def strict_table(runs: Sequence[Run], part: str, names: Sequence[str] = ()) -> str:
+    """What success forgives, an edit a line: nothing else changed, and, where that was measured, like a drawing."""
+    found = columns(runs, part)
+    measured = any(one.measured for _, scores in found for one in scores.values())
+    edits = dict.fromkeys(edit for _, scores in found for edit in scores)
+    rows = []
+    for edit in edits:
+        cells = []
+        for _, scores in found:
+            one = scores.get(edit)
+            cells.append("-" if one is None else share_text(one.strict, one.tried))
+            if measured:
+                cells.append("-" if one is None else _share_of([one.drawn], [one.measured]))
+        rows.append([edit, *cells])
+    titles = [title for name in names or [name for name, _ in found]
+              for title in (f"{name}: strict", *(["like a drawing"] if measured else []))]  # fmt: skip
+    return as_table(["edit", *titles], rows)
 
 
 def total(scores: dict[str, Score]) -> str:
@@ -139,6 +166,10 @@ def _share(one: Score) -> str:
 
 def _percent(success: int, count: int) -> str:
     return f"{100 * success / max(1, count):.0f} %"
+
+
+def _share_of(parts: Sequence[int], of: Sequence[int]) -> str:
+    return share_text(sum(parts), sum(of)) if sum(of) else "-"
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -18,9 +18,11 @@ from limner.runtime.recipe import MAX_SEED, Recipe
 from limner.runtime.schema import require_int, require_number
 from limner.runtime.settings import InversionParameters
 from limner.runtime.storage.later import given
+from limner.runtime.stylegan2.features import GRAPHS as FEATURE_GRAPHS
+from limner.runtime.stylegan2.features import KeepingModels, with_feature_steps
 from limner.runtime.stylegan2.inversion import Inversion
 from limner.runtime.stylegan2.networks import Models
-from limner.runtime.stylegan2.sources import Sources
+from limner.runtime.stylegan2.sources import Sources, Start
 from limner.runtime.timing import Progress, Timer
 
 __all__ = ["Sample", "StyleGAN2Engine"]
@@ -32,6 +34,7 @@ SOURCE_GRAPHS = {
     "seed": ("mapping", "synthesis_w"),
     "w_plus": ("synthesis_w",),
 }
+REFINING_GRAPHS = ("latent_gradient", "clip_image", "identity")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,16 +51,25 @@ class Sample:
 class StyleGAN2Engine:
     """One StyleGAN2 bundle; remembers the last inversions, so that a second edit of a picture is quicker."""
 
-    every_source = ("encoder", "mapping", "synthesis_w")
-
     def __init__(self, bundle: Bundle, sessions: Sessions) -> None:
         self.bundle = bundle
         self.models = self.critics = Models(bundle, sessions=sessions)
         self.sources = Sources(self.models)
 
+    @property
+    def every_source(self) -> tuple[str, ...]:
+        """The graphs that sources of any kind need with the bundle's presets."""
+        settings = with_feature_steps(self.bundle, presets(self.bundle, InversionParameters, "inversion"))
+        return ("encoder", "mapping", "synthesis_w", *(FEATURE_GRAPHS if settings.feature_steps else ()))
+
     def graphs(self, recipe: Recipe) -> tuple[str, ...]:
         """What the recipe's source needs of the bundle."""
-        return SOURCE_GRAPHS[recipe.source.kind]
+        graphs = SOURCE_GRAPHS[recipe.source.kind]
+        if recipe.source.kind == "image" and recipe.inversion.refine_steps:
+            graphs += REFINING_GRAPHS
+        if recipe.source.kind == "image" and recipe.inversion.feature_steps:
+            graphs += FEATURE_GRAPHS
+        return graphs
 
     def edit(
         self,
@@ -72,9 +84,7 @@ class StyleGAN2Engine:
         with timer.stage("source"):
             pairs = zip(recipes, arrays, strict=True)
             starts = [self.sources.resolve(recipe, array, progress) for recipe, array in pairs]
-        w_plus = np.concatenate([start.w_plus for start in starts])  # [N,L,D]
-        run = loaded(method.run)
-        outcomes: list[Outcome] = run(self.models, w_plus, [start.recipe for start in starts], timer, progress)
+        outcomes = self._outcomes(method, starts, timer, progress)
         with timer.stage("synthesis"):
             images = [outcome.render(outcome.recipe) for outcome in outcomes]
         return [
@@ -91,12 +101,25 @@ class StyleGAN2Engine:
             for start, outcome, image in zip(starts, outcomes, images, strict=True)
         ]
 
+    def _outcomes(
+        self, method: Method, starts: Sequence[Start], timer: Timer, progress: Progress | None
+    ) -> list[Outcome]:
+        """Run the method on all starts at once; on those with features one by one, each drawn with its own."""
+        run = loaded(method.run)
+        if any(start.features is not None for start in starts) and len(starts) > 1:
+            return [self._outcomes(method, [start], timer, progress)[0] for start in starts]
+        features = starts[0].features
+        models = self.models if features is None else KeepingModels(self.models, features)
+        w_plus = np.concatenate([start.w_plus for start in starts])  # [N,L,D]
+        found: list[Outcome] = run(models, w_plus, [start.recipe for start in starts], timer, progress)
+        return found
+
     def invert(
         self, picture: str | Path | ImageU8, parameters: InversionParameters | None, progress: Progress | None
     ) -> Inversion:
         """Bring a picture to W+; None takes the bundle's settings."""
         settings = presets(self.bundle, InversionParameters, "inversion") if parameters is None else parameters
-        return self.sources.inversion(picture, settings, progress)[0]
+        return self.sources.inversion(picture, with_feature_steps(self.bundle, settings, parameters), progress)[0]
 
     def sample(self, seed: int, truncation: float) -> Sample:
         """Make a picture from a seed; truncation is 0 (the mean picture) to 1 (no truncation)."""

@@ -4,7 +4,8 @@
               + identity (1 - cos(ID(G(w)), ID(x))) + l2 sum (w - E(x))^2
 
 The refinement runs on the bundle's graph "latent_gradient": its text input takes the picture's own CLIP
-features, which live in the same space. The best point seen is taken, so that it is never worse than the
+features, which live in the same space. What W+ does not hold of the picture `features` may find in a feature map,
+behind that. The best point seen is taken, so that it is never worse than the
 encoder's. The pull to the encoder's answer E(x) keeps w where edits still work.
 """
 
@@ -18,6 +19,7 @@ from limner.runtime.pictures.containers import NOTHING, Carried
 from limner.runtime.pictures.images import to_u8
 from limner.runtime.settings import InversionParameters
 from limner.runtime.stylegan2.descent import LossWeights, Schedule, Stopping, Targets, descend
+from limner.runtime.stylegan2.features import Features, fit_features
 from limner.runtime.stylegan2.networks import Models
 from limner.runtime.timing import Progress, Timer, without_previews
 
@@ -40,6 +42,7 @@ class Inversion:
     steps: int  # of the refinement, up to the best point
     scores: dict[str, float]
     timing: dict[str, float]  # stage -> ms, of the whole batch that it was inverted in
+    features: Features | None = None  # what a feature map keeps beside w_plus; the reconstruction has it
     likeness: float | None = None  # of picture and the encoder's own answer, see `likeness`
     notes: tuple[str, ...] = ()  # what was done to the picture file, one phrase each
     carried: Carried = NOTHING  # what the file holds beside its pixels
@@ -62,8 +65,16 @@ def invert(
             first = compare_images(models, image, models.synthesis(w_plus))
         with timer.stage("refine"):
             w_plus, steps = _refine(models, image, w_plus, parameters, progress)
-    with timer.stage("reconstruction"):
-        reconstruction = models.synthesis(w_plus)
+    features: list[Features] | None = None
+    if parameters.feature_steps:
+        if first is None:
+            with timer.stage("scores"):
+                first = compare_images(models, image, models.synthesis(w_plus))
+        with timer.stage("features"):
+            features, reconstruction = fit_features(models, image, w_plus, parameters, progress)
+    else:
+        with timer.stage("reconstruction"):
+            reconstruction = models.synthesis(w_plus)
     with timer.stage("scores"):
         scores = compare_images(models, image, reconstruction)
     alike = likeness(scores if first is None else first)
@@ -77,6 +88,7 @@ def invert(
             steps=steps[row],
             scores={name: float(values[row]) for name, values in scores.items()},
             timing=dict(timer.stages),
+            features=None if features is None else features[row],
             likeness=None if alike is None else float(alike[row]),
         )
         for row in range(len(image))

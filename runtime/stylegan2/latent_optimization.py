@@ -144,6 +144,7 @@ def walk(
     progress: Progress | None = None,
 ) -> list[Descent]:
     """Edit N pictures, each by its own prompt; the results lie in W+, or in S where the space is "s"."""
+    models = models.plain
     space = space_of(models, parameters)
     with timer.stage("source"):
         image = models.synthesis(w_plus)

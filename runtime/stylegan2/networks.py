@@ -46,6 +46,39 @@ class Models(Critics):
         """A mapper's step for latents of its space: w_plus [N,L,D] or style_channels [N,S], of the same shape."""
         return self._one(graph, "step", **{space: latent})
 
+    @property
+    def plain(self) -> "Models":
+        """The networks as they are, where a source's features are kept (`features.KeepingModels`)."""
+        return self
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """[C,r,r] of the feature map that "synthesis_features" adds to."""
+        inputs = {tensor.name: tensor for tensor in self.bundle.graph("synthesis_features").inputs}
+        return tuple(int(size) for size in inputs["feature_offset"].shape[1:])
+
+    def synthesis_features(
+        self, style_channels: FloatArray, feature_offset: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """style_channels [N,S], feature_offset [N,C,r,r] -> image [N,3,H,W], the feature map with the offset."""
+        given = {"style_channels": style_channels, "feature_offset": feature_offset}
+        found = self.sessions.run("synthesis_features", only=None, **given)
+        return found["image"], found["features"]
+
+    def feature_gradient(
+        self, feature_offset: FloatArray, style_channels: FloatArray, target_image: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return loss_pixel [N], mean (image - target)^2, and its gradient [N,C,r,r] by the offset."""
+        found = self.sessions.run(
+            "feature_gradient",
+            only=["loss_pixel", "gradient"],
+            feature_offset=feature_offset,
+            style_channels=style_channels,
+            target_image=target_image,
+            loss_weights=np.ones(1, np.float32),
+        )
+        return found["loss_pixel"], found["gradient"]
+
     def latent_gradient(
         self,
         *,

@@ -19,6 +19,7 @@ from limner.runtime.recipe import Recipe, Source
 from limner.runtime.settings import InversionParameters
 from limner.runtime.storage.files import read_plain, sha256_bytes
 from limner.runtime.storage.remembered import Remembered
+from limner.runtime.stylegan2.features import Features
 from limner.runtime.stylegan2.inversion import Inversion, invert
 from limner.runtime.stylegan2.networks import Models
 from limner.runtime.timing import Progress
@@ -43,6 +44,7 @@ class Start:
     notes: tuple[str, ...] = ()  # what was done to a picture file
     likeness: float | None = None  # of a picture, see `inversion.likeness`
     carried: Carried = NOTHING  # what a picture file holds beside its pixels
+    features: Features | None = None  # of a picture, where its inversion was asked for them
 
 
 class Sources:
@@ -127,7 +129,15 @@ class Sources:
         recipe = _with_hash(recipe, digest)
         scores = {f"inversion_{name}": value for name, value in found.scores.items()}
         return Start(
-            recipe, found.w_plus, found.picture, found.rendered, scores, found.notes, found.likeness, found.carried
+            recipe,
+            found.w_plus,
+            found.picture,
+            found.rendered,
+            scores,
+            found.notes,
+            found.likeness,
+            found.carried,
+            found.features,
         )
 
     def _generated(self, recipe: Recipe, w_plus: FloatArray) -> Start:

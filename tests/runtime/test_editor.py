@@ -102,7 +102,9 @@ def test_inversion_by_the_encoder_and_refinement(editor: Editor, tmp_path: Path)
     ]  # the toy encoder sees no tanh
     picture = write_png_atomically(tmp_path / "vivid.png", vivid)
     coarse = editor.invert(picture)
-    fine = editor.invert(picture, InversionParameters(refine_steps=60, learning_rate=0.1, l2_weight=0.0))
+    fine = editor.invert(
+        picture, InversionParameters(refine_steps=60, learning_rate=0.1, l2_weight=0.0, feature_steps=0)
+    )
     assert coarse.steps == 0
     assert 0 < fine.steps <= 60
     assert fine.scores["pixel"] < 0.5 * coarse.scores["pixel"]
@@ -123,11 +125,13 @@ def test_a_refinement_is_never_worse_than_the_encoder(editor: Editor, portrait: 
 
 def test_inversion_of_a_batch_is_that_of_each(editor: Editor) -> None:
     images = np.concatenate([stylegan2(editor).models.synthesis(editor.sample(seed, 1.0).w_plus) for seed in range(3)])
-    parameters = InversionParameters(refine_steps=5)
+    parameters = InversionParameters(refine_steps=5, feature_steps=3)
     together = invert(stylegan2(editor).models, images, parameters)
     for row, found in enumerate(together):
         alone = invert(stylegan2(editor).models, images[row : row + 1], parameters)[0]
         np.testing.assert_allclose(found.w_plus, alone.w_plus, atol=1e-4)
+        assert found.features is not None and alone.features is not None
+        np.testing.assert_allclose(found.features.offset, alone.features.offset, atol=1e-4)
 
 
 def test_an_image_source(editor: Editor, portrait: Path) -> None:

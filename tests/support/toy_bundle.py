@@ -1,9 +1,9 @@
 """A bundle of toy networks with the real names, shapes and file formats, small enough to build in every test
 run.
 
-The generator is image = tanh(styles G), styles = w_plus A; CLIP and identity are one matrix each. So every
-gradient has a closed form, which is written here twice: as an ONNX graph (what the bundle carries) and in
-numpy float64 (`reference_gradient`, what the tests compare with).
+The generator is image = tanh(styles G + offset K), styles = w_plus A, features = styles F + offset; CLIP and
+identity are one matrix each. So every gradient has a closed form, which is written here twice: as an ONNX graph
+(what the bundle carries) and in numpy float64 (`reference_gradient`, what the tests compare with).
 """
 
 import json
@@ -36,6 +36,7 @@ LAYERS = (
 STYLES = sum(layer.channels for layer in LAYERS)
 PIXELS = 3 * SIZE * SIZE
 FLAT = NUM_WS * W_DIM
+FEATURES = (2, 4, 4)
 EDITABLE = np.concatenate([np.full(layer.channels, layer.kind == "conv") for layer in LAYERS])
 
 
@@ -46,6 +47,8 @@ class ToyWeights:
     mapping: NDArray[np.float32]  # [Z,D]
     affine: NDArray[np.float32]  # [L*D,S]
     synthesis: NDArray[np.float32]  # [S,3HW]
+    features: NDArray[np.float32]  # [S,32]
+    offset: NDArray[np.float32]  # [32,3HW]
     encoder: NDArray[np.float32]  # [3HW,L*D]
     clip: NDArray[np.float32]  # [3HW,C]
     identity: NDArray[np.float32]  # [3HW,I]
@@ -71,6 +74,8 @@ def toy_weights(vocabulary: int) -> ToyWeights:
         mapping=draw(Z_DIM, W_DIM, scale=Z_DIM**-0.5),
         affine=affine,
         synthesis=synthesis,
+        features=np.random.RandomState(1).randn(STYLES, 32).astype(np.float32),
+        offset=(np.random.RandomState(2).randn(32, PIXELS) * 0.1).astype(np.float32),
         encoder=np.linalg.pinv(affine.astype(np.float64) @ synthesis).astype(np.float32),
         clip=draw(PIXELS, CLIP_DIM, scale=PIXELS**-0.5),
         identity=draw(PIXELS, IDENTITY_DIM, scale=PIXELS**-0.5),
@@ -110,6 +115,15 @@ class Graph:
         pixels = self("Tanh", self("MatMul", styles, self.constant(weights.synthesis)))
         shape = self.constant(np.array([-1, 3, SIZE, SIZE]))
         return pixels, self("Reshape", pixels, shape, to=to)
+
+    def image_with_offset(self, weights: ToyWeights, to: str) -> str:
+        """Write the image of style_channels and feature_offset; return the flat one."""
+        added = self("MatMul", self("Reshape", "feature_offset", self.constant(np.array([-1, 32]))),
+                     self.constant(weights.offset))  # fmt: skip
+        drawn = self("Add", self("MatMul", "style_channels", self.constant(weights.synthesis)), added)
+        pixels = self("Tanh", drawn)
+        self("Reshape", pixels, self.constant(np.array([-1, 3, SIZE, SIZE])), to=to)
+        return pixels
 
     def flat(self, image: str) -> str:
         return self("Reshape", image, self.constant(np.array([-1, PIXELS])))
@@ -159,6 +173,17 @@ def latent_gradient(graph: Graph, weights: ToyWeights, in_styles: bool = False) 
         to_w = graph("Reshape", to_w, graph.constant(np.array([-1, NUM_WS, W_DIM])))
     pull = graph("Mul", graph("Mul", k_l2, graph.constant(np.array(2.0))), moved)
     graph("Add", to_w, pull, to="gradient")
+
+
+def feature_gradient(graph: Graph, weights: ToyWeights) -> None:
+    """The gradient of the pixel term by the offset."""
+    pixels = graph.image_with_offset(weights, to="image")
+    off = graph("Sub", pixels, graph.flat("target_image"))
+    graph("ReduceMean", graph("Mul", off, off), graph.constant(np.array([1])), keepdims=0, to="loss_pixel")
+    slope = graph("Sub", graph.constant(np.array(1.0)), graph("Mul", pixels, pixels))
+    scaled = graph("Mul", graph("Mul", off, graph.constant(np.array(2.0 / PIXELS))), "loss_weights")
+    to_offset = graph("MatMul", graph("Mul", scaled, slope), graph.constant(weights.offset.T.copy()))
+    graph("Reshape", to_offset, graph.constant(np.array([-1, *FEATURES])), to="gradient")
 
 
 def reference_gradient(
@@ -277,6 +302,12 @@ INTERFACES["style_gradient"] = tuple(  # type: ignore[assignment]
      for key, shape in side.items()}
     for side in INTERFACES["latent_gradient"]
 )  # fmt: skip
+OFFSET = {"style_channels": ("batch", STYLES), "feature_offset": ("batch", *FEATURES)}
+INTERFACES["synthesis_features"] = (OFFSET, {"image": IMAGE, "features": ("batch", *FEATURES)})
+INTERFACES["feature_gradient"] = (
+    OFFSET | {"target_image": IMAGE, "loss_weights": (1,)},
+    {"loss_pixel": ("batch",), "gradient": ("batch", *FEATURES), "image": IMAGE},
+)
 
 
 def _write_graphs(root: Path, weights: ToyWeights) -> dict[str, GraphMeta]:
@@ -324,6 +355,12 @@ def _fill(name: str, graph: Graph, weights: ToyWeights) -> None:
         words = graph("Gather", graph.constant(weights.words), "input_ids", axis=0)
         mean = graph("ReduceMean", words, graph.constant(np.array([1])), keepdims=0)
         graph.unit(mean, to="text_features")
+    elif name == "synthesis_features":
+        graph.image_with_offset(weights, to="image")
+        own = graph("MatMul", "style_channels", graph.constant(weights.features))
+        graph("Add", graph("Reshape", own, graph.constant(np.array([-1, *FEATURES]))), "feature_offset", to="features")
+    elif name == "feature_gradient":
+        feature_gradient(graph, weights)
     else:
         latent_gradient(graph, weights, name == "style_gradient")
 

@@ -253,13 +253,15 @@ def split_of(identity: str) -> str:
     return "test" if bucket < 26 else "validation" if bucket < 52 else "train"
 
 
-def sample_avatar(style: StyleSpec, rng: np.random.Generator, pose: float = 1.0) -> Avatar:
-    """Draw options by their weights, expression details to fit the mouth, and a uniform pose of that share."""
+def sample_avatar(style: StyleSpec, rng: np.random.Generator, pose: float = 1.0, independent: bool = False) -> Avatar:
+    """Draw options by their weights, expression details to fit the mouth (or, `independent`, whatever it is), and a
+    uniform pose of that share.
+    """
     chosen: list[int] = []
     expression = ""
     for option in style.options:
         weights = np.array([c[2] for c in option.choices])
-        if option.depends_on:
+        if option.depends_on and not independent:
             weights *= np.array([c[0] in option.allowed[expression] for c in option.choices])
         k = int(rng.choice(len(weights), p=weights / weights.sum()))
         if option.name == "mouth":
@@ -268,11 +270,13 @@ def sample_avatar(style: StyleSpec, rng: np.random.Generator, pose: float = 1.0)
     return Avatar(tuple(chosen), tuple(pose * float(v) for v in rng.uniform(-1, 1, len(POSE_NAMES))))
 
 
-def sample_in_split(style: StyleSpec, split: str, index: int, seed: int = 0, pose: float = DEFAULT_POSE) -> Avatar:
+def sample_in_split(
+    style: StyleSpec, split: str, index: int, seed: int = 0, pose: float = DEFAULT_POSE, independent: bool = False
+) -> Avatar:
     """Avatar number `index` of a split: a pure function of its arguments. Only the pose depends on `pose`."""
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     while True:
-        avatar = sample_avatar(style, rng, pose)
+        avatar = sample_avatar(style, rng, pose, independent)
         if split_of(avatar.identity(style)) == split:
             return avatar
 

@@ -41,6 +41,7 @@ class AvatarsConfig:
     test: int = 4_000  # pictures held out for figures
     seed: int = 0  # of the drawings
     pose: float = DEFAULT_POSE  # share of POSE_LIMITS, 0 to 1
+    independent: bool = False  # eyes and eyebrows drawn whatever the mouth is
 
     def __post_init__(self) -> None:
         if not 0 <= self.pose <= 1:
@@ -57,7 +58,8 @@ Job = tuple[AvatarsConfig, str, int, int]  # config, split, first picture and th
 def _render_range(job: Job) -> tuple[int, np.ndarray, list[Avatar]]:
     config, split, start, stop = job
     style = STYLES[config.style]
-    avatars = [sample_in_split(style, split, i, config.seed, config.pose) for i in range(start, stop)]
+    settings = (config.seed, config.pose, config.independent)
+    avatars = [sample_in_split(style, split, i, *settings) for i in range(start, stop)]
     return start, np.stack([render(style, avatar, config.size) for avatar in avatars]), avatars
 
 
@@ -66,6 +68,7 @@ def build_split(config: AvatarsConfig, split: str, cache: Path, workers: int | N
     count = {"train": config.train, "validation": config.validation, "test": config.test}[split]
     made_from = {"format": FORMAT, "split": split, "count": count, "style": config.style, "size": config.size,
                  "seed": config.seed, "pose": config.pose}  # fmt: skip
+    made_from |= {"independent": True} if config.independent else {}
     place = find_place(cache, split, made_from)
     if place.complete():
         return place.pixels

@@ -16,6 +16,7 @@ from limner.runtime.errors import InputError, nearest
 
 FAMILIES = {
     "judge": "limner.training.families.judge.run",
+    "reader": "limner.training.families.reader.run",
     "clip": "limner.training.families.clip.run",
     "identity": "limner.training.families.identity.run",
     "encoder": "limner.training.families.encoder.run",

@@ -23,6 +23,7 @@ BUILDERS = {
     "identity": "limner.training.models.irse:IdentityConfig:IdentityNet",
     "encoder": "limner.training.models.psp:EncoderConfig:E4eEncoder",
     "judge": "limner.training.models.judge:JudgeConfig:Judge",
+    "reader": "limner.training.models.reader:ReaderConfig:Reader",
     "mapper": "limner.training.models.mapper:MapperConfig:build_mapper",
 }
 FP16_LARGEST, FP16_SMALLEST = 6.0e4, 6.0e-5  # a tensor whose largest value lies outside is kept as it is

@@ -12,6 +12,13 @@ from support.tiny import tiny_networks, unsettle
 
 from limner.export.report import parity
 from limner.export.stylegan2.clip_tower import FastClipImage
+from limner.export.stylegan2.features import (
+    PixelLoss,
+    PlainFeatures,
+    feature_layer,
+    feature_resolution,
+    feature_shape,
+)
 from limner.export.stylegan2.graphs import build_specs, check_interface, export_graph
 from limner.export.stylegan2.networks import Networks
 from limner.export.stylegan2.synthesis import FastSynthesis, doubling_matrix
@@ -23,7 +30,7 @@ from limner.training.models.clip import ClipImageTower
 from limner.training.models.stylegan2 import Generator, StyleGAN2Config, upsample_rgb
 
 GRAPHS = ("mapping", "affine", "synthesis_w", "synthesis_s", "encoder", "identity", "clip_image", "clip_text",
-          "latent_gradient", "style_gradient")  # fmt: skip
+          "latent_gradient", "style_gradient", "synthesis_features", "feature_gradient")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +54,41 @@ def test_fast_synthesis_against_generator(noise: bool) -> None:
     torch.testing.assert_close(fast.from_w_plus(w_plus), generator.synthesis(w_plus), rtol=1e-4, atol=1e-5)
     styles = generator.affine(w_plus)
     torch.testing.assert_close(fast(styles), generator.synthesis_from_styles(styles), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "side"), [(4, 4), (8, 4), (16, 8), (32, 16), (64, 16), (128, 32), (256, 64), (512, 64), (1024, 64)]
+)
+def test_side_of_the_feature_map(size: int, side: int) -> None:
+    assert feature_resolution(StyleGAN2Config(size=size)) == side
+
+
+@pytest.mark.parametrize("noise", [True, False])
+def test_an_offset_to_the_features_against_a_hook(noise: bool) -> None:
+    """The rewritten generator adds it where the plain one does, and its gradient is autograd's."""
+    torch.manual_seed(2)
+    generator = Generator(StyleGAN2Config(size=32, z_dim=8, w_dim=16, n_mlp=2, channels={4: 12, 8: 8, 16: 6, 32: 4}))
+    unsettle(generator)
+    if not noise:
+        for name, weight in generator.named_parameters():
+            if name.endswith("noise.weight"):
+                weight.data.zero_()
+    generator.requires_grad_(False)
+    assert feature_shape(generator) == (6, 16, 16) and feature_layer(generator) == "convs.3"
+    fast, plain = FastSynthesis(generator, feature_layer(generator)), PlainFeatures(generator)
+    styles = generator.affine(torch.randn(3, generator.num_ws, 16))
+    offset, target = torch.randn(3, 6, 16, 16), torch.rand(3, 3, 32, 32)
+    for found, wanted in zip(fast.with_offset(styles, offset), plain.with_offset(styles, offset), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    zero = torch.zeros_like(offset)
+    torch.testing.assert_close(fast.with_offset(styles, zero)[0], generator.synthesis_from_styles(styles),
+                               rtol=1e-4, atol=1e-5)  # fmt: skip
+    given = (offset, styles, target, torch.tensor([0.5]))
+    for found, wanted in zip(PixelLoss(fast).gradient(*given), plain.gradient(*given), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+    (slope,) = plain.gradient(*given)[1].norm()[None]
+    assert slope > 0
+    assert not list(generator.get_submodule("convs.3")._forward_hooks)
 
 
 @torch.no_grad()

@@ -71,9 +71,12 @@ def test_settings_of_a_refinement_that_does_not_run(toy: Toy, tmp_path: Path) ->
     recipe = Recipe("global-directions", Source.from_image(picture), (BEARD,), inversion={"learning_rate": 0.1})
     with pytest.raises(InputError, match=r"inversion\.learning_rate: got 0\.1; allowed: nothing beside refine_steps"):
         editor.edit(recipe)
-    assert to_dict(editor.edit(replace(recipe, inversion={})).recipe.inversion) == {"refine_steps": 0}
+    assert to_dict(editor.edit(replace(recipe, inversion={})).recipe.inversion) == {
+        "refine_steps": 0, "feature_steps": 0}  # fmt: skip
     refined = editor.edit(replace(recipe, inversion={"refine_steps": 2, "learning_rate": 0.1})).recipe.inversion
-    assert refined.learning_rate == 0.1 and len(to_dict(refined)) == 7
+    assert refined.learning_rate == 0.1 and len(to_dict(refined)) == 9
+    with pytest.raises(InputError, match=r"inversion\.feature_fade: got 0\.1; allowed: nothing beside feature_steps"):
+        editor.edit(replace(recipe, inversion={"refine_steps": 2, "feature_steps": 0, "feature_fade": 0.1}))
 
 
 @pytest.mark.parametrize(
