@@ -29,7 +29,7 @@ ALLOWED = {
     "training": {"training"},
     "export": {"export", "training", "runtime"},
 }
-SHARED_WITH_TRAINING = ("errors", "schema", "storage", "bundle", "pictures", "study.samples")
+SHARED_WITH_TRAINING = ("errors", "schema", "storage", "bundle", "pictures", "study")
 NOT_IN_RUNTIME = {"torch", "pytorch_lightning", "transformers", "onnx", "onnxscript", "dicebear", "resvg_py"}
 RUNS = ("bundle", "diffusion", "pictures", "demo.json")  # of checkpoints/avatars, what the runtime needs
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"

@@ -174,7 +174,11 @@ def test_several_pictures_each_with_its_own(toy: Toy, tmp_path: Path) -> None:
 def test_how_many_steps(toy: Toy, portrait: Path, tmp_path: Path) -> None:
     """What is said; else the presets'; else 20 behind a refinement in W+."""
     editor = Editor(toy[0], threads=1)
-    steps = lambda **inversion: editor.edit(recipe_of(portrait, **inversion)).recipe.inversion.feature_steps  # noqa: E731
+
+    def steps(**inversion: int) -> Any:
+        given: dict[str, Any] = dict(inversion)
+        return editor.edit(recipe_of(portrait, **given)).recipe.inversion.feature_steps
+
     assert steps() == 0 and steps(refine_steps=1) == 20 and steps(refine_steps=1, feature_steps=0) == 0
     found = editor.invert(portrait, InversionParameters(refine_steps=1))
     assert found.features is not None and editor.invert(portrait).features is None
@@ -198,4 +202,4 @@ def test_a_bundle_without_the_graphs(toy: Toy, portrait: Path, tmp_path: Path) -
 @pytest.mark.parametrize(("name", "value"), [("feature_steps", -1), ("feature_fade", 2.5)])
 def test_out_of_range(portrait: Path, name: str, value: float) -> None:
     with pytest.raises(InputError, match=rf"inversion\.{name}"):
-        recipe_of(portrait, **{name: value})
+        recipe_of(portrait, "global-directions", **{name: value})
