@@ -25,8 +25,8 @@ from limner.runtime.study.header import Header, make_header
 from limner.runtime.study.recipes import recipe_of, require_study_method, study_methods
 from limner.runtime.study.rescoring import rescore
 from limner.runtime.study.rows import HEADER, ROWS, Row, Run, open_run, read_run
-from limner.runtime.study.samples import SAMPLES, Samples, load_samples
-from limner.runtime.study.scores import changed, kept, score, success, wilson
+from limner.runtime.study.samples import SAMPLES, EditSpec, Samples, load_samples
+from limner.runtime.study.scores import DRAWN, changed, kept, score, success, wilson
 from limner.runtime.study.tables import figures, markdown, prompted, table
 from limner.runtime.study.tuning import Trials, parse_axes, parse_start, presets
 
@@ -105,7 +105,7 @@ def test_real_pictures_of_both_families(styles: Editor, diffusion: Editor, sampl
             assert [row.index for row in rows] == [0, 1]  # sample 2 is glad already
             assert rows[1].before == ("none", "blue", "calm") and rows[1].psnr is not None
             for row in rows:
-                assert row.picture is not None
+                assert row.picture is not None and row.plain is not None and (folder / row.plain).is_file()
                 recipe = read_recipe(folder / row.picture)
                 assert recipe.method == name and Path(str(recipe.source.path)).name == f"{row.index}.png"
         assert read_run(folder).rows == run.run.rows
@@ -251,6 +251,26 @@ def test_success_and_what_is_hidden() -> None:
     assert changed(run.header, cap, rows[2]) == ("color",) and changed(run.header, cap, rows[1]) == ()
     found = score(run, "real", "x", "cap")
     assert (found.success, found.seen, found.kept) == (2, 3, 0.875)
+    assert found.strict == 2 and found.measured == 0
+
+
+def test_what_success_forgives() -> None:
+    """With nine attributes one may change: loosely a success, strictly none. Distances say what is like a drawing."""
+    names = tuple(f"a{k}" for k in range(9))
+    edit = EditSpec("new", "a0", "y", "text", "neutral")
+    header = Header({}, 1, (edit,), names, (), ("real",), {"x": {"edits": ["new"]}}, 3, {}, "", "cpu", "", None, None)
+    run, before = Run(header), ("n",) * 9
+    after = [("y", *"nnnnnnnn"), ("y", *"nnnnnnny"), ("y", *"nnnnnnyy")]
+    for index, (one, far) in enumerate(zip(after, (DRAWN, DRAWN + 0.01, 0.9), strict=True)):
+        run.add([Row(run.short, "real", "x", "new", index, before=before, after=one, distance=far,
+                     distance_before=DRAWN - 0.01)])  # fmt: skip
+    found = score(run, "real", "x", "new")
+    assert (found.success, found.strict, found.measured, found.drawn, found.drawn_before) == (2, 1, 3, 1, 3)
+    text = markdown([run])
+    assert "| the same, and nothing else changed | 33 % (6-79) |" in text
+    assert "| like a drawing | 33 % (6-79) |" in text and "| the pictures before the edit | 100 % (44-100) |" in text
+    assert "| edit | x: strict | like a drawing |" in text and "| new | 33 % (6-79) | 33 % (6-79) |" in text
+    assert "like a drawing" not in markdown([written([(0, "nrm", "crm")])])
 
 
 def test_chance_is_the_success_of_somebody_else() -> None:
@@ -404,7 +424,11 @@ def test_the_documented_lines_run(
     limner: Callable[..., Any], tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every line of docs/study.md as it is written, with few samples."""
-    fewer = {"train": ["--count", "2"], "run": [*["--count", "1", "--edit", "beard", "--threads", "1"]]}
+    fewer = {
+        "samples": ["--count", "2"],
+        "realism": [],
+        "run": [*["--count", "1", "--edit", "beard", "--threads", "1"]],
+    }
     fewer |= {"tune": [*fewer["run"], "--start", "steps=1"], "table": [], "score": []}
     blocks = re.findall(r"^```sh\n(.*?)^```", (repository / "docs" / "study.md").read_text(), re.M | re.S)
     lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
@@ -412,7 +436,7 @@ def test_the_documented_lines_run(
     (tmp_path / "checkpoints").symlink_to(repository / "checkpoints")
     for line in lines:
         words = shlex.split(line)[1:]
-        done = limner(*words, *fewer["train" if words[0] == "train" else words[1]])
+        done = limner(*words, *fewer[words[1]])
         assert done.code == 0, (line, done.err)
     assert len(lines) >= 9
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"study", "study-stylegan2", "tune-sega"}

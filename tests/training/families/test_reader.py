@@ -10,7 +10,11 @@ import torch
 
 from limner.export.judge import export_judge
 from limner.runtime.errors import InputError
+from limner.runtime.pictures.images import write_png_atomically
+from limner.runtime.study.header import Header
 from limner.runtime.study.judge import JudgeGraph
+from limner.runtime.study.rows import Row, open_run, read_run
+from limner.runtime.study.samples import EditSpec
 from limner.training.avatars.attributes import AVATAAARS, Avatar, sample_avatar, sample_in_split
 from limner.training.avatars.nearest import difference, distance, nearest
 from limner.training.avatars.render import render
@@ -176,3 +180,42 @@ def test_broken_pictures_are_far_from_any_drawing(name: str) -> None:
         (whole,), (ruined,) = (nearest(reader, AVATAAARS, [one]) for one in (picture, broken))
         assert whole.distance == 0.0
         assert ruined.distance > 0.03, (k, ruined.distance)
+
+
+def run_folder(folder: Path) -> None:
+    """A run of one edit of two pictures, with what they were before."""
+    edit = EditSpec("beard", "facial_hair", "beard", "a person with a beard", "a person")
+    names = tuple(name for name, _ in AVATAAARS.attributes)
+    header = Header({}, 1, (edit,), names, (), ("real",), {"x": {"edits": ["beard"]}}, 2, {}, "", "cpu", "", None, None)
+    run = open_run(folder, header)
+    for k in range(2):
+        for name in (f"pictures/a/{k}.png", f"pictures/b/{k}.png"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            write_png_atomically(folder / name, render(AVATAAARS, sample_in_split(AVATAAARS, "test", k), 64))
+        values = ("x",) * len(names)
+        run.add([Row(run.short, "real", "x", "beard", k, f"pictures/a/{k}.png", plain=f"pictures/b/{k}.png",
+                     before=values, after=values)])  # fmt: skip
+    run.add([Row(run.short, "real", "x", "beard", 2, error="no room")])
+
+
+def test_distances_of_a_run(tmp_path: Path, limner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every picture once; the rows and the table have them; a picture that is gone is named."""
+    reader = small()
+    save_model(tmp_path / "reader", "reader", reader.config, reader.state_dict())
+    run_folder(tmp_path / "run")
+    done = limner("train", "realism", tmp_path / "run", "--reader", tmp_path / "reader")
+    assert done.code == 0 and "| like a drawing |" in done.out, done.err
+    found = [row for row in read_run(tmp_path / "run").rows.values() if row.error is None]
+    for row in found:  # the same picture, with the edit and without
+        assert row.distance == row.distance_before and row.distance is not None and 0 <= row.distance <= 1
+    seen = list[str]()
+    monkeypatch.setattr("limner.training.families.reader.realism._distances", lambda job: seen.extend(job[1]))
+    assert limner("train", "realism", tmp_path / "run", "--reader", tmp_path / "reader").out == done.out
+    assert not seen  # known already
+    monkeypatch.undo()
+    (tmp_path / "run" / "distances.json").unlink()
+    (tmp_path / "run" / "pictures/a/0.png").unlink()
+    failed = limner("train", "realism", tmp_path / "run", "--reader", tmp_path / "reader")
+    assert failed.code == 2 and "pictures/a/0.png" in failed.err
+    failed = limner("train", "realism", tmp_path / "run", "--reader", "checkpoints/avatars/judge")
+    assert failed.code == 2 and "no second judge" in failed.err
