@@ -1,4 +1,4 @@
-"""The verbs of studies: `limner study run`, `score`, `table` and `tune`."""
+"""The verbs of studies: `limner study run`, `score`, `table`, `sheet` and `tune`."""
 
 import json
 from collections.abc import Sequence
@@ -102,6 +102,30 @@ def table(
         print_json(figures(runs))
         return
     print(markdown(runs), end="")
+
+
+@app.command("sheet")
+def sheet(
+    folder: RunArgument,
+    method: Annotated[str, typer.Option("--method", "-m", help="A method of the run.")],
+    output: Annotated[Path, typer.Option("--output", "-o", "--out", help="Picture file to write.")],
+    part: Annotated[str, typer.Option("--part", help="real or generated.")] = "real",
+    count: Annotated[int, typer.Option(min=1, max=400, help="Edits.")] = 24,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="That picks them.")] = 0,
+) -> None:
+    """Draw edits that a seed picks, each beside the picture before it: what a run looks like, unchosen."""
+    from limner.runtime.cli.options import check_output
+    from limner.runtime.pictures.writing import write_picture
+    from limner.runtime.pictures.xmp import COMPOSITE
+    from limner.runtime.study.contact import contact_sheet, picked
+    from limner.runtime.study.rows import read_run
+
+    check_output(output, "output")
+    _parts([part], ("real", "generated"))
+    found = read_run(folder)
+    drawn = contact_sheet(found, picked(found, part, method, count, seed))
+    write_picture(output, drawn, mark=COMPOSITE)
+    print(output)
 
 
 @app.command("tune")

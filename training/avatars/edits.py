@@ -4,7 +4,7 @@ from limner.runtime.study.samples import EditSpec
 
 __all__ = ["EDITS", "EDITS_VERSION"]
 
-EDITS_VERSION = 1  # of texts, values and settings below: figures of two versions are not compared
+EDITS_VERSION = 2  # of texts, values and settings below: figures of two versions are not compared
 GLOBAL, OPTIMIZED, SEGA = "global-directions", "latent-optimization", "sega:generated"
 
 
@@ -24,9 +24,9 @@ EDITS = (
     _edit("glasses", "eyewear", "glasses", "a person with glasses", 6.0, 0.22, sega={"threshold": 0.95}),
     _edit("sunglasses", "eyewear", "sunglasses", "a person with sunglasses", 8.0, 0.35, sega=STEERED),
     _edit("bald", "hair", "bald", "a bald person", 10.0, 0.14),
-    _edit("smiling", "expression", "smiling", "a smiling person", 6.0, 0.16),
+    _edit("smiling", "expression", "smiling", "a smiling person", 6.0, 0.25),
     _edit("surprised", "expression", "surprised", "a surprised person", 8.0, 0.35, sega=STEERED),
-    _edit("sad", "expression", "sad", "a person with a frown", 10.0, 0.42, "a person with a smile", optimized=FROWN),
+    _edit("sad", "expression", "sad", "a person with a frown", 8.0, 0.28, "a person with a smile", optimized=FROWN),
     _edit("long hair", "hair", "long", "a person with long hair", 8.0, 0.22, sega=STEERED),
     _edit("blonde", "hair_color", "blonde", "a person with blonde hair", 10.0, 0.14, sega=STEERED),
     _edit("red hair", "hair_color", "red", "a person with red hair", 10.0, 0.28),

@@ -404,7 +404,14 @@ def test_the_shipped_bundle_and_judge(limner: Callable[..., Any], tmp_path: Path
     assert shown.out == done.out
     assert limner("study", "score", tmp_path / "run").out == done.out
     assert json.loads(limner("study", "table", tmp_path / "run", "--json").out)["real"]["global-directions"]["beard"]
+    sheet = ("study", "sheet", tmp_path / "run", "-m", "global-directions", "--out")
+    assert limner(*sheet, tmp_path / "sheet.png", "--count", 2).code == 0
+    assert (tmp_path / "sheet.png").stat().st_size > 10_000
     for words, said in (
+        ((*sheet, tmp_path / "s.png"), "at most 2"),
+        ((*sheet, tmp_path / "s.png", "--part", "prompts"), "part"),
+        (("study", "sheet", tmp_path / "run", "-m", "sega", "--out", tmp_path / "s.png"), "global-directions"),
+        ((*sheet, tmp_path / "s.gif"), "output"),
         ((*run, "--count", 3), "another count"),
         ((*run[:-1], "bread"), "did you mean 'beard'"),
         ((*run, "--set", "sega.steps=3"), "METHOD.NAME=VALUE"),
@@ -429,7 +436,7 @@ def test_the_documented_lines_run(
         "realism": [],
         "run": [*["--count", "1", "--edit", "beard", "--threads", "1"]],
     }
-    fewer |= {"tune": [*fewer["run"], "--start", "steps=1"], "table": [], "score": []}
+    fewer |= {"tune": [*fewer["run"], "--start", "steps=1"], "table": [], "score": [], "sheet": ["--count", "1"]}
     blocks = re.findall(r"^```sh\n(.*?)^```", (repository / "docs" / "study.md").read_text(), re.M | re.S)
     lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
     monkeypatch.chdir(tmp_path)
