@@ -27,7 +27,7 @@ TITLES = {
 STRICTLY = "Strictly, with nothing else changed that was not asked for:"
 VERBS = (
     "edit", "invert", "align", "sample", "replay", "demo", "methods", "models", "study", "study run",
-    "study sheet", "study tune", "check", "serve", "keys", "keys add", "export", "train",
+    "study sheet", "study time", "study tune", "check", "serve", "keys", "keys add", "export", "train",
 )  # fmt: skip
 VARIABLES = (
     ("LIMNER_BUNDLE", "folder of a bundle, as `--bundle`"),

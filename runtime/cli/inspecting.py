@@ -8,6 +8,7 @@ import typer
 from limner.runtime.cli.console import print_json
 from limner.runtime.cli.options import BundleOption, JsonOption, open_bundle
 from limner.runtime.errors import BundleError, LimnerError
+from limner.runtime.machine import machine
 from limner.runtime.versions import package_version
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def check(bundle: BundleOption = None, as_json: JsonOption = False) -> int:
     """
     from limner.runtime.bundle.shipped import is_shipped, shipped_bundle
 
-    report: dict[str, Any] = {"limner": package_version("limner"), "machine": _machine()}
+    report: dict[str, Any] = {"limner": package_version("limner"), "machine": machine()}
     names = (*PACKAGES, *OPTIONAL_PACKAGES)
     report["packages"] = {name: package_version(name) for name in names}
     problems: list[str] = []
@@ -76,47 +77,6 @@ def check(bundle: BundleOption = None, as_json: JsonOption = False) -> int:
     else:
         _print_report(report)
     return 1 if problems else 0
-
-
-def _machine() -> dict[str, Any]:
-    import os
-    import platform
-    import sys
-
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
-    return {
-        "system": platform.platform(),
-        "processor": _processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_gb": round(pages / 2**30, 1),
-        "python": platform.python_version(),
-        "executable": sys.executable,
-        "gpus": _gpus(),
-    }
-
-
-def _processor() -> str | None:
-    path = Path("/proc/cpuinfo")
-    if not path.is_file():
-        return None
-    names = [line.partition(":")[2].strip() for line in path.read_text().splitlines() if "model name" in line]
-    return names[0] if names else None
-
-
-def _gpus() -> list[str]:
-    """Return name, memory and driver of the NVIDIA GPUs, or nothing where there is no driver."""
-    import shutil
-    import subprocess
-
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return []
-    command = [tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
 
 
 def _onnxruntime(problems: list[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The verbs of studies: `limner study run`, `score`, `table`, `sheet` and `tune`."""
+"""The verbs of studies: `limner study run`, `score`, `table`, `sheet`, `time` and `tune`."""
 
 import json
 from collections.abc import Sequence
@@ -126,6 +126,104 @@ def sheet(
     drawn = contact_sheet(found, picked(found, part, method, count, seed))
     write_picture(output, drawn, mark=COMPOSITE)
     print(output)
+
+
+@app.command("time")
+def times(
+    samples: SamplesArgument,
+    method: Annotated[
+        list[str] | None, typer.Option("--method", "-m", help="A method; may be repeated. All if not given.")
+    ] = None,
+    part: Annotated[str, typer.Option("--part", help="generated, or real: held-out pictures.")] = "generated",
+    count: Annotated[int, typer.Option(min=2, max=100, help="Sources.")] = 6,
+    together: Annotated[int, typer.Option("--batch", min=1, max=64, help="Edits in a batch.")] = 8,
+    step_count: Annotated[
+        int | None, typer.Option("--steps", min=1, max=1000, help="Of methods that have steps; else their presets.")
+    ] = None,
+    bundle: BundleOption = None,
+    provider: Annotated[
+        list[str] | None, typer.Option("--provider", help="May be repeated; all at hand but engines if not given.")
+    ] = None,
+    threads: ThreadsOption = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", "--out", help="Also write the table here (.md).")
+    ] = None,
+    as_json: JsonOption = False,
+    began: Annotated[float | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Time every method on every provider: first and next edit, the same picture again, and each of a batch.
+
+    Each is measured in a process of its own, one after another.
+    """
+    from dataclasses import asdict
+
+    from limner.runtime.cli.options import check_output
+    from limner.runtime.machine import machine
+    from limner.runtime.storage.files import write_atomically
+    from limner.runtime.study.samples import load_samples
+    from limner.runtime.study.times import Times, measure, timed_recipes, times_table
+
+    check_output(output, "output", suffix=".md")
+    _parts([part], ("generated", "real"))
+    loaded = load_samples(samples)
+    if began is not None and method and provider:
+        editor = open_editor(bundle, provider[0], threads, _family(method))
+        recipes, other = timed_recipes(editor, loaded, method[0], part, count, step_count)
+        print_json(asdict(measure(began, editor, recipes, other, part, method[0], together)))
+        return
+    options = ["--part", part, "--count", str(count), "--batch", str(together)]
+    options += [] if step_count is None else ["--steps", str(step_count)]
+    options += [] if threads is None else ["--threads", str(threads)]
+    rows = []
+    for name, folder in _timed(method, bundle):
+        for one in provider or _providers():
+            words = [*options, "--method", name, "--provider", one, *([] if folder is None else ["--bundle", folder])]
+            rows.append(Times(**_in_process("study", "time", str(samples), *words)))
+    text = times_table(rows)
+    if output is not None:
+        write_atomically(output, text.encode(), field="output")
+    if as_json:
+        print_json({"machine": machine(), "times": [asdict(row) for row in rows]})
+        return
+    print(text, end="")
+
+
+def _timed(methods: Sequence[str] | None, bundle: Path | None) -> list[tuple[str, str | None]]:
+    """Methods, and the bundle of each: of the one that is given, or of those that ship."""
+    from limner.runtime.bundle.shipped import is_shipped
+    from limner.runtime.study.recipes import method_of, require_study_method, study_methods
+
+    if bundle is not None:
+        family = open_editor(bundle, "cpu", 1).bundle.manifest.family
+        return [(require_study_method(name, family), str(bundle)) for name in methods or study_methods(family)]
+    found = [name for family in ("stylegan2", "diffusion") if is_shipped(family) for name in study_methods(family)]
+    return [(require_study_method(name, method_of(name).family), None) for name in methods or found]
+
+
+def _providers() -> list[str]:
+    """Those that would run here with any bundle; engines belong to one, and are asked for by name."""
+    from limner.runtime.graphs.backends import backends
+
+    return [one.name for one in backends() if one.usable and one.name != "engine"]
+
+
+def _in_process(*words: str) -> dict[str, Any]:
+    """What `limner WORDS --json` prints, run in a process of its own; LimnerError with what it said where it fails."""
+    import subprocess
+    import sys
+    import time
+
+    from limner.runtime.errors import LimnerError
+
+    command = [sys.executable, "-m", "limner.runtime", *words, "--json", "--began", repr(time.time())]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines() or ["nothing"]
+        failure = LimnerError(said[-1].removeprefix("error: "))
+        failure.exit_code = done.returncode
+        raise failure
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 @app.command("tune")

@@ -427,6 +427,35 @@ def test_the_shipped_bundle_and_judge(limner: Callable[..., Any], tmp_path: Path
         assert failed.code == 2 and said in failed.err, (words, failed.err)
 
 
+def test_times(limner: Callable[..., Any], tmp_path: Path) -> None:
+    """A method of each family on what ships, each in its own process; what is wrong is said as anywhere."""
+    folder = tmp_path / "samples"
+    assert limner("train", "samples", "--count", 3, "--out", folder).code == 0
+    line = ("study", "time", folder, "--count", 2, "--batch", 2, "--threads", 1)
+    done = limner(*line, "-m", "latent-mapper", "-m", "sega", "--steps", 3, "--out", tmp_path / "t.md", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert found["machine"]["cores"] >= 1
+    mapper, sega = found["times"]
+    assert (mapper["method"], mapper["steps"], sega["method"], sega["steps"]) == ("latent-mapper", None, "sega", 3)
+    for row in (mapper, sega):
+        assert row["provider"] == "cpu" and (row["count"], row["together"]) == (1, 2)
+        assert row["first"] > row["next"] > 0 and row["slowest"] >= row["next"] and row["batch"] > 0
+    text = (tmp_path / "t.md").read_text()
+    assert "| latent-mapper | generated | cpu | - |" in text and "| sega | generated | cpu | 3 |" in text
+    real = limner(*line, "-m", "latent-mapper", "--part", "real")
+    assert real.code == 0 and "| latent-mapper | real | cpu | - |" in real.out
+    for words, said in (
+        (("-m", "sega", "--count", 50), "count: got 50"),
+        (("-m", "saga"), "did you mean 'sega'"),
+        (("-m", "sega", "--provider", "cud"), "did you mean 'cuda'"),
+        (("--part", "prompts"), "part"),
+        (("-m", "sega", "--out", tmp_path / "t.txt"), "output"),
+    ):
+        failed = limner(*line, *words)
+        assert failed.code == 2 and said in failed.err, (words, failed.err)
+
+
 def test_the_documented_lines_run(
     limner: Callable[..., Any], tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -436,7 +465,13 @@ def test_the_documented_lines_run(
         "realism": [],
         "run": [*["--count", "1", "--edit", "beard", "--threads", "1"]],
     }
-    fewer |= {"tune": [*fewer["run"], "--start", "steps=1"], "table": [], "score": [], "sheet": ["--count", "1"]}
+    fewer |= {
+        "tune": [*fewer["run"], "--start", "steps=1"],
+        "table": [],
+        "score": [],
+        "sheet": ["--count", "1"],
+        "time": ["--method", "latent-mapper", "--count", "2", "--batch", "2", "--threads", "1"],
+    }
     blocks = re.findall(r"^```sh\n(.*?)^```", (repository / "docs" / "study.md").read_text(), re.M | re.S)
     lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
     monkeypatch.chdir(tmp_path)
