@@ -26,7 +26,7 @@ TITLES = {
 }  # fmt: skip
 STRICTLY = "Strictly, with nothing else changed that was not asked for:"
 VERBS = (
-    "edit", "invert", "align", "sample", "replay", "demo", "methods", "models", "study", "study run",
+    "edit", "invert", "align", "sample", "replay", "demo", "methods", "models", "study", "study make", "study size", "study run",
     "study sheet", "study time", "study tune", "check", "serve", "keys", "keys add", "export", "train",
 )  # fmt: skip
 VARIABLES = (

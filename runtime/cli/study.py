@@ -1,4 +1,4 @@
-"""The verbs of studies: `limner study run`, `score`, `table`, `sheet`, `time` and `tune`."""
+"""The verbs of studies: `limner study make`, `size`, `run`, `score`, `table`, `sheet`, `time` and `tune`."""
 
 import json
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from limner.runtime.cli.console import print_json
+from limner.runtime.cli.console import note, print_json
 from limner.runtime.cli.options import BundleOption, JsonOption, ProviderOption, ThreadsOption, open_editor
 from limner.runtime.errors import InputError, nearest
 
@@ -27,6 +27,86 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+@app.command("make")
+def make(
+    plan: Annotated[
+        Path, typer.Argument(metavar="PLAN", help="A plan, YAML or JSON; docs/study.md says what it holds.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the study; one that was stopped goes on there.")],
+    judge: JudgeOption = None,
+    provider: ProviderOption = "cpu",
+    threads: Annotated[int, typer.Option(min=1, max=256, help="CPU threads of a process.")] = 1,
+    processes: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Arms at one time; the cores over the threads.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the plan, print its arms and stop.")] = False,
+) -> None:
+    """Freeze a plan and make its edits: every arm on every edit and sample, judged; then print the table."""
+    from limner.runtime.bundle.shipped import checkpoints_folder
+    from limner.runtime.graphs.threads import usable_cores
+    from limner.runtime.study.plans.making import incomplete, make_study, open_study
+    from limner.runtime.study.plans.plan import arms_of, read_plan
+    from limner.runtime.study.tables import markdown
+
+    read = read_plan(plan)
+    if dry_run:
+        print_json({"name": read.name, "arms": [{"name": arm.name, "settings": arm.settings} for arm in arms_of(read)]})
+        return
+    folder = checkpoints_folder() / "avatars" / "judge" if judge is None else judge
+    _judge(folder)
+    study = open_study(out, read, folder)
+    make_study(study, folder, provider, threads, processes or max(1, usable_cores() // threads))
+    for line in incomplete(study):
+        note(f"fewer than asked: {line}")
+    note(f"study {study.digest[:12]}")
+    print(markdown(study.runs(), [arm.name for arm in study.arms]), end="")
+
+
+@app.command("size")
+def size(
+    test: Annotated[
+        str, typer.Option("--test", help="success (McNemar), choice (which is better) or rating (1 to 5).")
+    ],
+    first: Annotated[float, typer.Option(help="success: rate of one arm, 0 to 1.")] = 0.85,
+    second: Annotated[float, typer.Option(help="success: rate of the other arm.")] = 0.75,
+    together: Annotated[float, typer.Option(help="success: correlation of both on a picture.")] = 0.3,
+    share: Annotated[float, typer.Option(help="choice: how often one arm is preferred, 0 to 1.")] = 0.6,
+    shift: Annotated[float, typer.Option(help="rating: difference, in standard deviations of one rating.")] = 0.3,
+    votes: Annotated[int, typer.Option(min=1, max=1000, help="choice, rating: votes a picture.")] = 3,
+    power: Annotated[float, typer.Option(min=0.5, max=0.99, help="How often it is to be seen.")] = 0.8,
+    alpha: Annotated[float, typer.Option(min=0.0001, max=0.2, help="False findings that are allowed.")] = 0.05,
+    as_json: JsonOption = False,
+) -> None:
+    """How many pictures a difference needs, to be seen by the test that it will be analysed by."""
+    from limner.runtime.study.plans.size import choice_power, mcnemar_power, needed, rating_power
+
+    tests = {
+        "success": lambda n: mcnemar_power(n, first, second, together, alpha),
+        "choice": lambda n: choice_power(n, votes, share, alpha=alpha),
+        "rating": lambda n: rating_power(n, votes, shift, alpha=alpha),
+    }
+    if test not in tests:
+        raise InputError("test", repr(test), ", ".join(tests), nearest(test, tests))
+    for name, value in {"first": first, "second": second, "share": share}.items():
+        if not 0 < value < 1:
+            raise InputError(name, value, "a number between 0 and 1")
+    if (
+        (test == "success" and first == second)
+        or (test == "choice" and share == 0.5)
+        or (test == "rating" and shift == 0)
+    ):
+        raise InputError("difference", "none", "two that differ")
+    count = needed(tests[test], power)
+    found = {"test": test, "pictures": count, "power": round(tests[test](count), 3), "alpha": alpha}
+    found |= {} if test == "success" else {"votes": votes, "all votes": count * votes}
+    if as_json:
+        print_json(found)
+        return
+    print(
+        f"{count} pictures" + ("" if test == "success" else f", {count * votes} votes") + f" (power {found['power']})"
+    )
 
 
 @app.command("run")

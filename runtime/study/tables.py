@@ -100,12 +100,14 @@ def prompted(runs: Sequence[Run]) -> dict[str, dict[str, int]]:
     return found
 
 
-def markdown(runs: Sequence[Run]) -> str:
-    """The tables of all parts, each under its name."""
+def markdown(runs: Sequence[Run], names: Sequence[str] = ()) -> str:
+    """The tables of all parts, each under its name; `names` are those of the columns, the methods' own if not given."""
     check_together(runs)
-    parts = [f"## {part}\n\n{table(runs, part)}" + ("" if part == "prompts" else f"\n\n{strict_table(runs, part)}")
-             for part in _parts(runs)]  # fmt: skip
-    return "\n\n".join(parts) + "\n"
+    found = []
+    for part in _parts(runs):
+        found.append(f"## {part}\n\n{table(runs, part, names)}")
+        found += [] if part == "prompts" else [strict_table(runs, part, names)]
+    return "\n\n".join(found) + "\n"
 
 
 def table(runs: Sequence[Run], part: str, names: Sequence[str] = ()) -> str:

@@ -1,0 +1,183 @@
+"""A plan: what is compared, on what, by whom and how it will be tested, written down before the first answer.
+
+A plan is a YAML or JSON file:
+
+    name: beard and glasses
+    samples: out/samples/test      # folder of samples, beside the plan or from where the command runs
+    part: real                     # real: held-out pictures; generated: what the models make of seeds or descriptions
+    edits: [beard, glasses]        # of the samples' table; all if left out
+    count: 50                      # samples an edit
+    arms:
+      - {method: global-directions, grid: {alpha: [4, 6, 8]}}      # three arms
+      - {method: latent-optimization, settings: {steps: 50}}
+    questions: [acceptable, quality]
+    raters: 3
+    comparisons:
+      - {arms: [global-directions alpha=6, latent-optimization], outcome: success}
+
+What is not among `comparisons` may be looked at, and is called exploratory wherever it is shown.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from limner.runtime.errors import InputError, nearest
+from limner.runtime.schema import from_dict, require_int
+from limner.runtime.storage.files import read_plain
+from limner.runtime.study.recipes import method_of, require_study_method
+
+__all__ = ["Arm", "ArmSpec", "Comparison", "Outcome", "Plan", "Question", "arms_of", "read_plan", "shipped_plans"]
+
+HERE = Path(__file__).resolve().parent
+MAX_BYTES = 1_000_000
+MOST_ARMS = 200
+Outcome = Literal["success", "strict", "rating", "pair"]
+Question = Literal["acceptable", "quality", "pair"]
+
+
+@dataclass(frozen=True)
+class ArmSpec:
+    """A method with settings, or with several: every combination of a grid is an arm."""
+
+    method: str  # as `limner study run` takes it
+    settings: dict[str, Any] = field(default_factory=dict)  # beyond the bundle's presets; inversion.NAME of a picture's
+    grid: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    bundle: str = ""  # folder of a bundle; the shipped one of the method's family if not given
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two arms that are tested against each other."""
+
+    arms: tuple[str, ...]  # names of two
+    outcome: Outcome
+    edit: str = ""  # one edit; all together if not given
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a study asks."""
+
+    name: str
+    samples: str
+    arms: tuple[ArmSpec, ...]
+    edits: tuple[str, ...] = ()
+    part: Literal["real", "generated"] = "real"
+    count: int = 50
+    questions: tuple[Question, ...] = ()
+    raters: int = 0
+    comparisons: tuple[Comparison, ...] = ()
+    about: str = ""  # what for, in words
+    seed: int = 0  # of orders and pairs
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        require_int("plan.count", self.count, 1, 100_000)
+        require_int("plan.raters", self.raters, 0, 10_000)
+        require_int("plan.seed", self.seed, 0, 2**32 - 1)
+        if self.version != 1:
+            raise InputError("plan.version", self.version, "1")
+        if not self.arms:
+            raise InputError("plan.arms", "none", "one arm or more")
+        if bool(self.raters) != bool(self.questions):
+            given = f"{self.raters} with {len(self.questions)} questions"
+            raise InputError("plan.raters", given, "raters with questions, or neither")
+        if not self.name.strip():
+            raise InputError("plan.name", "nothing", "a name")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One method with one set of settings."""
+
+    name: str
+    method: str
+    settings: dict[str, Any]
+    bundle: str = ""
+
+    @property
+    def folder(self) -> str:
+        """Its folder's name below the study's."""
+        return "".join(letter if letter.isalnum() or letter in "-._=" else "_" for letter in self.name)
+
+
+def shipped_plans() -> list[str]:
+    """Names of the plans that ship."""
+    return sorted(path.stem for path in HERE.glob("*.yaml"))
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a plan, or one that ships by its name, its names checked; InputError names what is wrong."""
+    if not path.exists() and str(path) in shipped_plans():
+        path = HERE / f"{path}.yaml"
+    if not path.exists():
+        allowed = f"a file, or a plan that ships: {', '.join(shipped_plans())}"
+        raise InputError("plan", repr(str(path)), allowed, nearest(str(path), shipped_plans()))
+    text = read_plain(path, "plan", MAX_BYTES, "a plan (.yaml or .json)").decode("utf-8", errors="replace")
+    try:
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise InputError("plan", f"{path.name!r} with an alias (*name)", "a plan that says everything in its place")
+        data = yaml.safe_load(text)
+    except RecursionError as reason:
+        raise InputError("plan", f"{path.name!r}, whose brackets go too deep", "a plan") from reason
+    except yaml.YAMLError as reason:
+        mark = getattr(reason, "problem_mark", None)
+        where = f"line {mark.line + 1}" if mark is not None else "somewhere"
+        raise InputError("plan", f"{path.name!r}, which is no YAML from {where} on", "a plan") from reason
+    plan = from_dict(Plan, data, "plan")
+    arms_of(plan)
+    return plan
+
+
+def arms_of(plan: Plan) -> tuple[Arm, ...]:
+    """The arms of a plan, grids spread out, in its order. InputError for unknown methods, names that meet, or
+    comparisons of what is not there.
+    """
+    found = []
+    for number, spec in enumerate(plan.arms):
+        where = f"plan.arms.{number}"
+        try:
+            require_study_method(spec.method, method_of(spec.method).family)
+        except InputError as reason:
+            raise InputError(f"{where}.method", reason.given, reason.allowed, reason.hint) from reason
+        empty = next((name for name, values in spec.grid.items() if not values), None)
+        if empty is not None:
+            raise InputError(f"{where}.grid.{empty}", "no value", "one value or more")
+        both = next((name for name in spec.grid if name in spec.settings), None)
+        if both is not None:
+            raise InputError(f"{where}.grid.{both}", "a grid beside a setting of that name", "either of them")
+        for values in itertools.product(*spec.grid.values()):
+            chosen = dict(zip(spec.grid, values, strict=True))
+            name = " ".join([spec.method, *(f"{key}={value}" for key, value in chosen.items())])
+            found.append(Arm(name, spec.method, {**spec.settings, **chosen}, spec.bundle))
+    names = [arm.name for arm in found]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError("plan.arms", f"{twice!r} twice", "arms that differ by method or by their grid")
+    if len(names) > MOST_ARMS:
+        raise InputError("plan.arms", f"{len(names)} arms", f"at most {MOST_ARMS}")
+    _check_comparisons(plan, names)
+    return tuple(found)
+
+
+def _check_comparisons(plan: Plan, names: list[str]) -> None:
+    asked: Mapping[str, tuple[str, ...]] = {"rating": ("quality",), "pair": ("pair",)}
+    for number, one in enumerate(plan.comparisons):
+        where = f"plan.comparisons.{number}"
+        if len(one.arms) != 2 or one.arms[0] == one.arms[1]:
+            raise InputError(f"{where}.arms", f"{list(one.arms)}", "two different arms")
+        for name in one.arms:
+            if name not in names:
+                raise InputError(f"{where}.arms", repr(name), ", ".join(names), nearest(name, names))
+        needs = asked.get(one.outcome, ())
+        if needs and not set(needs) & set(plan.questions):
+            raise InputError(f"{where}.outcome", repr(one.outcome), f"with the question {needs[0]!r} in plan.questions")
+        if one.edit and plan.edits and one.edit not in plan.edits:
+            raise InputError(f"{where}.edit", repr(one.edit), ", ".join(plan.edits), nearest(one.edit, plan.edits))
