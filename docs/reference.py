@@ -26,8 +26,9 @@ TITLES = {
 }  # fmt: skip
 STRICTLY = "Strictly, with nothing else changed that was not asked for:"
 VERBS = (
-    "edit", "invert", "align", "sample", "replay", "demo", "methods", "models", "study", "study make", "study size", "study run",
-    "study sheet", "study time", "study tune", "check", "serve", "keys", "keys add", "export", "train",
+    "edit", "invert", "align", "sample", "replay", "demo", "methods", "models", "study",
+    "study make", "study size", "study run", "study table", "study sheet", "study measure", "study pie", "study time",
+    "study tune", "check", "serve", "keys", "keys add", "export", "train",
 )  # fmt: skip
 VARIABLES = (
     ("LIMNER_BUNDLE", "folder of a bundle, as `--bundle`"),

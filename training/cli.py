@@ -177,11 +177,12 @@ def samples(
     split: Annotated[str, typer.Option(help="test, or validation: what settings are chosen on.")] = "test",
     count: Annotated[int, typer.Option(min=1, help="Pictures.")] = 240,
     size: Annotated[int, typer.Option(min=8, max=4096, help="Pixels.")] = 128,
+    truth: Annotated[bool, typer.Option("--truth", help="Also the drawings of every edit, as it should be.")] = False,
 ) -> None:
     """Held-out avatars as data for `limner study`: pictures, what they show, and the texts of every edit."""
     from limner.training.avatars.held_out import write_samples
 
-    print(write_samples(out, split, count, size))
+    print(write_samples(out, split, count, size, truth))
 
 
 @app.command("realism")

@@ -1,4 +1,4 @@
-"""The verbs of studies: `limner study make`, `size`, `run`, `score`, `table`, `sheet`, `time` and `tune`."""
+"""The verbs of studies: plans and their sizes, runs, tables, sheets, times, measures and settings."""
 
 import json
 from collections.abc import Sequence
@@ -304,6 +304,38 @@ def _in_process(*words: str) -> dict[str, Any]:
         raise failure
     found: dict[str, Any] = json.loads(done.stdout)
     return found
+
+
+@app.command("measure")
+def measures(
+    folder: RunArgument,
+    samples: Annotated[Path, typer.Argument(help="Its samples, with the true edits: `limner train samples --truth`.")],
+    judge: JudgeOption = None,
+) -> None:
+    """Measure a run's edits of held-out pictures: distance to the true edit, change by place, the background."""
+    from limner.runtime.study.measuring import as_measure_table, measure_run
+    from limner.runtime.study.rows import read_run
+    from limner.runtime.study.samples import load_samples
+
+    print(as_measure_table(measure_run(read_run(folder), load_samples(samples), _judge(judge))), end="")
+
+
+@app.command("pie")
+def pie(
+    folder: Annotated[
+        Path, typer.Argument(help="A folder in PIE-Bench's format: mapping_file.json, annotation_images.")
+    ],
+    results: Annotated[Path, typer.Argument(help="Edited pictures, named as those of the folder.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Measure edits of a PIE-Bench-shaped folder of your own: change by place and both background figures, by kind."""
+    from limner.runtime.study.pie import as_pie_table, measure_folder
+
+    found = measure_folder(folder, results)
+    if as_json:
+        print_json(found)
+        return
+    print(as_pie_table(found), end="")
 
 
 @app.command("tune")

@@ -48,6 +48,7 @@ class Asked:
     concepts: tuple[str, ...] = ()  # what to go towards, or away from behind a minus
     blend: str = ""  # SOURCE:TARGET, the words of both descriptions whose place may change
     source: str = ""  # the description that concepts are put on; the sample's own if empty
+    truth: tuple[str, ...] = ()  # files beside samples.json: the pictures as they are after the edit, any of them right
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,10 @@ def _check(sample: Sample, file: SamplesFile) -> None:
     if tuple(sample.words) != file.attributes:
         raise InputError(f"{where}.words", ", ".join(sample.words), f"one each for {', '.join(file.attributes)}")
     check_text(f"{where}.description", sample.description)
+    for name, asked in sample.edits.items():
+        for place in map(Path, asked.truth):
+            if place.is_absolute() or ".." in place.parts or not place.name:
+                raise InputError(f"{where}.edits.{name}.truth", repr(str(place)), "files in the folder of samples.json")
     for name, asked in sample.edits.items():
         _require(f"{where}.edits", name, tuple(edit.name for edit in file.edits))
         check_text(f"{where}.edits.{name}.target", asked.target)

@@ -1,4 +1,4 @@
-"""Studies as data: plans and what is wrong with them, freezing, making in processes, and how large a study has to be."""
+"""Studies as data: plans and what is wrong with them, freezing, making in processes, and how large a study must be."""
 
 import json
 from collections.abc import Callable

@@ -469,7 +469,10 @@ def test_the_documented_lines_run(
         "tune": [*fewer["run"], "--start", "steps=1"],
         "table": [],
         "score": [],
-        "sheet": ["--count", "1"], "make": [], "size": [],
+        "sheet": ["--count", "1"],
+        "make": [],
+        "size": [],
+        "measure": [],
         "time": ["--method", "latent-mapper", "--count", "2", "--batch", "2", "--threads", "1"],
     }
     blocks = re.findall(r"^```sh\n(.*?)^```", (repository / "docs" / "study.md").read_text(), re.M | re.S)
