@@ -14,7 +14,10 @@ PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 TORCH = "torch==2.13.0"  # builds with and without CUDA carry this version
 SETS = {
     "runtime.txt": (("cpu",), ()),
-    "train.txt": (("cpu", "train", "export", "serve", "ray", "tracing", "tensorrt-rtx", "study", "docs", "dev"), (TORCH,)),
+    "train.txt": (
+        ("cpu", "train", "export", "serve", "ray", "tracing", "tensorrt-rtx", "study", "docs", "dev"),
+        (TORCH,),
+    ),
 }
 OF_CUDA = ("nvidia-", "triton", "cuda-")  # come with torch's own build for CUDA, which pins them itself
 HERE = Path(__file__).parent

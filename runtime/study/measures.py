@@ -25,6 +25,7 @@ from limner.runtime.errors import InputError, LimnerError
 __all__ = [
     "Background",
     "Change",
+    "Mask",
     "Measures",
     "background",
     "change",
@@ -95,7 +96,8 @@ def measure(
     distance = None
     if features is not None:
         first, second = features[0].astype(np.float64), features[1 + nearest].astype(np.float64)
-        distance = 1.0 - float(first @ second / max(np.linalg.norm(first) * np.linalg.norm(second), 1e-12))
+        lengths = float(np.linalg.norm(first) * np.linalg.norm(second))
+        distance = 1.0 - float(first @ second) / max(lengths, 1e-12)
     return Measures(
         psnr=_psnr(errors[nearest]),
         ssim=float(_ssim_map(edited, truths[nearest]).mean()),
