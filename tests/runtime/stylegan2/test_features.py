@@ -11,6 +11,7 @@ from support.toy_bundle import FEATURES, PIXELS, SIZE, ToyWeights, build_toy_bun
 
 from limner.runtime import Editor, PromptEdit, Recipe, Source
 from limner.runtime.bundle.loading import Bundle
+from limner.runtime.bundle.shipped import checkpoints_folder, shipped_bundle
 from limner.runtime.errors import InputError, LimnerError
 from limner.runtime.pictures.images import to_float, write_png_atomically
 from limner.runtime.settings import InversionParameters
@@ -203,3 +204,18 @@ def test_a_bundle_without_the_graphs(toy: Toy, portrait: Path, tmp_path: Path) -
 def test_out_of_range(portrait: Path, name: str, value: float) -> None:
     with pytest.raises(InputError, match=rf"inversion\.{name}"):
         recipe_of(portrait, "global-directions", **{name: value})
+
+
+def test_the_shipped_bundle_keeps_a_likeness() -> None:
+    """Held-out pictures come back at 33 dB and more, and an edit elsewhere leaves their pixels alone."""
+    pictures = checkpoints_folder() / "avatars" / "pictures"
+    editor = Editor(shipped_bundle(), threads=2)
+    for name in ("test-0014.png", "test-0091.png"):
+        found = editor.invert(pictures / name)
+        assert found.features is not None and found.scores["pixel"] < 4 / 10**3.3
+        plain = editor.invert(pictures / name, InversionParameters())
+        assert plain.features is None and found.scores["pixel"] < 0.2 * plain.scores["pixel"]
+    source = Source.from_image(pictures / "test-0091.png")
+    edit = editor.edit(Recipe("latent-mapper", source, (PromptEdit("beard"),)))
+    hair = np.abs(edit.image[:24].astype(int) - edit.source[:24])
+    assert hair.mean() < 6 and edit.recipe.inversion.feature_steps == 20
