@@ -27,8 +27,8 @@ TITLES = {
 STRICTLY = "Strictly, with nothing else changed that was not asked for:"
 VERBS = (
     "edit", "invert", "align", "sample", "replay", "demo", "methods", "models", "study",
-    "study make", "study size", "study run", "study table", "study sheet", "study measure", "study pie", "study time",
-    "study tune", "check", "serve", "keys", "keys add", "export", "train",
+    "study make", "study analyse", "study size", "study run", "study table", "study sheet", "study measure",
+    "study pie", "study time", "study tune", "check", "serve", "keys", "keys add", "export", "train",
 )  # fmt: skip
 VARIABLES = (
     ("LIMNER_BUNDLE", "folder of a bundle, as `--bundle`"),
@@ -69,17 +69,19 @@ def marked(name: str) -> str:
 
 def study(name: str, part: str) -> str:
     """The table of a run's part; of the part "shares" the success of each method in a clause."""
+    from limner.runtime.study.plans.making import PLAN, read_study
     from limner.runtime.study.rows import read_run
     from limner.runtime.study.tables import columns, strict_table, table
 
-    run = read_run(STUDIES / name)
+    runs = read_study(STUDIES / name).runs() if (STUDIES / name / PLAN).is_file() else [read_run(STUDIES / name)]
+    run = runs[0]
     if part == "shares":
         of = columns([run], run.header.parts[0])
         return ", ".join(f"{_percent(scores)} by {TITLES[method]}" for method, scores in of)
     if part == "prompts":
         return table([run], part)
-    titles = [TITLES[method] for method, _ in columns([run], part)]
-    return f"{table([run], part, titles)}\n\n{STRICTLY}\n\n{strict_table([run], part, titles)}"
+    titles = [TITLES[method] for method, _ in columns(runs, part)]
+    return f"{table(runs, part, titles)}\n\n{STRICTLY}\n\n{strict_table(runs, part, titles)}"
 
 
 def _percent(scores: dict[str, Any]) -> str:

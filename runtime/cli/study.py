@@ -64,6 +64,40 @@ def make(
     print(markdown(study.runs(), [arm.name for arm in study.arms]), end="")
 
 
+@app.command("analyse")
+def analyse(
+    folder: Annotated[Path, typer.Argument(metavar="STUDY", help="Folder of `limner study make`, all made.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", "--out", help="Also write the report here (.md).")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Test the comparisons that the plan named, by what the judge saw, below the tables of success."""
+    from dataclasses import asdict
+
+    from limner.runtime.cli.options import check_output
+    from limner.runtime.storage.files import write_atomically
+    from limner.runtime.study.plans.comparing import as_comparison_table, compare_study
+    from limner.runtime.study.plans.making import check_made, read_study
+    from limner.runtime.study.tables import markdown
+
+    check_output(output, "output", suffix=".md")
+    study = read_study(folder)
+    check_made(study)
+    found, waiting = compare_study(study)
+    names = [arm.name for arm in study.arms]
+    text = (
+        f"# {study.plan.name}\n\n{study.plan.about}\n\nStudy `{study.digest[:12]}`.\n\n"
+        f"{markdown(study.runs(), names)}\n## Planned comparisons\n\n{as_comparison_table(found, waiting)}"
+    )
+    if output is not None:
+        write_atomically(output, text.encode(), field="output")
+    if as_json:
+        print_json({"study": study.digest, "compared": [asdict(one) for one in found]})
+        return
+    print(text, end="")
+
+
 @app.command("size")
 def size(
     test: Annotated[

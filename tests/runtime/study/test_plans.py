@@ -11,6 +11,7 @@ import yaml
 from scipy import stats
 
 from limner.runtime.errors import InputError
+from limner.runtime.study.plans.comparing import compare, holm
 from limner.runtime.study.plans.plan import arms_of, read_plan, shipped_plans
 from limner.runtime.study.plans.size import choice_power, mcnemar_power, needed, rating_power
 
@@ -113,6 +114,12 @@ def test_a_study_from_plan_to_table(
     again = limner(*make)
     assert again.code == 0 and again.out == done.out
 
+    report = limner("study", "analyse", "study", "--out", "report.md")
+    assert report.code == 0 and (tmp_path / "report.md").read_text() == report.out, report.err
+    assert "| latent-mapper - global-directions alpha=6.0 | all | success | 2 |" in report.out
+    (tested,) = json.loads(limner("study", "analyse", "study", "--json").out)["compared"]
+    assert tested["pictures"] == 2 and tested["p"] == tested["p_holm"]
+
     (study / "made.json").unlink()  # as if it had been stopped in the last arm
     rows.write_text(kept.splitlines(keepends=True)[0])
     resumed = limner(*make, "--processes", 1)
@@ -124,6 +131,7 @@ def test_a_study_from_plan_to_table(
     path = study / pictures[0]
     bytes_of = path.read_bytes()
     path.write_bytes(bytes_of + b"x")
+    assert "other pictures" in limner("study", "analyse", "study").err
     changed = limner(*make)
     assert changed.code == 2 and "other pictures of 'global-directions alpha=3.0'" in changed.err
     path.write_bytes(bytes_of)
@@ -145,6 +153,39 @@ def test_a_study_from_plan_to_table(
         assert failed.code == 2 and said in failed.err, (changes, failed.err)
         assert not (tmp_path / "new").exists()
     assert "which has other files" in limner("study", "make", written(tmp_path), "--out", "samples").err
+
+
+# --- comparisons ------------------------------------------------------------------------------------------
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.6]) == [1.0, 1.0] and holm([]) == []
+
+
+def test_mcnemar_by_hand() -> None:
+    """Eight pictures for the first arm alone, one for the second: 2 (1 + 9) / 2^9."""
+    first = np.array([True] * 8 + [False] + [True] * 20 + [False] * 5)
+    second = np.array([False] * 8 + [True] + [True] * 20 + [False] * 5)
+    p, low, high = compare(first, second, np.arange(34))
+    assert p == pytest.approx(2 * 10 / 512) and low < 7 / 34 < high
+    p, low, high = compare(first, first, np.arange(34))
+    assert (p, low, high) == (1.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("effect", [0.0, 0.12])
+def test_intervals_cover_what_was_planted(effect: float) -> None:
+    """500 studies of 100 samples with 3 edits each, samples harder or easier for both arms."""
+    rng, covered, found = np.random.default_rng(7), 0, 0
+    samples = np.repeat(np.arange(100), 3)
+    for run in range(500):
+        ease = np.clip(rng.normal(0.7, 0.12, 100), 0.2, 0.86)[samples]
+        first, second = rng.random(300) < ease + effect, rng.random(300) < ease
+        p, low, high = compare(first, second, samples, run)
+        covered += low <= effect <= high
+        found += p <= 0.05
+    assert 0.93 <= covered / 500 <= 0.97, covered
+    assert found / 500 < 0.07 if effect == 0 else found / 500 > 0.8, found  # 5 % and two standard errors of 500
 
 
 # --- sizes ------------------------------------------------------------------------------------------------

