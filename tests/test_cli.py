@@ -117,7 +117,7 @@ def test_replay_gives_the_same_pixels(limner: Run, portrait: Path, tmp_path: Pat
 def test_models_lists_graphs_and_licences(limner: Run) -> None:
     bundle = json.loads(limner("models", "--json").out)["bundle"]
     assert bundle["name"] == "toy"
-    assert len(bundle["graphs"]) == 10
+    assert len(bundle["graphs"]) == 12
     assert all(len(graph["sha256"]) == 64 for graph in bundle["graphs"])
     assert bundle["licences"][0]["licence"] == "CC0"
     assert "licence of all: CC0" in limner("models").out

@@ -14,6 +14,7 @@ PICTURES = ("data.train=24", "data.validation=8", "data.test=8")
 # Family, or stylegan2 with a stage -> what is smaller.
 SMALLER: dict[str, tuple[str, ...]] = {
     "judge": PICTURES,
+    "reader": PICTURES,
     "clip": (*PICTURES, "tokenizer.captions=400"),
     "identity": ("data.identities=8", "data.pictures=2", "held_out=4", "trainer.validation_limit=8"),
     "encoder": PICTURES,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from limner.runtime.errors import InputError, LimnerError
 
-__all__ = ["choice_power", "mcnemar_power", "needed", "rating_power"]
+__all__ = ["choice_power", "mcnemar_power", "needed", "rating_power", "scipy_stats"]
 
 Floats = NDArray[np.float64]
 MOST = 100_000  # pictures

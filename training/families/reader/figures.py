@@ -46,7 +46,8 @@ def evaluate(reader: Reader, data: AvatarsDataset, limit: int | None = None, siz
 def like_drawings(reader: Reader, data: AvatarsDataset, count: int = PICTURES) -> dict[str, float]:
     """How many in a hundred pictures a drawing comes near, as they are and broken in every way of `ruins`."""
     rng, style = np.random.default_rng(0), STYLES[data.config.style]
-    whole, other = np.asarray(data.images[:count]), np.asarray(data.images[count : 2 * count])
+    count = min(count, len(data))
+    whole, other = (data.images[(np.arange(count) + first) % len(data)] for first in (0, count))
     kinds = {"as drawn": list(whole)}
     for name, ruin in RUINS.items():
         kinds[name] = [ruin(one, two, rng) for one, two in zip(whole, other, strict=True)]

@@ -27,7 +27,7 @@ class ReaderSizes:
     stem: tuple[int, ...] = (32, 64)  # channels at 1/2 and 1/4 of the size
     width: int = 128  # of a token, at 1/8
     blocks: int = 3  # of self-attention
-    heads: int = 4
+    heads: int = 4  # of its attention
 
 
 @dataclass(frozen=True)
