@@ -69,11 +69,11 @@ def marked(name: str) -> str:
 
 def study(name: str, part: str) -> str:
     """The table of a run's part; of the part "shares" the success of each method in a clause."""
-    from limner.runtime.study.plans.making import PLAN, read_study
-    from limner.runtime.study.rows import read_run
+    from limner.runtime.study.rows import HEADER, read_run
     from limner.runtime.study.tables import columns, strict_table, table
 
-    runs = read_study(STUDIES / name).runs() if (STUDIES / name / PLAN).is_file() else [read_run(STUDIES / name)]
+    several = [folder for method in TITLES if (folder := STUDIES / name / method).is_dir()]
+    runs = [read_run(STUDIES / name)] if (STUDIES / name / HEADER).is_file() else [read_run(one) for one in several]
     run = runs[0]
     if part == "shares":
         of = columns([run], run.header.parts[0])

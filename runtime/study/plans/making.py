@@ -46,7 +46,7 @@ class Study:
     folder: Path
     plan: Plan
     arms: tuple[Arm, ...]
-    given: dict[str, str]  # sha256 of samples, judge and each bundle
+    given: dict[str, str]  # sha256 of samples, judge and each arm's bundle
 
     @property
     def digest(self) -> str:
@@ -79,7 +79,7 @@ def open_study(folder: Path, plan: Plan, judge: Path) -> Study:
     for number, arm in enumerate(arms):
         _fits(arm, number, editors[_bundle_of(arm)], samples, plan, asked, graph)
     given = {"samples": samples.digest, "judge": graph.digest}
-    given |= {f"bundle {path}": editor.bundle.digest for path, editor in editors.items()}
+    given |= {f"bundle of {arm.name}": editors[_bundle_of(arm)].bundle.digest for arm in arms}
     study = Study(folder, plan, arms, given)
     if (folder / PLAN).is_file():
         before = read_study(folder)
@@ -186,7 +186,8 @@ def _done(study: Study) -> int:
 
 
 def _say(study: Study, before: int, begin: float) -> None:
-    done, all_of = _done(study), _asked(study)
+    all_of = _asked(study)
+    done = min(_done(study), all_of)  # samples whose source has it already are rows too
     took = time.monotonic() - begin
     rate = (done - before) / took if took > 0 else 0.0
     left = f", about {(all_of - done) / rate / 60:.0f} min left" if rate > 0 and done < all_of else ""
