@@ -11,7 +11,7 @@ from limner.runtime.errors import InputError
 from limner.runtime.study.rows import Run
 from limner.runtime.study.scores import Score, mean, score, wilson
 
-__all__ = ["columns", "figures", "markdown", "prompted", "share_text", "strict_table", "summary", "table"]
+__all__ = ["as_table", "columns", "figures", "markdown", "prompted", "share_text", "strict_table", "summary", "table"]
 
 SAME = ("samples", "edits_version", "edits", "attributes", "hidden", "judge", "count")  # of headers in one table
 Column = tuple[str, dict[str, Score]]  # a method, and its edits
