@@ -43,6 +43,14 @@ def build_model(family: str, config: Mapping[str, Any]) -> nn.Module:
     return model
 
 
+def go_on_from(network: nn.Module, folder: str | Path, what: str) -> None:
+    """Load the weights of a folder into a network; InputError for another kind of network, or other sizes."""
+    earlier = load_model(folder)
+    if type(earlier) is not type(network) or earlier.config != network.config:
+        raise InputError("start", f"{folder}, another network", f"{what} with this run's `model` and data")
+    network.load_state_dict(earlier.state_dict())
+
+
 def build_on_meta(family: str, config: Any) -> nn.Module:
     """The same without memory or values, for names and shapes; `config` is a dataclass or a mapping."""
     with torch.device("meta"):

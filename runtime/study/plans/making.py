@@ -13,7 +13,6 @@ import json
 import multiprocessing
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,7 +147,7 @@ def make_study(study: Study, judge: Path, provider: str, threads: int, processes
         check_made(study)
         return study
     jobs: list[Job] = [(str(study.folder), k, str(judge), provider, threads) for k in range(len(study.arms))]
-    begin, done = time.monotonic(), _done(study)
+    begin, done, asked = time.monotonic(), _done(study), _asked(study)
     if processes < 2:
         for job in jobs:
             _make_arm(job)
@@ -157,9 +156,9 @@ def make_study(study: Study, judge: Path, provider: str, threads: int, processes
             found = pool.map_async(_make_arm, jobs, chunksize=1)
             while not found.ready():
                 found.wait(LOOK_S)
-                _say(study, done, begin)
+                _say(study, asked, done, begin)
             found.get()
-    _say(study, done, begin)
+    _say(study, asked, done, begin)
     made = {arm.name: _digests(study.run_folder(arm)) for arm in study.arms}
     write_atomically(study.folder / MADE, (json.dumps({"study": study.digest, "arms": made}, indent=1) + "\n").encode())
     return study
@@ -185,8 +184,7 @@ def _done(study: Study) -> int:
     return found
 
 
-def _say(study: Study, before: int, begin: float) -> None:
-    all_of = _asked(study)
+def _say(study: Study, all_of: int, before: int, begin: float) -> None:
     done = min(_done(study), all_of)  # samples whose source has it already are rows too
     took = time.monotonic() - begin
     rate = (done - before) / took if took > 0 else 0.0
@@ -209,13 +207,13 @@ def _digests(folder: Path) -> dict[str, str]:
     return {"rows": sha256_file(folder / ROWS), "pictures": sha256_bytes("".join(lines).encode())}
 
 
-def check_made(study: Study, arms: Sequence[Arm] = ()) -> None:
+def check_made(study: Study) -> None:
     """InputError naming the arm whose rows or pictures are not those that were made."""
     path = study.folder / MADE
     if not path.is_file():
         raise InputError("study", f"{str(study.folder)!r}, whose edits are not all made", "`limner study make` first")
     data: Any = read_json(path, MADE)
-    for arm in arms or study.arms:
+    for arm in study.arms:
         known = data.get("arms", {}).get(arm.name) if isinstance(data, dict) else None
         if data.get("study") != study.digest or known is None:
             raise InputError(MADE, "what another study made", f"that of {study.digest[:12]}")

@@ -222,7 +222,7 @@ def test_as_an_application_of_ray_serve(tmp_path: Path) -> None:
         assert {path.name for path in tmp_path.iterdir()} == {"keys.json", "log.txt", "work"}
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(120)
+        process.wait(60)
 
 
 def test_the_command_as_the_page_prints_it_and_replicas_without_room(tmp_path: Path) -> None:

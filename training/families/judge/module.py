@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -16,32 +16,33 @@ from limner.training.families.augment import AugmentConfig, augment
 from limner.training.loop.batches import Batch, step_generator
 from limner.training.loop.runner import OptimizerConfig, optimizer_of
 from limner.training.loop.steps import draw_number, uses_scaler
-from limner.training.models.judge import Judge
 
 
 class JudgeModule(pl.LightningModule):
-    """Losses and logging of the judge; the network is passed in."""
+    """Losses and logging of a network that reads attributes, passed in; the second judge brings its own losses."""
 
     def __init__(
         self,
-        network: Judge,
+        network: nn.Module,  # with the attributes in its config
         augmentation: AugmentConfig,
         optimizer: OptimizerConfig,
         max_steps: int,
         seed: int = 0,
-        weights: Mapping[str, float] | None = None,  # of an attribute's loss, 1 where none is given
+        weights: Mapping[str, float] | None = None,  # of a part's loss, 1 where none is given
+        parts: Sequence[str] | None = None,  # of the loss; the attributes if not given
     ) -> None:
         super().__init__()
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: Any = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.augmentation, self.optimizer, self.max_steps, self.seed = augmentation, optimizer, max_steps, seed
-        names = [name for name, _ in network.config.attributes]
+        names = [name for name, _ in self.network.config.attributes] if parts is None else list(parts)
         for name in weights or {}:
             if name not in names:
                 raise InputError("weights", repr(name), ", ".join(names))
         self.weights = [float((weights or {}).get(name, 1.0)) for name in names]
 
-    def _losses(self, image: torch.Tensor, attributes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _losses(self, image: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Summed cross-entropy, and correct answers [N, attributes]."""
+        attributes = batch["attributes"]
         logits = self.network(image).values()
         losses = [self.weights[i] * F.cross_entropy(row.float(), attributes[:, i]) for i, row in enumerate(logits)]
         right = [row.argmax(1) == attributes[:, i] for i, row in enumerate(logits)]
@@ -50,13 +51,13 @@ class JudgeModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         generator = step_generator(self.seed, draw_number(self))
         image = augment(image_float(batch["image"]), self.augmentation, generator)
-        loss, right = self._losses(image, batch["attributes"])
+        loss, right = self._losses(image, batch)
         self.log("train/loss", loss)
         self.log("train/accuracy", right.float().mean())
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        loss, right = self._losses(image_float(batch["image"]), batch["attributes"])
+        loss, right = self._losses(image_float(batch["image"]), batch)
         size = len(right)
         self.log("validation/loss", loss, batch_size=size)
         for i, (name, _) in enumerate(self.network.config.attributes):

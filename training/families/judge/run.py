@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from limner.runtime.errors import InputError
 from limner.training.avatars.attributes import STYLES
 from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataset
 from limner.training.families.augment import AugmentConfig
@@ -16,7 +15,7 @@ from limner.training.families.judge.module import JudgeModule
 from limner.training.loop.batches import StepData
 from limner.training.loop.runner import OptimizerConfig, TrainerConfig
 from limner.training.models.judge import Judge, JudgeConfig
-from limner.training.models.store import load_model, save_model
+from limner.training.models.store import go_on_from, load_model, save_model
 
 
 @dataclass(frozen=True)
@@ -53,10 +52,7 @@ def build(run: Run, cache: Path) -> tuple[JudgeModule, StepData]:
     """The module and its data; the network is fresh, or that of `run.start`."""
     network = Judge(model_config(run))
     if run.start:
-        earlier = load_model(run.start)
-        if not isinstance(earlier, Judge) or earlier.config != network.config:
-            raise InputError("start", f"{run.start}, another network", "a judge with this run's `model` and data")
-        network.load_state_dict(earlier.state_dict())
+        go_on_from(network, run.start, "a judge")
     module = JudgeModule(network, run.augment, run.optimizer, run.trainer.max_steps, run.trainer.seed,
                          run.weights)  # fmt: skip
     data = StepData(

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from limner.runtime.errors import InputError
 from limner.runtime.study.scores import DRAWN
 from limner.training.avatars.attributes import STYLES
 from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataset
@@ -17,7 +16,7 @@ from limner.training.families.reader.module import ReaderModule
 from limner.training.loop.batches import StepData
 from limner.training.loop.runner import OptimizerConfig, TrainerConfig
 from limner.training.models.reader import Reader, ReaderConfig, config_of
-from limner.training.models.store import load_model, save_model
+from limner.training.models.store import go_on_from, load_model, save_model
 
 
 @dataclass(frozen=True)
@@ -53,10 +52,7 @@ def build(run: Run, cache: Path) -> tuple[ReaderModule, StepData]:
     """The module and its data; the network is fresh, or that of `run.start`."""
     network = Reader(model_config(run))
     if run.start:
-        earlier = load_model(run.start)
-        if not isinstance(earlier, Reader) or earlier.config != network.config:
-            raise InputError("start", f"{run.start}, another network", "a reader with this run's `model` and data")
-        network.load_state_dict(earlier.state_dict())
+        go_on_from(network, run.start, "a reader")
     module = ReaderModule(network, run.augment, run.optimizer, run.trainer.max_steps, run.trainer.seed,
                           run.weights)  # fmt: skip
     data = StepData(
