@@ -10,18 +10,19 @@ A plan is a YAML or JSON file:
     arms:
       - {method: global-directions, grid: {alpha: [4, 6, 8]}}      # three arms
       - {method: latent-optimization, settings: {steps: 50}}
-    questions: [acceptable, quality]
-    raters: 3
+    questions: [acceptable, quality]   # asked of people: `study.people.questions` has their words
+    raters: 30
+    people: {pages: {acceptable: 60, quality: 20}, repeats: 3, checks: 3, controls: 4, screen: {checks: 0.7}}
     comparisons:
       - {arms: [global-directions alpha=6, latent-optimization], outcome: success}
 
-What is not among `comparisons` may be looked at, and is called exploratory wherever it is shown.
+A comparison of two arms is McNemar's test (success, strict, acceptable), an ordinal model (rating) or Bradley and
+Terry's (pair); of more arms, where just success, strict or acceptable are asked, it is Cochran's Q. What is not among `comparisons` may be looked at, and is called exploratory wherever it is shown.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -29,16 +30,30 @@ from typing import Any, Literal
 import yaml
 
 from limner.runtime.errors import InputError, nearest
-from limner.runtime.schema import from_dict, require_int
+from limner.runtime.schema import from_dict, require_int, require_number
 from limner.runtime.storage.files import read_plain
 from limner.runtime.study.recipes import method_of, require_study_method
 
-__all__ = ["Arm", "ArmSpec", "Comparison", "Outcome", "Plan", "Question", "arms_of", "read_plan", "shipped_plans"]
+__all__ = [
+    "Arm",
+    "ArmSpec",
+    "Comparison",
+    "Outcome",
+    "People",
+    "Plan",
+    "Question",
+    "Screen",
+    "arms_of",
+    "read_plan",
+    "shipped_plans",
+]
 
 HERE = Path(__file__).resolve().parent
 MAX_BYTES = 1_000_000
 MOST_ARMS = 200
-Outcome = Literal["success", "strict", "rating", "pair"]
+PAGES = 30  # a rater's of a question
+MOST_PAGES = 1000
+Outcome = Literal["success", "strict", "acceptable", "rating", "pair"]
 Question = Literal["acceptable", "quality", "pair"]
 
 
@@ -54,11 +69,47 @@ class ArmSpec:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two arms that are tested against each other."""
+    """Arms that are tested against each other."""
 
-    arms: tuple[str, ...]  # names of two
+    arms: tuple[str, ...]  # names of two; of more where the outcome is yes or no
     outcome: Outcome
     edit: str = ""  # one edit; all together if not given
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Whose answers are left out, by rules that are fixed before the first answer."""
+
+    checks: float = 0.7  # least share of pages with a known answer that are right
+    repeats: float = 0.5  # least share of pages asked again that got the same answer (quality: or the next one)
+    seconds: float = 0.7  # least median time of a page
+    same: float = 0.95  # largest share of one and the same answer to a question
+
+    def __post_init__(self) -> None:
+        for name in ("checks", "repeats", "same"):
+            require_number(f"screen.{name}", getattr(self, name), 0.0, 1.0)
+        require_number("screen.seconds", self.seconds, 0.0, 60.0)
+
+
+@dataclass(frozen=True)
+class People:
+    """What a rater sees."""
+
+    pages: dict[str, int] = field(default_factory=dict)  # question -> pages of edits; 30 each if not said
+    repeats: int = 3  # of a question's pages asked once more, later
+    checks: int = 3  # further pages of a question whose answer is known
+    controls: int = 4  # quality: further pages with an untouched picture
+    screen: Screen = field(default_factory=Screen)
+
+    def __post_init__(self) -> None:
+        for name, value in self.pages.items():
+            require_int(f"people.pages.{name}", value, 1, MOST_PAGES)
+        for name in ("repeats", "checks", "controls"):
+            require_int(f"people.{name}", getattr(self, name), 0, 100)
+
+    def pages_of(self, question: str) -> int:
+        """How many edits a rater sees with a question."""
+        return self.pages.get(question, PAGES)
 
 
 @dataclass(frozen=True)
@@ -73,6 +124,7 @@ class Plan:
     count: int = 50
     questions: tuple[Question, ...] = ()
     raters: int = 0
+    people: People = field(default_factory=People)
     comparisons: tuple[Comparison, ...] = ()
     about: str = ""  # what for, in words
     seed: int = 0  # of orders and pairs
@@ -89,6 +141,13 @@ class Plan:
         if bool(self.raters) != bool(self.questions):
             given = f"{self.raters} with {len(self.questions)} questions"
             raise InputError("plan.raters", given, "raters with questions, or neither")
+        other = next((name for name in self.people.pages if name not in self.questions), None)
+        if other is not None:
+            allowed = ", ".join(self.questions) or "nothing: the plan asks no question"
+            raise InputError("plan.people.pages", repr(other), allowed, nearest(other, self.questions))
+        twice = next((name for name in self.questions if self.questions.count(name) > 1), None)
+        if twice is not None:
+            raise InputError("plan.questions", f"{twice!r} twice", "each question once")
         if not self.name.strip():
             raise InputError("plan.name", "nothing", "a name")
 
@@ -168,16 +227,19 @@ def arms_of(plan: Plan) -> tuple[Arm, ...]:
 
 
 def _check_comparisons(plan: Plan, names: list[str]) -> None:
-    asked: Mapping[str, tuple[str, ...]] = {"rating": ("quality",), "pair": ("pair",)}
+    asked = {"rating": "quality", "pair": "pair", "acceptable": "acceptable"}
     for number, one in enumerate(plan.comparisons):
         where = f"plan.comparisons.{number}"
-        if len(one.arms) != 2 or one.arms[0] == one.arms[1]:
-            raise InputError(f"{where}.arms", f"{list(one.arms)}", "two different arms")
+        if len(one.arms) < 2 or len(set(one.arms)) < len(one.arms):
+            raise InputError(f"{where}.arms", f"{list(one.arms)}", "two different arms, or more")
+        if len(one.arms) > 2 and one.outcome in ("rating", "pair"):
+            given = f"{len(one.arms)} arms with the outcome {one.outcome!r}"
+            raise InputError(f"{where}.arms", given, "two arms; more where the outcome is success, strict or acceptable")
         for name in one.arms:
             if name not in names:
                 raise InputError(f"{where}.arms", repr(name), ", ".join(names), nearest(name, names))
-        needs = asked.get(one.outcome, ())
-        if needs and not set(needs) & set(plan.questions):
-            raise InputError(f"{where}.outcome", repr(one.outcome), f"with the question {needs[0]!r} in plan.questions")
+        needs = asked.get(one.outcome)
+        if needs is not None and needs not in plan.questions:
+            raise InputError(f"{where}.outcome", repr(one.outcome), f"with the question {needs!r} in plan.questions")
         if one.edit and plan.edits and one.edit not in plan.edits:
             raise InputError(f"{where}.edit", repr(one.edit), ", ".join(plan.edits), nearest(one.edit, plan.edits))
