@@ -1,14 +1,13 @@
 """Listening: uvicorn with the application, logs as JSON lines on stderr, an end that lets running edits finish."""
 
 import logging
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import uvicorn
 
-from limner.runtime.errors import InputError
+from limner.runtime.listening import address_of, listening
 from limner.runtime.server.app import GRACE_S, make_app
 from limner.runtime.server.metrics import Metrics
 from limner.runtime.server.running import Engine
@@ -16,8 +15,6 @@ from limner.runtime.server.settings import Cluster, ServerSettings
 from limner.runtime.storage.stopping import Stopped, orderly
 
 __all__ = ["run_server"]
-
-BACKLOG = 2048
 
 
 def run_server(
@@ -33,10 +30,8 @@ def run_server(
         logging.getLogger(name).setLevel(logging.INFO)
     with listening(host, port) as opened, _engine(settings, cluster) as engine:
         app = make_app(settings, engine=engine)
-        address = opened.getsockname()
-        shown = f"[{address[0]}]" if ":" in address[0] else address[0]
         names = ", ".join(app.state.limner.hosts.models())
-        say(f"limner: http://{shown}:{address[1]} serves {names}")
+        say(f"limner: {address_of(opened)} serves {names}")
         config = uvicorn.Config(
             app, log_config=None, access_log=False, server_header=False, timeout_keep_alive=30,
             timeout_graceful_shutdown=int(GRACE_S) + 5, h11_max_incomplete_event_size=65_536,
@@ -55,13 +50,3 @@ def _engine(settings: ServerSettings, cluster: Cluster | None) -> Iterator[Calla
 
     with running_replicas(settings, cluster) as engine:
         yield engine
-
-
-def listening(host: str, port: int) -> socket.socket:
-    """A socket that listens; InputError naming the port where something else does."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except (OSError, OverflowError) as reason:
-        given = f"{host}:{port}, {getattr(reason, 'strerror', None) or reason}"
-        raise InputError("port", given, "an address and port of this machine that nothing listens on") from reason

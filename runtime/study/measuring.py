@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from limner.runtime.errors import InputError
 from limner.runtime.pictures.images import read_picture
-from limner.runtime.storage.files import write_atomically
+from limner.runtime.schema import from_dict, parse_json
+from limner.runtime.storage.files import read_plain, write_atomically
 from limner.runtime.study.judge import JudgeGraph
 from limner.runtime.study.measures import Measures, mean_measures, measure
 from limner.runtime.study.rows import Row, Run
@@ -18,9 +19,10 @@ from limner.runtime.study.samples import Samples
 from limner.runtime.study.scores import counted
 from limner.runtime.study.tables import as_table
 
-__all__ = ["MEASURES", "as_measure_table", "measure_run"]
+__all__ = ["MEASURES", "as_measure_table", "measure_run", "read_measures"]
 
 MEASURES = "measures.jsonl"
+MAX_BYTES = 1 << 28
 TITLES = {
     "psnr": "to the true edit, dB", "ssim": "SSIM", "colour": "CIEDE2000", "features": "judge's features",
     "inside": "change inside", "outside": "change outside", "psnr_all": "background, all pixels, dB",
@@ -54,6 +56,23 @@ def measure_run(run: Run, samples: Samples, judge: JudgeGraph) -> Found:
                 lines.append(json.dumps({"method": method, "edit": edit, "index": row.index, **asdict(one)}) + "\n")
     if run.folder is not None:
         write_atomically(run.folder / MEASURES, "".join(lines).encode(), field="run")
+    return found
+
+
+def read_measures(run: Run) -> Found:
+    """What `measure_run` wrote beside a run's rows; nothing where it did not. InputError for lines that are none."""
+    if run.folder is None or not (run.folder / MEASURES).is_file():
+        return {}
+    text = read_plain(run.folder / MEASURES, MEASURES, MAX_BYTES).decode("utf-8", errors="replace")
+    found: Found = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        where = f"{MEASURES}:{number}"
+        data: Any = parse_json(line, where)
+        if not isinstance(data, dict) or not isinstance(data.get("index"), int):
+            raise InputError(where, "no line of measures", "what `limner study measure` wrote")
+        key = str(data.pop("method", "")), str(data.pop("edit", ""))
+        del data["index"]
+        found.setdefault(key, []).append(from_dict(Measures, data, where))
     return found
 
 

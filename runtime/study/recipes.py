@@ -57,13 +57,16 @@ def recipe_of(
     picture: str | None,  # its file; None for a picture that is generated
     settings: Mapping[str, Any],  # of the method, and of its inversion as inversion.NAME
 ) -> Recipe:
-    """One edit of one sample. Settings that have no say for such a source are left out."""
+    """One edit of one sample: what is given goes before the edit's own settings, and those before the bundle's presets.
+
+    Settings that have no say for such a source are left out.
+    """
     method, part = method_of(name), "generated" if picture is None else "real"
-    own = edit.settings(name, part)
+    own = {key: value for key, value in edit.settings(name, part).items() if key not in settings}
     prompts = _prompts(method, name, edit, sample.edits[edit.name], own)
     given = {key: value for key, value in settings.items() if not key.startswith(INVERSION)}
     inversion = {key[len(INVERSION) :]: value for key, value in settings.items() if key.startswith(INVERSION)}
-    parameters = given if method.texts == "concept" else given | own  # a concept has its own settings on its text
+    parameters = given if method.texts == "concept" else own | given  # a concept has its own settings on its text
     source = _source(method, sample, sample.edits[edit.name], picture)
     recipe = Recipe(method.name, source, prompts, parameters, {} if picture is None else inversion)
     whole = completed(bundle, recipe)

@@ -36,7 +36,7 @@ class EditSpec:
     own: dict[str, dict[str, Any]] = field(default_factory=dict)  # "METHOD" or "METHOD:PART" -> settings of this edit
 
     def settings(self, method: str, part: str) -> dict[str, Any]:
-        """The edit's own settings of a method; they go before those that are given for all edits."""
+        """The edit's own settings of a method; what is given for a run goes before them."""
         return self.own.get(method, {}) | self.own.get(f"{method}:{part}", {})
 
 

@@ -14,6 +14,7 @@ import multiprocessing
 import sys
 import time
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from limner.runtime.storage.files import sha256_bytes, sha256_file, write_atomic
 from limner.runtime.study.battery import Battery
 from limner.runtime.study.header import make_header
 from limner.runtime.study.judge import JudgeGraph
+from limner.runtime.study.measuring import MEASURES, measure_run
 from limner.runtime.study.plans.plan import Arm, Plan, arms_of
 from limner.runtime.study.recipes import edits_of, method_of
 from limner.runtime.study.rows import ROWS, Run, open_run, read_run
@@ -35,7 +37,7 @@ from limner.runtime.study.scores import counted
 __all__ = ["ARMS", "MADE", "PLAN", "Study", "check_made", "incomplete", "make_study", "open_study", "read_study"]
 
 PLAN, MADE, ARMS = "plan.json", "made.json", "arms"
-LOOK_S = 5.0  # between two looks at how far the arms are
+LOOK_S = 15.0  # between two looks at how far the arms are
 
 
 @dataclass(frozen=True)
@@ -148,16 +150,12 @@ def make_study(study: Study, judge: Path, provider: str, threads: int, processes
         return study
     jobs: list[Job] = [(str(study.folder), k, str(judge), provider, threads) for k in range(len(study.arms))]
     begin, done, asked = time.monotonic(), _done(study), _asked(study)
-    if processes < 2:
-        for job in jobs:
-            _make_arm(job)
-    else:
-        with multiprocessing.get_context("spawn").Pool(min(processes, len(jobs))) as pool:
-            found = pool.map_async(_make_arm, jobs, chunksize=1)
-            while not found.ready():
-                found.wait(LOOK_S)
-                _say(study, asked, done, begin)
-            found.get()
+    with multiprocessing.get_context("spawn").Pool(min(processes, len(jobs))) as pool:
+        found = pool.map_async(_make_arm, jobs, chunksize=1)
+        while not found.ready():
+            found.wait(LOOK_S)
+            _say(study, asked, done, begin)
+        found.get()
     _say(study, asked, done, begin)
     made = {arm.name: _digests(study.run_folder(arm)) for arm in study.arms}
     write_atomically(study.folder / MADE, (json.dumps({"study": study.digest, "arms": made}, indent=1) + "\n").encode())
@@ -172,7 +170,16 @@ def _make_arm(job: Job) -> None:
     edits = edits_of(arm.method, editor.bundle, samples.edits(plan.edits))
     header = make_header(samples, editor, judge, [plan.part], {arm.method: arm.settings}, edits, plan.count)
     with contextlib.redirect_stderr(io.StringIO()):  # the parent says how far all arms are
-        Battery(editor, judge, samples, open_run(study.run_folder(arm), header))()
+        run = open_run(study.run_folder(arm), header)
+        Battery(editor, judge, samples, run)()
+    if _measurable(plan, samples) and not (study.run_folder(arm) / MEASURES).is_file():
+        measure_run(run, samples, judge)
+
+
+def _measurable(plan: Plan, samples: Samples) -> bool:
+    """Whether the true edits are drawn, and what measures them is installed."""
+    drawn = plan.part == "real" and all(asked.truth for sample in samples for asked in sample.edits.values())
+    return drawn and find_spec("skimage") is not None
 
 
 def _done(study: Study) -> int:

@@ -17,7 +17,8 @@ A plan is a YAML or JSON file:
       - {arms: [global-directions alpha=6, latent-optimization], outcome: success}
 
 A comparison of two arms is McNemar's test (success, strict, acceptable), an ordinal model (rating) or Bradley and
-Terry's (pair); of more arms, where just success, strict or acceptable are asked, it is Cochran's Q. What is not among `comparisons` may be looked at, and is called exploratory wherever it is shown.
+Terry's (pair); of more arms, where just success, strict or acceptable are asked, it is Cochran's Q. What is not among
+`comparisons` may be looked at, and is called exploratory wherever it is shown.
 """
 
 from __future__ import annotations
@@ -234,7 +235,9 @@ def _check_comparisons(plan: Plan, names: list[str]) -> None:
             raise InputError(f"{where}.arms", f"{list(one.arms)}", "two different arms, or more")
         if len(one.arms) > 2 and one.outcome in ("rating", "pair"):
             given = f"{len(one.arms)} arms with the outcome {one.outcome!r}"
-            raise InputError(f"{where}.arms", given, "two arms; more where the outcome is success, strict or acceptable")
+            raise InputError(
+                f"{where}.arms", given, "two arms; more where the outcome is success, strict or acceptable"
+            )
         for name in one.arms:
             if name not in names:
                 raise InputError(f"{where}.arms", repr(name), ", ".join(names), nearest(name, names))

@@ -1,146 +1,26 @@
-"""The verbs of studies: plans and their sizes, runs, tables, sheets, times, measures and settings."""
+"""The verbs of runs: run, score, table, sheet, time, measure, pie, tune."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from limner.runtime.cli.console import note, print_json
+from limner.runtime.cli.console import print_json
 from limner.runtime.cli.options import BundleOption, JsonOption, ProviderOption, ThreadsOption, open_editor
+from limner.runtime.cli.study.app import (
+    EditOption,
+    JudgeOption,
+    RunArgument,
+    SamplesArgument,
+    app,
+    family_of,
+    judge_of,
+)
 from limner.runtime.errors import InputError, nearest
 
-if TYPE_CHECKING:
-    from limner.runtime.study.judge import JudgeGraph
-
-__all__ = ["app"]
-
-SamplesArgument = Annotated[Path, typer.Argument(help="Folder of samples, as `limner train samples` writes one.")]
-JudgeOption = Annotated[Path | None, typer.Option("--judge", help="Folder of a judge; the shipped one if not given.")]
-EditOption = Annotated[list[str] | None, typer.Option("--edit", help="Only this edit; may be repeated.")]
-RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.")]
-
-app = typer.Typer(
-    help="Edits of many pictures, judged: success with intervals, and settings chosen by it.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-
-
-@app.command("make")
-def make(
-    plan: Annotated[
-        Path, typer.Argument(metavar="PLAN", help="A plan, YAML or JSON; docs/study.md says what it holds.")
-    ],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the study; one that was stopped goes on there.")],
-    judge: JudgeOption = None,
-    provider: ProviderOption = "cpu",
-    threads: Annotated[int, typer.Option(min=1, max=256, help="CPU threads of a process.")] = 1,
-    processes: Annotated[
-        int | None, typer.Option(min=1, max=256, help="Arms at one time; the cores over the threads.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the plan, print its arms and stop.")] = False,
-) -> None:
-    """Freeze a plan and make its edits: every arm on every edit and sample, judged; then print the table."""
-    from limner.runtime.bundle.shipped import checkpoints_folder
-    from limner.runtime.graphs.threads import usable_cores
-    from limner.runtime.study.plans.making import incomplete, make_study, open_study
-    from limner.runtime.study.plans.plan import arms_of, read_plan
-    from limner.runtime.study.tables import markdown
-
-    read = read_plan(plan)
-    if dry_run:
-        print_json({"name": read.name, "arms": [{"name": arm.name, "settings": arm.settings} for arm in arms_of(read)]})
-        return
-    folder = checkpoints_folder() / "avatars" / "judge" if judge is None else judge
-    _judge(folder)
-    study = open_study(out, read, folder)
-    make_study(study, folder, provider, threads, processes or max(1, usable_cores() // threads))
-    for line in incomplete(study):
-        note(f"fewer than asked: {line}")
-    note(f"study {study.digest[:12]}")
-    print(markdown(study.runs(), [arm.name for arm in study.arms]), end="")
-
-
-@app.command("analyse")
-def analyse(
-    folder: Annotated[Path, typer.Argument(metavar="STUDY", help="Folder of `limner study make`, all made.")],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", "--out", help="Also write the report here (.md).")
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Test the comparisons that the plan named, by what the judge saw, below the tables of success."""
-    from dataclasses import asdict
-
-    from limner.runtime.cli.options import check_output
-    from limner.runtime.storage.files import write_atomically
-    from limner.runtime.study.plans.comparing import as_comparison_table, compare_study
-    from limner.runtime.study.plans.making import check_made, read_study
-    from limner.runtime.study.tables import markdown
-
-    check_output(output, "output", suffix=".md")
-    study = read_study(folder)
-    check_made(study)
-    found, waiting = compare_study(study)
-    names = [arm.name for arm in study.arms]
-    text = (
-        f"# {study.plan.name}\n\n{study.plan.about}\n\nStudy `{study.digest[:12]}`.\n\n"
-        f"{markdown(study.runs(), names)}\n## Planned comparisons\n\n{as_comparison_table(found, waiting)}"
-    )
-    if output is not None:
-        write_atomically(output, text.encode(), field="output")
-    if as_json:
-        print_json({"study": study.digest, "compared": [asdict(one) for one in found]})
-        return
-    print(text, end="")
-
-
-@app.command("size")
-def size(
-    test: Annotated[
-        str, typer.Option("--test", help="success (McNemar), choice (which is better) or rating (1 to 5).")
-    ],
-    first: Annotated[float, typer.Option(help="success: rate of one arm, 0 to 1.")] = 0.85,
-    second: Annotated[float, typer.Option(help="success: rate of the other arm.")] = 0.75,
-    together: Annotated[float, typer.Option(help="success: correlation of both on a picture.")] = 0.3,
-    share: Annotated[float, typer.Option(help="choice: how often one arm is preferred, 0 to 1.")] = 0.6,
-    shift: Annotated[float, typer.Option(help="rating: difference, in standard deviations of one rating.")] = 0.3,
-    votes: Annotated[int, typer.Option(min=1, max=1000, help="choice, rating: votes a picture.")] = 3,
-    power: Annotated[float, typer.Option(min=0.5, max=0.99, help="How often it is to be seen.")] = 0.8,
-    alpha: Annotated[float, typer.Option(min=0.0001, max=0.2, help="False findings that are allowed.")] = 0.05,
-    as_json: JsonOption = False,
-) -> None:
-    """How many pictures a difference needs, to be seen by the test that it will be analysed by."""
-    from limner.runtime.study.plans.size import choice_power, mcnemar_power, needed, rating_power
-
-    tests = {
-        "success": lambda n: mcnemar_power(n, first, second, together, alpha),
-        "choice": lambda n: choice_power(n, votes, share, alpha=alpha),
-        "rating": lambda n: rating_power(n, votes, shift, alpha=alpha),
-    }
-    if test not in tests:
-        raise InputError("test", repr(test), ", ".join(tests), nearest(test, tests))
-    for name, value in {"first": first, "second": second, "share": share}.items():
-        if not 0 < value < 1:
-            raise InputError(name, value, "a number between 0 and 1")
-    if (
-        (test == "success" and first == second)
-        or (test == "choice" and share == 0.5)
-        or (test == "rating" and shift == 0)
-    ):
-        raise InputError("difference", "none", "two that differ")
-    count = needed(tests[test], power)
-    found = {"test": test, "pictures": count, "power": round(tests[test](count), 3), "alpha": alpha}
-    found |= {} if test == "success" else {"votes": votes, "all votes": count * votes}
-    if as_json:
-        print_json(found)
-        return
-    print(
-        f"{count} pictures" + ("" if test == "success" else f", {count * votes} votes") + f" (power {found['power']})"
-    )
+__all__ = ["measures", "pie", "run", "score", "sheet", "table", "times", "tune"]
 
 
 @app.command("run")
@@ -174,12 +54,12 @@ def run(
     from limner.runtime.study.tables import markdown
 
     loaded = load_samples(samples)
-    editor = open_editor(bundle, provider, threads, _family(method or ()))
+    editor = open_editor(bundle, provider, threads, family_of(method or ()))
     family = editor.bundle.manifest.family
     names = [require_study_method(name, family) for name in method or study_methods(family)]
     given = _settings(settings or (), names)
     parts = _parts(part or ["real"], PARTS)
-    found = _judge(judge)
+    found = judge_of(judge)
     methods = {name: given.get(name, {}) for name in names}
     header = make_header(loaded, editor, found, parts, methods, loaded.edits(tuple(edit or ())), count)
     made = open_run(out, header)
@@ -199,7 +79,7 @@ def score(
     from limner.runtime.study.rescoring import rescore
     from limner.runtime.study.tables import markdown
 
-    print(markdown([rescore(folder, _judge(judge), out)]), end="")
+    print(markdown([rescore(folder, judge_of(judge), out)]), end="")
 
 
 @app.command("table")
@@ -281,7 +161,7 @@ def times(
     _parts([part], ("generated", "real"))
     loaded = load_samples(samples)
     if began is not None and method and provider:
-        editor = open_editor(bundle, provider[0], threads, _family(method))
+        editor = open_editor(bundle, provider[0], threads, family_of(method))
         recipes, other = timed_recipes(editor, loaded, method[0], part, count, step_count)
         print_json(asdict(measure(began, editor, recipes, other, part, method[0], together)))
         return
@@ -351,7 +231,7 @@ def measures(
     from limner.runtime.study.rows import read_run
     from limner.runtime.study.samples import load_samples
 
-    print(as_measure_table(measure_run(read_run(folder), load_samples(samples), _judge(judge))), end="")
+    print(as_measure_table(measure_run(read_run(folder), load_samples(samples), judge_of(judge))), end="")
 
 
 @app.command("pie")
@@ -399,9 +279,9 @@ def tune(
         raise InputError("axis", "nothing to try", "--axis NAME=VALUE,VALUE, or several --start")
     loaded = load_samples(samples)
     _parts([part], ("real", "generated"))
-    editor = open_editor(bundle, provider, threads, _family([method]))
+    editor = open_editor(bundle, provider, threads, family_of([method]))
     require_study_method(method, editor.bundle.manifest.family)
-    trials = Trials(editor, _judge(judge), loaded, method, part, loaded.edits(tuple(edit or ())), count, out)
+    trials = Trials(editor, judge_of(judge), loaded, method, part, loaded.edits(tuple(edit or ())), count, out)
     for one in starts:
         trials.check(one, axes)
     for one in starts:
@@ -409,20 +289,6 @@ def tune(
     trials.write()
     for one in trials.ranked:
         print(json.dumps(one))
-
-
-def _family(names: Sequence[str]) -> str:
-    """The family of the first method that is named, whose shipped bundle is taken."""
-    from limner.runtime.study.recipes import method_of
-
-    return method_of(names[0]).family if names else "stylegan2"
-
-
-def _judge(folder: Path | None) -> "JudgeGraph":
-    from limner.runtime.bundle.shipped import checkpoints_folder
-    from limner.runtime.study.judge import JudgeGraph
-
-    return JudgeGraph(checkpoints_folder() / "avatars" / "judge" if folder is None else folder)
 
 
 def _parts(given: Sequence[str], known: Sequence[str]) -> list[str]:
