@@ -78,7 +78,7 @@ def analyse(
     from limner.runtime.storage.files import read_plain, write_atomically
     from limner.runtime.study.analysis.answers import answers_of
     from limner.runtime.study.analysis.planned import compare_study
-    from limner.runtime.study.analysis.report import as_html, as_markdown, link_inside, link_into, report_sections
+    from limner.runtime.study.analysis.report import as_html, as_markdown, report_sections
     from limner.runtime.study.people.store import ANSWERS_FILE, Store
     from limner.runtime.study.plans.making import check_made, read_study
 
@@ -92,9 +92,9 @@ def analyse(
     answers = answers_of(Store(study, kind, must_exist=True)) if there else None
     found = compare_study(study, answers)
     beside = html.name if html is not None and output is not None and html.parent == output.parent else ""
-    text = as_markdown(study, report_sections(study, found, answers, timed, link_into(beside)))
+    parts = report_sections(study, found, answers, timed)
+    text = as_markdown(study, parts, beside)
     if html is not None:
-        parts = report_sections(study, found, answers, timed, link_inside)
         write_atomically(html, as_html(study, parts, pictures, simulated).encode(), field="html")
     if output is not None:
         write_atomically(output, text.encode(), field="output")

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+from limner.runtime.study.analysis.ordinal import OrdinalFit, fit_ratings
 from limner.runtime.study.analysis.screening import Screened, screen
 from limner.runtime.study.analysis.votes import Votes, votes_of
 from limner.runtime.study.people.store import Given, RaterKind, Store
@@ -25,6 +27,11 @@ class Answers:
         """The answers to a question by raters who were not left out."""
         kept = [one.rater for one in self.screened if one.kept]
         return votes_of(question, self.given, kept, [arm.name for arm in self.study.arms])
+
+    @cached_property
+    def ratings(self) -> OrdinalFit:
+        """The model of all ratings; raises what `fit_ratings` raises."""
+        return fit_ratings(self.votes("quality"))
 
     def controls(self) -> list[Given]:
         """Ratings of untouched pictures by raters who were not left out."""

@@ -1,18 +1,15 @@
 """The parts of a report that people's answers make: who counts, votes, ratings, pairs."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from limner.runtime.errors import InputError, LimnerError
 from limner.runtime.study.analysis.agreement import alpha
 from limner.runtime.study.analysis.answers import Answers
 from limner.runtime.study.analysis.intervals import Estimate, mean_of
-from limner.runtime.study.analysis.ordinal import OrdinalFit, fit_ratings
 from limner.runtime.study.analysis.plots import Dot, forest, rating_bars
 from limner.runtime.study.analysis.preference import PairFit, fit_pairs, wins
 from limner.runtime.study.analysis.sections import EXPLORATORY, Section
-from limner.runtime.study.analysis.votes import Votes, majorities
+from limner.runtime.study.analysis.votes import Floats, Votes, majorities
 from limner.runtime.study.tables import as_table, share_text
 
 __all__ = ["people_sections"]
@@ -49,7 +46,7 @@ def _raters(answers: Answers) -> Section:
 def _acceptable(answers: Answers) -> Section:
     votes = answers.votes("acceptable")
     most = majorities(votes)
-    edits = list(dict.fromkeys(votes.edit))
+    edits = _edits(answers, votes)
     rows, dots = [], []
     for k, arm in enumerate(votes.arms):
         whole = mean_of(votes, k, answers.study.plan.seed)
@@ -74,7 +71,7 @@ def _acceptable(answers: Answers) -> Section:
 
 def _quality(answers: Answers) -> Section:
     votes, controls = answers.votes("quality"), answers.controls()
-    edits = list(dict.fromkeys(votes.edit))
+    edits = _edits(answers, votes)
     rows, dots, bars = [], [], []
     for k, arm in enumerate(votes.arms):
         whole = mean_of(votes, k, answers.study.plan.seed)
@@ -92,14 +89,14 @@ def _quality(answers: Answers) -> Section:
         bars.append((UNTOUCHED, _counts(ratings)))
     text = (
         f"1 to 5, untouched pictures hidden among them. {_agreement(votes, 'ordinal')} {EXPLORATORY}\n\n"
-        + as_table(["arm", "ratings", "mean", *edits], rows) + "\n\n" + _model(votes)
+        + as_table(["arm", "ratings", "mean", *edits], rows) + "\n\n" + _model(answers)
     )  # fmt: skip
     return Section("Ratings, by people", text, rating_bars(bars) if bars else "", "Shares of the ratings of every arm")
 
 
-def _model(votes: Votes) -> str:
+def _model(answers: Answers) -> str:
     try:
-        fit: OrdinalFit = fit_ratings(votes)
+        fit = answers.ratings
     except (InputError, LimnerError) as reason:
         return f"No model of the ratings: {reason}."
     rows = []
@@ -138,6 +135,12 @@ def _pairs(answers: Answers) -> Section:
     return Section("Pairs, by people", text, forest(dots, "strength, log odds", 0.0), "Strength of every arm")
 
 
+def _edits(answers: Answers, votes: Votes) -> list[str]:
+    """Edits that were asked about, in the plan's order."""
+    known = [edit.name for run in answers.study.runs() for edit in run.header.edits]
+    return [edit for edit in dict.fromkeys(known) if edit in votes.edit]
+
+
 def _agreement(votes: Votes, level: str) -> str:
     found = alpha(votes, "ordinal" if level == "ordinal" else "nominal")
     return "No picture has two raters." if found is None else f"Krippendorff's alpha ({level}) is {found:.2f}."
@@ -157,11 +160,11 @@ def _hundred(one: Estimate) -> str:
     return f"{100 * one.value:.0f} %{ends}"
 
 
-def _counts(values: "np.ndarray") -> list[int]:
+def _counts(values: Floats) -> list[int]:
     return [int(np.sum(values == rating)) for rating in range(1, 6)]
 
 
-def _mean(values: Sequence[float] | "np.ndarray") -> str:
+def _mean(values: Floats) -> str:
     return f"{np.mean(values):.2f}" if len(values) else "-"
 
 

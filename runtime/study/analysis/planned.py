@@ -98,9 +98,9 @@ def _compared(
     try:
         if one.outcome == "acceptable":
             return _yes_or_no(asked, _by_votes(answers, one), study.plan.seed)
-        fit = (fit_ratings if one.outcome == "rating" else fit_pairs)(
-            answers.votes("quality" if one.outcome == "rating" else "pair").of_edit(one.edit)
-        )
+        if one.outcome == "pair":
+            return _of_model(asked, fit_pairs(answers.votes("pair").of_edit(one.edit)).difference(*one.arms))
+        fit = fit_ratings(answers.votes("quality").of_edit(one.edit)) if one.edit else answers.ratings
         return _of_model(asked, fit.difference(*one.arms))
     except InputError as reason:
         return replace(asked, waits=f"answers: {reason}")

@@ -1,19 +1,21 @@
 """A study's report, in Markdown and as one HTML file with plots and the pictures behind every number."""
 
+import re
 from collections.abc import Callable, Sequence
 from html import escape
 
 from limner.runtime.errors import LimnerError
 from limner.runtime.study.analysis import sections
 from limner.runtime.study.analysis.answers import Answers
-from limner.runtime.study.analysis.gallery import anchor, gallery
+from limner.runtime.study.analysis.gallery import gallery
 from limner.runtime.study.analysis.people import people_sections
 from limner.runtime.study.analysis.planned import Compared
-from limner.runtime.study.analysis.sections import Link, Section
+from limner.runtime.study.analysis.sections import Section
 from limner.runtime.study.plans.making import Study
 
-__all__ = ["as_html", "as_markdown", "link_inside", "link_into", "report_sections"]
+__all__ = ["as_html", "as_markdown", "report_sections"]
 
+LINK = re.compile(r"\[([^\[\]]+)\]\(#([^()]+)\)")  # to pictures
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d1d1f; --paper: #fff; --line: #8886; --link: #2456c7; }
 @media (prefers-color-scheme: dark) { :root { --ink: #ececec; --paper: #1b1b1d; --link: #8fb0ff; } }
@@ -33,13 +35,16 @@ figure { margin: 1rem 0; } figure svg { max-width: 100%; height: auto; backgroun
 
 
 def report_sections(
-    study: Study, found: Sequence[Compared], answers: Answers | None, times: str, link: Link
+    study: Study,
+    found: Sequence[Compared],
+    answers: Answers | None,
+    times: str,
 ) -> list[Section]:
     """Everything, in the order in which it is read."""
     parts: list[Section | None] = [
         sections.about(study, answers),
         sections.planned(found),
-        sections.success(study, link),
+        sections.success(study),
         sections.settings(study),
         sections.measured(study),
         *(people_sections(answers) if answers is not None else []),
@@ -50,9 +55,10 @@ def report_sections(
     return [part for part in parts if part is not None]
 
 
-def as_markdown(study: Study, parts: Sequence[Section]) -> str:
-    """Text and tables."""
-    return f"# {study.plan.name}\n\n" + "\n\n".join(f"## {one.title}\n\n{one.text.strip()}" for one in parts) + "\n"
+def as_markdown(study: Study, parts: Sequence[Section], html: str = "") -> str:
+    """Text and tables; `html` is the name of the file beside it that has the pictures, which numbers link to."""
+    text = f"# {study.plan.name}\n\n" + "\n\n".join(f"## {one.title}\n\n{one.text.strip()}" for one in parts) + "\n"
+    return LINK.sub(rf"[\1]({html}#\2)" if html else r"\1", text)
 
 
 def as_html(study: Study, parts: Sequence[Section], pictures: int, simulated: bool) -> str:
@@ -76,16 +82,6 @@ def as_html(study: Study, parts: Sequence[Section], pictures: int, simulated: bo
         + "\n".join(body)
         + "\n</body>\n</html>\n"
     )
-
-
-def link_inside(text: str, arm: str, edit: str) -> str:
-    """A link to the gallery of the same file."""
-    return f"[{text}](#{anchor(arm, edit)})"
-
-
-def link_into(file: str) -> Link:
-    """Links to the gallery of the HTML file beside a Markdown one; no links for an empty name."""
-    return lambda text, arm, edit: f"[{text}]({file}#{anchor(arm, edit)})" if file else text
 
 
 def _renderer() -> Callable[[str], str]:

@@ -1,9 +1,10 @@
 """The parts of a report: text and tables as Markdown, a plot beside them where one says more."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from limner.runtime.study.analysis.answers import Answers
+from limner.runtime.study.analysis.gallery import anchor
 from limner.runtime.study.analysis.planned import Compared, as_comparison_table
 from limner.runtime.study.analysis.plots import Curve, Dot, curves, forest
 from limner.runtime.study.measuring import as_measure_table, read_measures
@@ -13,9 +14,8 @@ from limner.runtime.study.rows import Run
 from limner.runtime.study.scores import Score, score, wilson
 from limner.runtime.study.tables import as_table, markdown, share_text
 
-__all__ = ["Link", "Section", "about", "counted_all", "limits", "measured", "planned", "settings", "success", "times"]
+__all__ = ["Section", "about", "counted_all", "limits", "measured", "planned", "settings", "success", "times"]
 
-Link = Callable[[str, str, str], str]  # text, arm, edit -> the text as a link to the pictures behind it
 EXPLORATORY = "Exploratory, but for what stands under planned comparisons."
 CANNOT = (
     "A network that reads attributes decides what succeeds: it sees a beard, not a good one, and its errors are part "
@@ -69,7 +69,7 @@ def planned(found: Sequence[Compared]) -> Section:
     return Section("Planned comparisons", f"{said}\n\n{as_comparison_table(found)}")
 
 
-def success(study: Study, link: Link) -> Section:
+def success(study: Study) -> Section:
     """Success by arm and edit, each number with its pictures."""
     table, dots = [], []
     scores = {arm.name: _scores(study, arm, run) for arm, run in zip(study.arms, study.runs(), strict=True)}
@@ -78,8 +78,7 @@ def success(study: Study, link: Link) -> Section:
         mine = scores[arm.name]
         good, tried = sum(one.success for one in mine.values()), sum(one.tried for one in mine.values())
         strict = sum(one.strict for one in mine.values())
-        cells = [link(_percent(mine[edit].success, mine[edit].tried), arm.name, edit) if edit in mine else "-"
-                 for edit in edits]  # fmt: skip
+        cells = [_linked(mine[edit], arm, edit) if edit in mine else "-" for edit in edits]  # fmt: skip
         table.append([arm.name, f"**{share_text(good, tried)}**", share_text(strict, tried), *cells])
         low, high = wilson(good, tried)
         dots.append(Dot(arm.name, 100 * good / max(1, tried), 100 * low, 100 * high, arm.method))
@@ -152,6 +151,11 @@ def limits(study: Study, answers: Answers | None) -> Section:
 def _scores(study: Study, arm: Arm, run: Run) -> dict[str, Score]:
     edits = run.header.methods[arm.method]["edits"]
     return {edit: score(run, study.plan.part, arm.method, edit) for edit in edits}
+
+
+def _linked(one: Score, arm: Arm, edit: str) -> str:
+    """A number, as a link to the pictures behind it."""
+    return f"[{_percent(one.success, one.tried)}](#{anchor(arm.name, edit)})"
 
 
 def _percent(success: int, count: int) -> str:

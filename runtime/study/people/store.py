@@ -31,15 +31,13 @@ IDLE_S = 3600.0  # a rater who answered nothing for so long gives the place to a
 CODE_LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 MOST_ID = 100  # letters of an id that a panel gives
 WAIT_S = 30.0  # for another writer
-TABLES = """
-CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS raters (
-  token TEXT PRIMARY KEY, number INTEGER NOT NULL, code TEXT NOT NULL UNIQUE, panel_id TEXT UNIQUE,
-  began REAL NOT NULL, seen REAL NOT NULL, ended REAL, way TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS answers (
-  token TEXT NOT NULL REFERENCES raters(token), position INTEGER NOT NULL, value TEXT NOT NULL, seconds REAL NOT NULL,
-  at REAL NOT NULL, PRIMARY KEY (token, position));
-"""
+TABLES = (
+    "CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS raters (token TEXT PRIMARY KEY, number INTEGER NOT NULL, code TEXT NOT NULL UNIQUE, "
+    "panel_id TEXT UNIQUE, began REAL NOT NULL, seen REAL NOT NULL, ended REAL, way TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS answers (token TEXT NOT NULL REFERENCES raters(token), position INTEGER NOT NULL, "
+    "value TEXT NOT NULL, seconds REAL NOT NULL, at REAL NOT NULL, PRIMARY KEY (token, position))",
+)
 
 
 class Full(LimnerError):
@@ -85,7 +83,8 @@ class Store:
         self._cells = cells_of(study)
         self._pages: dict[int, tuple[Page, ...]] = {}
         with self._connected() as db:
-            db.executescript(TABLES)
+            for statement in TABLES:
+                db.execute(statement)
             self._own(db, "study", study.digest)
             self._own(db, "kind", kind)
 

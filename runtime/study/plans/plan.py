@@ -82,9 +82,9 @@ class Screen:
     """Whose answers are left out, by rules that are fixed before the first answer."""
 
     checks: float = 0.7  # least share of pages with a known answer that are right
-    repeats: float = 0.5  # least share of pages asked again that got the same answer (quality: or the next one)
+    repeats: float = 0.3  # least share of pages asked again that got the same answer (quality: or the next one)
     seconds: float = 0.7  # least median time of a page
-    same: float = 0.95  # largest share of one and the same answer to a question
+    same: float = 0.95  # largest share of one and the same rating, or side of a pair
 
     def __post_init__(self) -> None:
         for name in ("checks", "repeats", "same"):
