@@ -157,8 +157,19 @@ def test_imports_point_one_way(top: str) -> None:
 # From the ground up: a file of the runtime imports from its own level and from those below it. A module is of the
 # level that names it, or its nearest package.
 LEVELS = (
-    ("errors", "arrays", "timing", "grammar", "trajectory", "schema", "settings", "storage", "versions", "machine",
-     "listening"),
+    (
+        "errors",
+        "arrays",
+        "timing",
+        "grammar",
+        "trajectory",
+        "schema",
+        "settings",
+        "storage",
+        "versions",
+        "machine",
+        "listening",
+    ),
     ("pictures", "faces"),
     ("methods", "recipe"),
     ("bundle",),

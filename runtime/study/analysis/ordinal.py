@@ -26,6 +26,7 @@ NEWTON_STEPS = 60
 CLOSE = 1e-9  # of a Newton step
 LEAST_SPREAD = 1e-3  # below it a spread is none
 STEP = 1e-4  # of differences
+POLISH_STEPS, FLAT, FLAT_ENOUGH = 8, 1e-4, 0.05  # slopes of the log-likelihood
 AT_LEAST = 1e-300
 WAYS = ("rater", "sample", "picture")
 
@@ -81,19 +82,37 @@ def fit_ordinal(value: Floats, arm: Ints, groups: Mapping[str, Ints]) -> Ordinal
     model = _Model(y, len(levels), arm, int(arm.max()) + 1, dict(groups))
     start = model.start()
     bounds = [(None, None)] * model.fixed + [(np.log(LEAST_SPREAD), 3.0)] * len(groups)
-    found = _optimize()(model.negative, start, method="L-BFGS-B", bounds=bounds, jac=model.gradient,
-                        options={"maxiter": 300, "ftol": 1e-12, "gtol": 1e-5})  # fmt: skip
-    if not np.isfinite(found.fun) or (not found.success and np.abs(model.gradient(found.x)).max() > 0.05):
+    found = _optimize()(model.negative, start, method="L-BFGS-B", bounds=bounds, jac=model.slope,
+                        options={"maxiter": 300, "ftol": 1e-10, "gtol": 1e-3})  # fmt: skip
+    free = [k for k in range(len(start)) if k < model.fixed or found.x[k] > np.log(LEAST_SPREAD) + 0.1]
+    curvature = _curvature(model.gradient, found.x, free)
+    x = _polished(model, found.x, free, curvature)
+    if x is None:
         raise LimnerError("the model of ratings found no optimum: too few ratings for so many arms")
-    free = [k for k in range(len(found.x)) if k < model.fixed or found.x[k] > np.log(LEAST_SPREAD) + 0.1]
-    covariance = np.zeros((len(found.x), len(found.x)))
-    covariance[np.ix_(free, free)] = np.linalg.pinv(_curvature(model.gradient, found.x, free))
-    cuts, effects, spreads = model.parts(found.x)
+    covariance = np.zeros((len(x), len(x)))
+    covariance[np.ix_(free, free)] = np.linalg.pinv(curvature)
+    cuts, effects, spreads = model.parts(x)
     own = slice(len(cuts), len(cuts) + len(effects) - 1)
     around = np.zeros((len(effects), len(effects)))
     around[1:, 1:] = covariance[own, own]
     named = {name: float(one) if one > 2 * LEAST_SPREAD else 0.0 for name, one in zip(groups, spreads, strict=True)}
-    return OrdinalFit(tuple(map(str, range(len(effects)))), effects, around, cuts, named, -float(found.fun), len(value))
+    return OrdinalFit(
+        tuple(map(str, range(len(effects)))), effects, around, cuts, named, -model.negative(x), len(value)
+    )
+
+
+def _polished(model: "_Model", x: Floats, free: Sequence[int], curvature: Floats) -> Floats | None:
+    """Newton's method for the parameters, by the curvature of where it begins; None where no optimum is near."""
+    for _ in range(POLISH_STEPS):
+        slope = model.gradient(x)[list(free)]
+        if not np.isfinite(slope).all():
+            return None
+        if np.abs(slope).max() < FLAT:
+            return x
+        step = np.zeros(len(x))
+        step[list(free)] = np.linalg.pinv(curvature) @ slope
+        x = x - np.clip(step, -0.5, 0.5)
+    return x if np.abs(model.gradient(x)[list(free)]).max() < FLAT_ENOUGH else None
 
 
 class _Model:
@@ -137,14 +156,15 @@ class _Model:
         self.last = u if np.isfinite(value) else [np.zeros(count) for count in self.counts]
         return value + half_log_det
 
+    def slope(self, x: Floats) -> Floats:
+        """The gradient by differences to one side: the way to the optimum, not the optimum."""
+        here = self.negative(x)
+        return np.array([(self.negative(x + move) - here) / STEP for move in STEP * np.eye(len(x))])
+
     def gradient(self, x: Floats) -> Floats:
         """By central differences: Newton's method ends far closer than they are wide."""
-        found = np.empty(len(x))
-        for k in range(len(x)):
-            move = np.zeros(len(x))
-            move[k] = STEP
-            found[k] = (self.negative(x + move) - self.negative(x - move)) / (2 * STEP)
-        return found
+        moves = STEP * np.eye(len(x))
+        return np.array([(self.negative(x + move) - self.negative(x - move)) / (2 * STEP) for move in moves])
 
     def _eta(self, base: Floats, spreads: Floats, u: Sequence[Floats]) -> Floats:
         found = base.copy()

@@ -6,7 +6,7 @@
 Strengths sum to 0. Errors hold for answers of one rater and answers about one sample that go together: the sandwich
 with the scores summed by rater, by sample and by answer, V_rater + V_sample - V_answer (Cameron, Gelbach and Miller
 2011). An arm that always wins or always loses has no strength that is finite: then half an answer each way is added to
-every pair of arms that was asked, and the fit says so.
+every pair of arms that was asked, errors are those of the curvature, and the fit says so.
 """
 
 from dataclasses import dataclass, replace
@@ -88,7 +88,7 @@ def fit_pairs(votes: Votes) -> PairFit:
     p = 1 / (1 + np.exp(-(design @ basis @ beta)))
     scores = (design @ basis) * (votes.value - p)[:, None]
     meat = _sums(scores, votes.rater) + _sums(scores, votes.sample) - scores.T @ scores
-    around = bread @ _positive(meat, scores) @ bread
+    around = bread if smoothed else bread @ _positive(meat, scores) @ bread  # a fit without errors has no scores
     fit = PairFit(names, (basis @ beta)[:columns], float(beta[-1]), (basis @ around @ basis.T)[:columns, :columns],
                   min(len(np.unique(votes.rater)), len(np.unique(votes.sample))), len(votes))  # fmt: skip
     return replace(fit, smoothed=smoothed)

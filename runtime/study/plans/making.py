@@ -34,7 +34,18 @@ from limner.runtime.study.rows import ROWS, Run, open_run, read_run
 from limner.runtime.study.samples import EditSpec, Samples, load_samples
 from limner.runtime.study.scores import counted
 
-__all__ = ["ARMS", "MADE", "PLAN", "Study", "check_made", "incomplete", "make_study", "open_study", "read_study"]
+__all__ = [
+    "ARMS",
+    "MADE",
+    "PLAN",
+    "Study",
+    "check_made",
+    "digests_of",
+    "incomplete",
+    "make_study",
+    "open_study",
+    "read_study",
+]
 
 PLAN, MADE, ARMS = "plan.json", "made.json", "arms"
 LOOK_S = 15.0  # between two looks at how far the arms are
@@ -157,7 +168,7 @@ def make_study(study: Study, judge: Path, provider: str, threads: int, processes
             _say(study, asked, done, begin)
         found.get()
     _say(study, asked, done, begin)
-    made = {arm.name: _digests(study.run_folder(arm)) for arm in study.arms}
+    made = {arm.name: digests_of(study.run_folder(arm)) for arm in study.arms}
     write_atomically(study.folder / MADE, (json.dumps({"study": study.digest, "arms": made}, indent=1) + "\n").encode())
     return study
 
@@ -207,8 +218,8 @@ def _asked(study: Study) -> int:
     return count
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    """sha256 of the rows, and of all pictures' sha256 in the order of their names."""
+def digests_of(folder: Path) -> dict[str, str]:
+    """Of a run: sha256 of the rows, and of all pictures' sha256 in the order of their names."""
     pictures = sorted(path for path in (folder / "pictures").rglob("*.png"))
     lines = [f"{path.relative_to(folder).as_posix()} {sha256_file(path)}\n" for path in pictures]
     return {"rows": sha256_file(folder / ROWS), "pictures": sha256_bytes("".join(lines).encode())}
@@ -224,7 +235,7 @@ def check_made(study: Study) -> None:
         known = data.get("arms", {}).get(arm.name) if isinstance(data, dict) else None
         if data.get("study") != study.digest or known is None:
             raise InputError(MADE, "what another study made", f"that of {study.digest[:12]}")
-        now = _digests(study.run_folder(arm))
+        now = digests_of(study.run_folder(arm))
         changed = [name for name in known if known[name] != now.get(name)]
         if changed:
             raise InputError("study", f"other {' and '.join(changed)} of {arm.name!r} than were made",

@@ -11,7 +11,7 @@ import yaml
 from scipy import stats
 
 from limner.runtime.errors import InputError
-from limner.runtime.study.plans.comparing import compare, holm
+from limner.runtime.study.analysis.planned import compare, holm
 from limner.runtime.study.plans.plan import arms_of, read_plan, shipped_plans
 from limner.runtime.study.plans.size import choice_power, mcnemar_power, needed, rating_power
 

@@ -77,7 +77,10 @@ def test_a_recipe_for_each_kind_of_text(styles: Editor, diffusion: Editor, sampl
         ("glad", False, None), ("calm", True, None)]  # fmt: skip
     assert (real.source.kind, real.source.prompt, real.inversion.skip) == ("image", "calm head", 0.3)
     directed = recipe_of(styles.bundle, "global-directions", glad, sample, "x.png", {"alpha": 5.0, "beta": 0.2})
-    assert (directed.parameters.alpha, directed.parameters.beta) == (2.0, 0.2)  # the edit's own goes first
+    assert (directed.parameters.alpha, directed.parameters.beta) == (
+        5.0,
+        0.2,
+    )  # what is given goes before the edit's own
     assert (directed.prompts[0].text, directed.prompts[0].options.neutral) == ("a glad one", "a calm one")
     towards = recipe_of(styles.bundle, "latent-optimization", glad, sample, None, {"objective": "text"})
     assert towards.prompts[0].options.neutral is None and towards.source.seed == 100
