@@ -27,8 +27,9 @@ TITLES = {
 STRICTLY = "Strictly, with nothing else changed that was not asked for:"
 VERBS = (
     "edit", "invert", "align", "sample", "replay", "demo", "methods", "models", "study",
-    "study make", "study analyse", "study size", "study run", "study table", "study sheet", "study measure",
-    "study pie", "study time", "study tune", "check", "serve", "keys", "keys add", "export", "train",
+    "study make", "study size", "study serve", "study page", "study collect", "study answers", "study simulate",
+    "study analyse", "study run", "study score", "study table", "study sheet", "study measure", "study pie",
+    "study time", "study tune", "check", "serve", "keys", "keys add", "export", "train",
 )  # fmt: skip
 VARIABLES = (
     ("LIMNER_BUNDLE", "folder of a bundle, as `--bundle`"),

@@ -43,7 +43,7 @@ def _pairs(study: Study, arm: Arm, run: Run, edit: str, most: int) -> str:
     failed = sum(row.picture is None for _, row in rows)
     shown = [one for one in rows if one[1].picture is not None][:most]
     pairs = [
-        f'<span class="{VERDICTS[verdict]}" title="{escape(_said(run, edit, row))}"><img loading="lazy" alt="" '
+        f'<span class="{VERDICTS[verdict]}" title="{escape(_said(run, edit, row))}"><img alt="" '
         f'src="{_picture(run, row)}"></span>'
         for verdict, row in shown
     ]

@@ -22,14 +22,16 @@ STYLE = """
 body { max-width: 70rem; margin: 0 auto; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif; color: var(--ink);
   background: var(--paper); }
 h1, h2, h3 { line-height: 1.25; } h2 { margin-top: 2.2rem; border-top: 1px solid var(--line); padding-top: 1rem; }
-a { color: var(--link); } .wide { overflow-x: auto; }
+a { color: var(--link); } .wide { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: .9rem; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap;
   font-variant-numeric: tabular-nums; }
+td:first-child { white-space: normal; min-width: 11rem; }
 figure { margin: 1rem 0; } figure svg { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
 .pairs { display: flex; flex-wrap: wrap; gap: 6px; } .pairs img { display: block; width: 128px; height: 64px; }
 .pairs span { border: 3px solid; border-radius: 5px; overflow: hidden; }
-.strict { border-color: #009e73; } .success { border-color: #e69f00; } .none { border-color: #b2182b; }
+.pairs .strict { border-color: #009e73; } .pairs .success { border-color: #e69f00; }
+.pairs .none { border-color: #b2182b; }
 .simulated { position: sticky; top: 0; padding: .4rem 1rem; background: #b2182b; color: #fff; font-weight: 600; }
 """
 

@@ -11,10 +11,21 @@ from limner.runtime.study.measuring import as_measure_table, read_measures
 from limner.runtime.study.plans.making import Study
 from limner.runtime.study.plans.plan import Arm
 from limner.runtime.study.rows import Run
-from limner.runtime.study.scores import Score, score, wilson
+from limner.runtime.study.scores import Score, counted, score, wilson
 from limner.runtime.study.tables import as_table, markdown, share_text
 
-__all__ = ["Section", "about", "counted_all", "limits", "measured", "planned", "settings", "success", "times"]
+__all__ = [
+    "EXPLORATORY",
+    "Section",
+    "about",
+    "counted_all",
+    "limits",
+    "measured",
+    "planned",
+    "settings",
+    "success",
+    "times",
+]
 
 EXPLORATORY = "Exploratory, but for what stands under planned comparisons."
 CANNOT = (
@@ -43,17 +54,21 @@ class Section:
 def about(study: Study, answers: Answers | None) -> Section:
     """What was asked, of what."""
     plan, runs = study.plan, study.runs()
-    made = sum(len(run.rows) for run in runs)
+    every = sum(len(run.rows) for run in runs)
+    count = sum(len(counted(run, plan.part, arm.method, edit)) for arm, run in zip(study.arms, runs, strict=True)
+                for edit in run.header.methods[arm.method]["edits"])  # fmt: skip
+    more = f" (and {every - count} of pictures that had it already, which do not count)" if every > count else ""
     edits = list(dict.fromkeys(edit.name for run in runs for edit in run.header.edits))
     pictures = "held-out pictures" if plan.part == "real" else "pictures that the models generated"
     lines = [plan.about, ""]
     if answers is not None and answers.kind == "simulated":
         lines += ["**The raters of this report are simulated: nobody was asked. It rehearses an analysis.**", ""]
+    arms, asked = _several(len(study.arms), "arm"), _several(len(edits), "edit")
     lines += [
-        f"{len(study.arms)} arms, {len(edits)} edits ({', '.join(edits)}), {plan.count} {pictures} an edit: "
-        f"{made} edits. Study `{study.digest[:12]}`, frozen with the sha256 of samples, judge and bundles before the "
+        f"{arms}, {asked} ({', '.join(edits)}), {plan.count} {pictures} an edit: {count} edits{more}. "
+        f"Study `{study.digest[:12]}`, frozen with the sha256 of samples, judge and bundles before the "
         "first of them; "
-        f"{len(plan.comparisons)} comparisons were planned with it. Provider {runs[0].header.provider}."
+        f"{_several(len(plan.comparisons), 'comparison')} planned with it. Provider {runs[0].header.provider}."
     ]  # fmt: skip
     if answers is not None:
         kept = sum(one.kept for one in answers.screened)
@@ -151,6 +166,10 @@ def limits(study: Study, answers: Answers | None) -> Section:
 def _scores(study: Study, arm: Arm, run: Run) -> dict[str, Score]:
     edits = run.header.methods[arm.method]["edits"]
     return {edit: score(run, study.plan.part, arm.method, edit) for edit in edits}
+
+
+def _several(count: int, name: str) -> str:
+    return f"{count} {name}" if count == 1 else f"{count} {name}s"
 
 
 def _linked(one: Score, arm: Arm, edit: str) -> str:

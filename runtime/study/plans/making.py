@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -160,7 +161,8 @@ def make_study(study: Study, judge: Path, provider: str, threads: int, processes
         check_made(study)
         return study
     jobs: list[Job] = [(str(study.folder), k, str(judge), provider, threads) for k in range(len(study.arms))]
-    begin, done, asked = time.monotonic(), _done(study), _asked(study)
+    begin, asked = time.monotonic(), _asked(study)
+    done = _done(study, asked)
     with multiprocessing.get_context("spawn").Pool(min(processes, len(jobs))) as pool:
         found = pool.map_async(_make_arm, jobs, chunksize=1)
         while not found.ready():
@@ -193,29 +195,27 @@ def _measurable(plan: Plan, samples: Samples) -> bool:
     return drawn and find_spec("skimage") is not None
 
 
-def _done(study: Study) -> int:
-    """Edits that there are."""
+def _done(study: Study, asked: Sequence[int]) -> int:
+    """Edits that there are; an arm has more rows than edits where sources had the attribute already."""
     found = 0
-    for arm in study.arms:
+    for arm, most in zip(study.arms, asked, strict=True):
         rows = study.run_folder(arm) / ROWS
-        found += rows.read_bytes().count(b"\n") if rows.is_file() else 0
+        found += min(most, rows.read_bytes().count(b"\n")) if rows.is_file() else 0
     return found
 
 
-def _say(study: Study, all_of: int, before: int, begin: float) -> None:
-    done = min(_done(study), all_of)  # samples whose source has it already are rows too
-    took = time.monotonic() - begin
+def _say(study: Study, asked: Sequence[int], before: int, begin: float) -> None:
+    done, took, whole = _done(study, asked), time.monotonic() - begin, sum(asked)
     rate = (done - before) / took if took > 0 else 0.0
-    left = f", about {(all_of - done) / rate / 60:.0f} min left" if rate > 0 and done < all_of else ""
-    print(f"{study.plan.name}: {done} of {all_of} edits{left}", file=sys.stderr, flush=True)
+    left = f", about {(whole - done) / rate / 60:.0f} min left" if rate > 0 and done < whole else ""
+    print(f"{study.plan.name}: {done} of {whole} edits{left}", file=sys.stderr, flush=True)
 
 
-def _asked(study: Study) -> int:
-    samples, count = load_samples(Path(study.plan.samples)), 0
-    for arm in study.arms:
-        bundle = load_bundle(_bundle_of(arm), verify_hashes=False)
-        count += study.plan.count * len(edits_of(arm.method, bundle, samples.edits(study.plan.edits)))
-    return count
+def _asked(study: Study) -> list[int]:
+    """Edits of each arm."""
+    samples = load_samples(Path(study.plan.samples)).edits(study.plan.edits)
+    bundles = {path: load_bundle(path, verify_hashes=False) for path in set(map(_bundle_of, study.arms))}
+    return [study.plan.count * len(edits_of(arm.method, bundles[_bundle_of(arm)], samples)) for arm in study.arms]
 
 
 def digests_of(folder: Path) -> dict[str, str]:

@@ -33,7 +33,7 @@ import yaml
 from limner.runtime.errors import InputError, nearest
 from limner.runtime.schema import from_dict, require_int, require_number
 from limner.runtime.storage.files import read_plain
-from limner.runtime.study.recipes import method_of, require_study_method
+from limner.runtime.study.recipes import INVERSION, method_of, require_study_method
 
 __all__ = [
     "Arm",
@@ -216,15 +216,30 @@ def arms_of(plan: Plan) -> tuple[Arm, ...]:
         for values in itertools.product(*spec.grid.values()):
             chosen = dict(zip(spec.grid, values, strict=True))
             name = " ".join([spec.method, *(f"{key}={value}" for key, value in chosen.items())])
-            found.append(Arm(name, spec.method, {**spec.settings, **chosen}, spec.bundle))
-    names = [arm.name for arm in found]
+            found.append((where, Arm(name, spec.method, {**spec.settings, **chosen}, spec.bundle)))
+    names = [arm.name for _, arm in found]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError("plan.arms", f"{twice!r} twice", "arms that differ by method or by their grid")
     if len(names) > MOST_ARMS:
         raise InputError("plan.arms", f"{len(names)} arms", f"at most {MOST_ARMS}")
+    for where, arm in found:
+        _check_settings(arm, where)
     _check_comparisons(plan, names)
-    return tuple(found)
+    return tuple(arm for _, arm in found)
+
+
+def _check_settings(arm: Arm, where: str) -> None:
+    """InputError for settings that the method does not have, or not in that range."""
+    method = method_of(arm.method)
+    own = {name: value for name, value in arm.settings.items() if not name.startswith(INVERSION)}
+    inversion = {name[len(INVERSION) :]: value for name, value in arm.settings.items() if name.startswith(INVERSION)}
+    try:
+        from_dict(method.parameters, own, "parameters")
+        from_dict(method.inversion, inversion, "inversion")
+    except InputError as reason:
+        given = f"{reason.given} in the arm {arm.name!r}"
+        raise InputError(f"{where}: {reason.field}", given, reason.allowed, reason.hint) from reason
 
 
 def _check_comparisons(plan: Plan, names: list[str]) -> None:

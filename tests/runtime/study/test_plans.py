@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 import yaml
 from scipy import stats
 
+from limner.runtime.bundle.shipped import checkpoints_folder
 from limner.runtime.errors import InputError
 from limner.runtime.study.analysis.planned import compare, holm
+from limner.runtime.study.plans.making import open_study, read_study
 from limner.runtime.study.plans.plan import arms_of, read_plan, shipped_plans
 from limner.runtime.study.plans.size import choice_power, mcnemar_power, needed, rating_power
 
@@ -26,6 +29,8 @@ PLAN: dict[str, Any] = {
     ],
     "comparisons": [{"arms": ["latent-mapper", "global-directions alpha=6.0"], "outcome": "success"}],
 }
+THREE = ["global-directions alpha=3.0", "global-directions alpha=6.0", "latent-mapper"]
+ASKING: dict[str, Any] = {"questions": ["pair"], "raters": 3}
 
 
 def written(folder: Path, **changes: Any) -> Path:
@@ -53,6 +58,19 @@ def test_the_plans_that_ship() -> None:
     assert second.count == 100 and not second.edits and len(arms_of(second)) == 14
 
 
+@pytest.mark.parametrize("name", ["seed", "second-chance"])
+def test_settings_of_the_plans_that_ship_are_taken(
+    name: str, limner: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frozen as they are, with one sample an edit."""
+    monkeypatch.chdir(tmp_path)
+    assert limner("train", "samples", "--count", 12, "--out", "samples").code == 0
+    plan = replace(read_plan(Path(name)), samples="samples", count=1)
+    study = open_study(tmp_path / "study", plan, checkpoints_folder() / "avatars" / "judge")
+    assert read_study(study.folder).digest == study.digest
+    assert set(study.plan.questions) >= set(study.plan.people.pages)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -62,6 +80,9 @@ def test_the_plans_that_ship() -> None:
         ({"arms": [{"method": "sega", "grid": {"scale": [1]}, "settings": {"scale": 2}}]}, "either of them"),
         ({"arms": [{"method": "sega"}, {"method": "sega"}]}, "'sega' twice"),
         ({"arms": [{"method": "sega", "grid": {"seed": list(range(201))}}]}, "201 arms"),
+        ({"arms": [{"method": "sega", "settings": {"step": 3}}]}, r"plan\.arms\.0: parameters\.step.*mean 'steps'"),
+        ({"arms": [{"method": "latent-mapper", "grid": {"strength": [1.0, 2.2]}}]}, "2.2 in the arm 'latent-mapper st"),
+        ({"arms": [{"method": "sega", "settings": {"inversion.feature_steps": 3}}]}, r"inversion\.feature_steps"),
         ({"count": 0}, r"plan\.count: got 0"),
         ({"count": True}, r"plan\.count"),
         ({"part": "prompts"}, r"plan\.part"),
@@ -75,6 +96,16 @@ def test_the_plans_that_ship() -> None:
         ({"comparisons": [{"arms": ["latent-mapper", "latent-maper"], "outcome": "success"}]}, "mean 'latent-mapper'"),
         ({"comparisons": [PLAN["comparisons"][0] | {"outcome": "rating"}]}, "with the question 'quality'"),
         ({"comparisons": [PLAN["comparisons"][0] | {"edit": "bread"}]}, "did you mean 'beard'"),
+        ({"comparisons": [PLAN["comparisons"][0] | {"outcome": "acceptable"}]}, "with the question 'acceptable'"),
+        ({**ASKING, "comparisons": [{"arms": THREE, "outcome": "pair"}]}, "3 arms with the outcome 'pair'"),
+        ({**ASKING, "comparisons": [{"arms": ["latent-mapper"] * 2, "outcome": "pair"}]}, "two different arms"),
+        ({**ASKING, "people": {"pages": {"quality": 3}}}, r"plan\.people\.pages: got 'quality'.*allowed: pair"),
+        ({**ASKING, "people": {"pages": {"pair": 0}}}, r"people\.pages\.pair"),
+        ({**ASKING, "people": {"repeats": -1}}, r"people\.repeats"),
+        ({**ASKING, "people": {"screen": {"checks": 1.5}}}, r"screen\.checks"),
+        ({**ASKING, "people": {"screen": {"seconds": float("nan")}}}, r"screen\.seconds"),
+        ({**ASKING, "people": {"screens": {}}}, "did you mean 'screen'"),
+        ({**ASKING, "questions": ["pair", "pair"]}, "'pair' twice"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_plan(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
@@ -116,9 +147,10 @@ def test_a_study_from_plan_to_table(
 
     report = limner("study", "analyse", "study", "--out", "report.md")
     assert report.code == 0 and (tmp_path / "report.md").read_text() == report.out, report.err
-    assert "| latent-mapper - global-directions alpha=6.0 | all | success | 2 |" in report.out
+    assert "| latent-mapper - global-directions alpha=6.0 | all | success | McNemar | 2 |" in report.out
+    assert "Beside the true edit" not in report.out  # samples without --truth
     (tested,) = json.loads(limner("study", "analyse", "study", "--json").out)["compared"]
-    assert tested["pictures"] == 2 and tested["p"] == tested["p_holm"]
+    assert tested["count"] == 2 and tested["p"] == tested["p_holm"]
 
     (study / "made.json").unlink()  # as if it had been stopped in the last arm
     rows.write_text(kept.splitlines(keepends=True)[0])
@@ -195,7 +227,7 @@ def planted(rng: np.random.Generator, effect: float) -> tuple[Any, Any, Any]:
 
 def test_nothing_is_found_where_nothing_differs(monkeypatch: pytest.MonkeyPatch) -> None:
     """5 % or fewer of 10,000 such studies: few enough draws of the bootstrap, whose interval is not looked at."""
-    monkeypatch.setattr("limner.runtime.study.plans.comparing.DRAWS", 1)
+    monkeypatch.setattr("limner.runtime.study.analysis.planned.DRAWS", 1)
     rng = np.random.default_rng(8)
     found = sum(compare(*planted(rng, 0.0))[0] <= 0.05 for _ in range(10_000))
     assert found / 10_000 <= 0.05, found

@@ -22,6 +22,8 @@ from limner.runtime.provenance import read_recipe
 from limner.runtime.schema import to_dict
 from limner.runtime.study.battery import Battery
 from limner.runtime.study.header import Header, make_header
+from limner.runtime.study.people.dealing import deal
+from limner.runtime.study.plans.making import read_study
 from limner.runtime.study.recipes import recipe_of, require_study_method, study_methods
 from limner.runtime.study.rescoring import rescore
 from limner.runtime.study.rows import HEADER, ROWS, Row, Run, open_run, read_run
@@ -464,7 +466,7 @@ def test_the_documented_lines_run(
 ) -> None:
     """Every line of docs/study.md as it is written, with few samples."""
     fewer = {
-        "samples": ["--count", "2"],
+        "samples": ["--count", "4"],
         "realism": [],
         "run": [*["--count", "1", "--edit", "beard", "--threads", "1"]],
     }
@@ -473,19 +475,28 @@ def test_the_documented_lines_run(
         "table": [],
         "score": [],
         "sheet": ["--count", "1"],
-        "make": [],
-        "size": [],
+        "make": ["--processes", "1"],
+        **{name: [] for name in ("size", "page", "collect", "answers", "simulate", "analyse")},
         "measure": [],
         "time": ["--method", "latent-mapper", "--count", "2", "--batch", "2", "--threads", "1"],
     }
-    blocks = re.findall(r"^```sh\n(.*?)^```", (repository / "docs" / "study.md").read_text(), re.M | re.S)
+    text = (repository / "docs" / "study.md").read_text()
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)
+    (plan,) = re.findall(r"^```yaml\n# beards.yaml\n(.*?)^```", text, re.M | re.S)
+    (tmp_path / "beards.yaml").write_text(plan.replace("count: 20", "count: 2"))
     lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "checkpoints").symlink_to(repository / "checkpoints")
     for line in lines:
         words = shlex.split(line)[1:]
-        if words[1] == "analyse":  # of a study that takes 25 minutes; test_plans.py has it on a small one
+        if words[1] == "serve":  # test_people_browser.py
             continue
+        if words[1] == "collect":
+            study = read_study(Path(words[2]))
+            first = {"acceptable": {"made": True, "kept": True}, "quality": {"rating": 4}, "pair": {"better": "left"}}
+            answers = [{"position": place, "value": first[page.question], "seconds": 2.0}
+                       for place, page in enumerate(deal(study, 0))]  # fmt: skip
+            Path(words[3]).write_text(json.dumps({"study": study.digest, "rater": 0, "answers": answers}))
         done = limner(*words, *fewer[words[1]])
         assert done.code == 0, (line, done.err)
     assert len(lines) >= 9
