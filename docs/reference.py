@@ -26,7 +26,7 @@ TITLES = {
 }  # fmt: skip
 STRICTLY = "Strictly, with nothing else changed that was not asked for:"
 VERBS = (
-    "edit", "invert", "align", "sample", "replay", "demo", "methods", "models", "study",
+    "edit", "invert", "align", "sample", "replay", "inspect", "demo", "methods", "models", "study",
     "study make", "study size", "study serve", "study page", "study collect", "study answers", "study simulate",
     "study analyse", "study run", "study score", "study table", "study sheet", "study measure", "study pie",
     "study time", "study tune", "check", "serve", "keys", "keys add", "export", "train",
@@ -44,6 +44,10 @@ VARIABLES = (
     ("LIMNER_KEY_FILE", "file of the keys of `limner serve`, as `--key-file`"),
     ("LIMNER_WORK", "folder of a server's uploads and jobs, as `--work`"),
     ("LIMNER_DATABASE", "SQLAlchemy's URL of a server's jobs, as `--database`"),
+    ("LIMNER_SIGNING_CERT", "file of a certificate chain: pictures get signed Content Credentials; docs/marking.md"),
+    ("LIMNER_SIGNING_KEY", "file of its private key"),
+    ("LIMNER_SIGNING_CALLBACK", "or MODULE:FUNCTION that signs"),
+    ("LIMNER_SIGNING_TSA", "URL of a time stamp authority"),
     ("LIMNER_PREPARED", "no: graphs are loaded as they are stored, and nothing is written down of a slow load"),
     ("LIMNER_DEBUG", "set to anything: unexpected errors show their traceback"),
 )

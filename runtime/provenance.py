@@ -15,7 +15,8 @@ The packet of all three says what the picture is (IPTC's DigitalSourceType): com
 where it comes from a picture, trainedAlgorithmicMedia where it was made from a seed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,20 +28,25 @@ from limner.runtime.completing import completed, idle_settings, without_idle
 from limner.runtime.edit import Edit
 from limner.runtime.editor import Editor
 from limner.runtime.errors import InputError
+from limner.runtime.marking.credentials import read_credentials
+from limner.runtime.marking.manifest import mime_of, signed
+from limner.runtime.marking.signing import Signing
 from limner.runtime.photograph import whole_picture
-from limner.runtime.pictures.images import read_texts
-from limner.runtime.pictures.writing import write_picture
+from limner.runtime.pictures.images import CREDENTIALS_LOST, png_bytes, read_texts
+from limner.runtime.pictures.naming import require_picture_name
+from limner.runtime.pictures.writing import encode_picture
 from limner.runtime.pictures.xmp import COMPOSITE, GENERATED
 from limner.runtime.recipe import Recipe
-from limner.runtime.storage.files import sha256_bytes
+from limner.runtime.storage.files import sha256_bytes, write_atomically
 from limner.runtime.timing import Progress
 from limner.runtime.versions import package_version
 
-__all__ = ["Replay", "metadata", "read_recipe", "replay", "save_edit", "write_edit"]
+__all__ = ["Replay", "encode_edit", "metadata", "read_recipe", "replay", "save_edit", "warnings_of", "write_edit"]
 
 RECIPE_KEY = "limner.recipe"
 PIXELS_KEY = "limner.pixels"
 COMPARE_KEY = "limner.compare"
+GENERATED_KINDS = ("seed", "prompt")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,20 +77,69 @@ def write_edit(
     edit: Edit,
     field: str = "output",
     image: NDArray[np.uint8] | None = None,  # `edit.image`, or a whole picture that was made already
+    signing: Signing | None = None,  # `marking.signing.load_signing`, or `environment_signing()`
 ) -> Path:
     """Write the edited picture with its recipe as PNG, JPEG or WebP, whole or not at all; InputError naming `field`.
 
-    An edit of a face writes the whole photograph unless it is given the face alone.
+    An edit of a face writes the whole photograph unless it is given the face alone. With `signing` it carries signed
+    Content Credentials that name its source as the parent.
     """
-    save_edit(path, edit, field, image)
+    save_edit(path, edit, field, image, signing)
     return Path(path)
 
 
-def save_edit(path: str | Path, edit: Edit, field: str = "output", image: NDArray[np.uint8] | None = None) -> list[str]:
+def save_edit(
+    path: str | Path, edit: Edit, field: str = "output", image: NDArray[np.uint8] | None = None,
+    signing: Signing | None = None,
+) -> list[str]:  # fmt: skip
     """`write_edit`, returning what was lost on the way, one sentence each."""
+    data, notes = encode_edit(edit, require_picture_name(path, field), image, signing=signing, field=field)
+    write_atomically(path, data, field)
+    return notes
+
+
+def encode_edit(
+    edit: Edit,
+    suffix: str,  # .png, .jpg, .webp
+    image: NDArray[np.uint8] | None = None,
+    recipe: Recipe | None = None,  # as it is written into the file, where that is not the edit's own
+    signing: Signing | None = None,
+    field: str = "output",
+) -> tuple[bytes, list[str]]:
+    """The bytes of an edit's file with its marks, signed if somebody signs, and what was lost on the way."""
     image = whole_picture(edit) if image is None else image
-    mark = GENERATED if edit.recipe.source.kind in ("seed", "prompt") else COMPOSITE
-    return write_picture(path, image, metadata(edit, image), mark, edit.carried, field)
+    named = edit if recipe is None else replace(edit, recipe=recipe)
+    texts = metadata(named, image)
+    mark = GENERATED if edit.recipe.source.kind in GENERATED_KINDS else COMPOSITE
+    data, notes = encode_picture(image, suffix, texts, mark, edit.carried, field)
+    if signing is None:
+        return data, notes
+    source = _source_bytes(edit)
+    before = None if source is None else read_credentials(source)
+    if before is not None and before.state == "broken":
+        notes.append(
+            f"the source's Content Credentials do not hold ({', '.join(before.problems)}); they are kept as such"
+        )
+    return signed(data, suffix, sha256_bytes(texts[RECIPE_KEY].encode()), source, signing), notes
+
+
+def warnings_of(edit: Edit, notes: Sequence[str], signing: Signing | None) -> list[str]:
+    """What is to be said of an edit and its file; a signed one has kept the credentials of its source."""
+    kept = [one for one in edit.warnings if signing is None or not one.endswith(CREDENTIALS_LOST)]
+    return [*kept, *notes]
+
+
+def _source_bytes(edit: Edit) -> bytes | None:
+    """What was edited, as a file: the source's own where it is still there, else its pixels; None of a seed."""
+    source = edit.recipe.source
+    if source.kind in GENERATED_KINDS:
+        return None
+    if source.kind == "image" and source.path is not None:
+        with suppress(OSError):
+            data = Path(source.path).read_bytes()
+            if sha256_bytes(data) == source.sha256 and mime_of(data) is not None:
+                return data
+    return png_bytes(edit.source)
 
 
 def read_recipe(path: str | Path, field: str = "picture") -> Recipe:

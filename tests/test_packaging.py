@@ -182,6 +182,7 @@ LEVELS = (
     ("completing", "declarations"),
     ("editor",),
     ("photograph",),
+    ("marking",),
     ("provenance", "study"),
     ("client", "server"),
     ("cli",),

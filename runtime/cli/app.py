@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from limner.runtime.cli import commands, demo, editing, faces, inspecting, sampling, serving, study
+from limner.runtime.cli import commands, demo, editing, faces, inspecting, looking, sampling, serving, study
 from limner.runtime.cli import methods as declared
 from limner.runtime.cli.edit_command import EditCommand
 
@@ -50,6 +50,7 @@ methods.command("show")(declared.show)
 app.add_typer(methods, name="methods")
 app.add_typer(study.app, name="study")
 app.command("check")(inspecting.check)
+app.command("inspect")(looking.inspect)
 app.command("serve")(serving.serve)
 app.add_typer(serving.keys, name="keys")
 

@@ -97,6 +97,13 @@ RefineOption = Annotated[
 TruncationOption = Annotated[
     float | None, typer.Option("--truncation", help="Of a seed of StyleGAN2, 0 to 1; 0.7 if not given.")
 ]
+SignOption = Annotated[
+    bool | None,
+    typer.Option("--sign/--no-sign", help="Signed Content Credentials; as LIMNER_SIGNING_CERT says, if not given."),
+]
+StrictOption = Annotated[
+    bool, typer.Option("--strict", help="Refuse a source whose own Content Credentials do not hold.")
+]
 CropOption = Annotated[
     Path | None, typer.Option("--crop", help="Also write the edited face alone to this picture file.")
 ]

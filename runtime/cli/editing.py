@@ -26,9 +26,11 @@ from limner.runtime.cli.edit_options import (
     PromptOption,
     RefineOption,
     SeedOption,
+    SignOption,
     SourceArgument,
     SourcePromptOption,
     StrengthOption,
+    StrictOption,
     SubtractOption,
     TextsArgument,
     TruncationOption,
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from limner.runtime.client import Client
     from limner.runtime.edit import Edit
     from limner.runtime.editor import Editor
+    from limner.runtime.marking.signing import Signing
     from limner.runtime.methods.registry import Family
     from limner.runtime.pictures.sheets import SheetRow
     from limner.runtime.recipe import Recipe, Source
@@ -95,6 +98,8 @@ def edit(
     crop: CropOption = None,
     sheet: SheetOption = None,
     compare: CompareOption = True,
+    sign: SignOption = None,
+    strict: StrictOption = False,
     bundle: BundleOption = None,
     provider: ProviderOption = "cpu",
     threads: ThreadsOption = None,
@@ -137,7 +142,7 @@ def edit(
         given = "--bundle" if bundle is not None else "--dry-run"
         raise InputError("server", f"--server with {given}", "either of them")
     place = Place(bundle, provider, threads, find_method(method).family, server)
-    wanted = Wanted(output, sheet, crop, maps, as_json, compare)
+    wanted = Wanted(output, sheet, crop, maps, as_json, compare, _signing(sign), strict)
     if folder:
         check_many(output, maps=maps, crop=crop, landmarks=landmarks)
         return _edit_several(sources, recipe_of, wanted, place, dry_run)
@@ -175,6 +180,8 @@ class Wanted:
     maps: Path | None = None
     as_json: bool = False
     compare: bool = True
+    signing: "Signing | None" = None
+    strict: bool = False  # about the credentials of sources
 
 
 def _edit_several(
@@ -187,12 +194,15 @@ def _edit_several(
     check_output(wanted.sheet, "sheet")
     sources = expanded(sources)
     check_request(recipe_of, sources)
+    if wanted.strict:
+        for name in sources:
+            _require_sound(name)
     if dry_run:
         loaded = open_bundle(place.bundle, place.family)
         edits = [plan(recipe_of(name), loaded, place.provider) for name in sources]
         print_json({"edits": edits, "output": str(into)})
         return 0
-    deliver = partial(_delivered, draw=wanted.sheet is not None)
+    deliver = partial(_delivered, draw=wanted.sheet is not None, signing=wanted.signing)
     with place.editor() as editor:
         done, failed, rows = edit_many(editor, sources, recipe_of, into, deliver, wanted.compare)
     _write_sheet(wanted.sheet, rows)
@@ -213,6 +223,8 @@ def _edit_one(start: "Source", make: "Callable[[], Recipe]", wanted: Wanted, pla
     check_apart(output=target, sheet=wanted.sheet, crop=wanted.crop)
     check_folder(wanted.maps, "maps")
     recipe = make()
+    if wanted.strict and start.kind == "image" and start.path is not None:
+        _require_sound(start.path)
     if wanted.crop is not None and recipe.source.face is None:
         allowed = "a face, by --landmarks FILE or --landmark-finder NAME"
         raise InputError("crop", repr(str(wanted.crop)), allowed)
@@ -281,6 +293,7 @@ def replay(
     ] = None,
     source: Annotated[Path | None, typer.Option("--source", help="Where the source file is now.")] = None,
     sheet: SheetOption = None,
+    sign: SignOption = None,
     bundle: BundleOption = None,
     provider: ProviderOption = "cpu",
     threads: ThreadsOption = None,
@@ -313,7 +326,7 @@ def replay(
             from limner.runtime.cli.recipes import with_source
 
             result = editor.edit(with_source(recipe, source), progress)
-    _deliver(result, Wanted(output, sheet, as_json=as_json), {"same_pixels": same})
+    _deliver(result, Wanted(output, sheet, as_json=as_json, signing=_signing(sign)), {"same_pixels": same})
     if recipe is None:
         words = {
             True: "the same pixels",
@@ -328,16 +341,17 @@ def _deliver(result: "Edit", wanted: Wanted, extra: dict[str, Any] | None = None
     """Write the files of an edit, all drawn before the first is written, and print where they are."""
     from limner.runtime.cli.sheets import edit_rows, write_pictures
     from limner.runtime.photograph import whole_picture
-    from limner.runtime.provenance import save_edit
+    from limner.runtime.provenance import save_edit, warnings_of
 
     output, sheet, crop, maps = wanted.output, wanted.sheet, wanted.crop, wanted.maps
     whole = whole_picture(result)
     rows = edit_rows(result, whole) if sheet is not None else []
-    warnings = [*result.warnings]
+    lost: list[str] = []
     if output is not None:
-        warnings += save_edit(output, result, image=whole)
+        lost += save_edit(output, result, image=whole, signing=wanted.signing)
     if crop is not None:
-        warnings += save_edit(crop, result, "crop", result.image)
+        lost += save_edit(crop, result, "crop", result.image, wanted.signing)
+    warnings = warnings_of(result, list(dict.fromkeys(lost)), None if output is None else wanted.signing)
     _write_sheet(sheet, rows, warnings)
     written = write_pictures(maps, result.pictures) if maps is not None else []
     report(result.scores, result.timing)
@@ -351,17 +365,42 @@ def _deliver(result: "Edit", wanted: Wanted, extra: dict[str, Any] | None = None
     print_result(data | (extra or {}), wanted.as_json)
 
 
-def _delivered(result: "Edit", output: Path, draw: bool) -> tuple[dict[str, Any], list["SheetRow"]]:
+def _delivered(
+    result: "Edit", output: Path, draw: bool, signing: "Signing | None"
+) -> tuple[dict[str, Any], list["SheetRow"]]:
     """Write one edit of several; return what --json says of it, and its rows of a sheet if one is wanted."""
     from limner.runtime.cli.sheets import edit_rows
     from limner.runtime.photograph import whole_picture
-    from limner.runtime.provenance import save_edit
+    from limner.runtime.provenance import save_edit, warnings_of
 
     whole = whole_picture(result)
     rows = edit_rows(result, whole) if draw else []
-    warnings = [*result.warnings, *save_edit(output, result, image=whole)]
+    warnings = warnings_of(result, save_edit(output, result, image=whole, signing=signing), signing)
     data = {"output": str(output), "recipe": result.recipe.to_dict(), "warnings": warnings}
     return data | {"scores": result.scores, "timing_ms": result.timing, "provider": result.provider}, rows
+
+
+def _signing(asked: bool | None) -> "Signing | None":
+    """Who signs: whom the environment names, unless it is not wanted; InputError where it is and nobody is named."""
+    if asked is False:
+        return None
+    from limner.runtime.marking.signing import CERT, environment_signing
+
+    found = environment_signing()
+    if asked and found is None:
+        raise InputError("sign", "--sign without a signer", f"one by {CERT} and LIMNER_SIGNING_KEY or _CALLBACK")
+    return found
+
+
+def _require_sound(source: str) -> None:
+    """InputError for a picture whose Content Credentials do not hold."""
+    from limner.runtime.marking.credentials import read_credentials
+
+    path = Path(source)
+    found = read_credentials(path.read_bytes()) if path.is_file() else None
+    if found is not None and found.state == "broken":
+        given = f"{path.name!r}, whose Content Credentials do not hold ({', '.join(found.problems)})"
+        raise InputError("source", given, "a picture whose credentials hold, or that has none", "or leave --strict out")
 
 
 def _write_sheet(path: Path | None, rows: "Sequence[SheetRow]", warnings: Sequence[str] = ()) -> None:

@@ -28,6 +28,7 @@ from limner.runtime.pictures.xmp import read_fields
 from limner.runtime.storage.files import read_plain, sha256_bytes, user_path, write_atomically
 
 ALLOWED_FILE = "a picture"
+CREDENTIALS_LOST = "its Content Credentials (C2PA) are not kept: they vouch for the picture as it was"
 MAX_PIXELS = 50_000_000  # checked in the header, before decoding
 MAX_BYTES = 200_000_000
 MIN_SIDE = 16
@@ -212,7 +213,7 @@ def _upright(data: bytes, path: Path, field: str, notes: list[str]) -> tuple[Ima
             given = f"{path.name!r}, a file of {image.format} which does not decode ({reason})"
             raise InputError(field, given, f"{ALLOWED_FILE} that is whole") from reason
     if carried.c2pa:
-        notes.append("its Content Credentials (C2PA) are not kept: they vouch for the picture as it was")
+        notes.append(CREDENTIALS_LOST)
     if carried.iptc:
         notes.append("its IPTC record is not kept, its XMP packet is")
     packet = carried.xmp or image.info.get("xmp")

@@ -3,17 +3,16 @@
 import base64
 import time
 from collections.abc import Collection
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from limner.runtime.edit import Edit
-from limner.runtime.photograph import whole_picture
+from limner.runtime.marking.signing import environment_signing
 from limner.runtime.pictures.writing import encode_picture
-from limner.runtime.pictures.xmp import COMPOSITE, GENERATED
-from limner.runtime.provenance import metadata
+from limner.runtime.pictures.xmp import GENERATED
+from limner.runtime.provenance import encode_edit, warnings_of
 from limner.runtime.server.uploads import without_place
 
 __all__ = ["FORMATS", "INCLUDED", "edit_answer", "edit_file", "in_base64", "plain_file"]
@@ -24,11 +23,10 @@ SUFFIX = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
 
 def edit_file(edit: Edit, kind: str) -> tuple[bytes, list[str]]:
-    """The edited picture as a file, and what was lost on the way."""
-    image = whole_picture(edit)
-    named = replace(edit, recipe=without_place(edit))
-    mark = GENERATED if edit.recipe.source.kind in ("seed", "prompt") else COMPOSITE
-    return encode_picture(image, SUFFIX[kind], metadata(named, image), mark, edit.carried)
+    """The edited picture as a file, signed if the server's environment says so, and what is to be said of it."""
+    signing = environment_signing()
+    data, notes = encode_edit(edit, SUFFIX[kind], recipe=without_place(edit), signing=signing)
+    return data, warnings_of(edit, notes, signing)
 
 
 def plain_file(image: NDArray[np.uint8], kind: str, mark: str | None = GENERATED) -> bytes:
@@ -38,7 +36,7 @@ def plain_file(image: NDArray[np.uint8], kind: str, mark: str | None = GENERATED
 
 def edit_answer(edit: Edit, model: str, kind: str, include: Collection[str], request_id: str) -> dict[str, Any]:
     """Everything that is known of an edit."""
-    data, lost = edit_file(edit, kind)
+    data, said = edit_file(edit, kind)
     more: dict[str, Any] = {}
     if "source" in include:
         more["source"] = in_base64(plain_file(edit.source, kind, None))
@@ -56,7 +54,7 @@ def edit_answer(edit: Edit, model: str, kind: str, include: Collection[str], req
         "size": f"{edit.image.shape[1]}x{edit.image.shape[0]}",
         "recipe": without_place(edit).to_dict(),
         "scores": edit.scores,
-        "warnings": [*edit.warnings, *lost],
+        "warnings": said,
         "timing": {name: round(value, 3) for name, value in edit.timing.items()},
         "provider": edit.provider,
         "compared": edit.compared,
