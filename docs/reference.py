@@ -48,6 +48,7 @@ VARIABLES = (
     ("LIMNER_SIGNING_KEY", "file of its private key"),
     ("LIMNER_SIGNING_CALLBACK", "or MODULE:FUNCTION that signs"),
     ("LIMNER_SIGNING_TSA", "URL of a time stamp authority"),
+    ("LIMNER_WATERMARK", "name of an invisible mark that edits get, as `--watermark`"),
     ("LIMNER_PREPARED", "no: graphs are loaded as they are stored, and nothing is written down of a slow load"),
     ("LIMNER_DEBUG", "set to anything: unexpected errors show their traceback"),
 )

@@ -8,6 +8,7 @@ Texts of a PNG (iTXt); in JPEG and WebP properties of the XMP packet (`pictures.
     limner.provider  the execution provider; pixels repeat exactly on the same provider and machine
     limner.pixels    the sha256 of the pixels, uint8 [H,W,3], or [H,W,4] of a photograph with transparency
     limner.compare   "no" of an edit that was made without its comparison: rows that it left out change the rounding
+    limner.watermark the name of an invisible mark that the pixels carry; limner.pixels is of those without it
     limner.software  "limner <version>"
     Source           "edited by a model": says to any reader that the picture is synthetic
 
@@ -30,7 +31,8 @@ from limner.runtime.editor import Editor
 from limner.runtime.errors import InputError
 from limner.runtime.marking.credentials import read_credentials
 from limner.runtime.marking.manifest import mime_of, signed
-from limner.runtime.marking.signing import Signing
+from limner.runtime.marking.marks import NO_MARKS, Marks
+from limner.runtime.marking.watermarks import PAYLOAD_BYTES, marked
 from limner.runtime.photograph import whole_picture
 from limner.runtime.pictures.images import CREDENTIALS_LOST, png_bytes, read_texts
 from limner.runtime.pictures.naming import require_picture_name
@@ -46,6 +48,7 @@ __all__ = ["Replay", "encode_edit", "metadata", "read_recipe", "replay", "save_e
 RECIPE_KEY = "limner.recipe"
 PIXELS_KEY = "limner.pixels"
 COMPARE_KEY = "limner.compare"
+WATERMARK_KEY = "limner.watermark"
 GENERATED_KINDS = ("seed", "prompt")
 
 
@@ -77,23 +80,23 @@ def write_edit(
     edit: Edit,
     field: str = "output",
     image: NDArray[np.uint8] | None = None,  # `edit.image`, or a whole picture that was made already
-    signing: Signing | None = None,  # `marking.signing.load_signing`, or `environment_signing()`
+    marks: Marks = NO_MARKS,  # a signature, an invisible mark; `environment_marks()` for those of the environment
 ) -> Path:
     """Write the edited picture with its recipe as PNG, JPEG or WebP, whole or not at all; InputError naming `field`.
 
-    An edit of a face writes the whole photograph unless it is given the face alone. With `signing` it carries signed
-    Content Credentials that name its source as the parent.
+    An edit of a face writes the whole photograph unless it is given the face alone. With a signer in
+    `marks` it carries Content Credentials that name its source as the parent.
     """
-    save_edit(path, edit, field, image, signing)
+    save_edit(path, edit, field, image, marks)
     return Path(path)
 
 
 def save_edit(
     path: str | Path, edit: Edit, field: str = "output", image: NDArray[np.uint8] | None = None,
-    signing: Signing | None = None,
+    marks: Marks = NO_MARKS,
 ) -> list[str]:  # fmt: skip
     """`write_edit`, returning what was lost on the way, one sentence each."""
-    data, notes = encode_edit(edit, require_picture_name(path, field), image, signing=signing, field=field)
+    data, notes = encode_edit(edit, require_picture_name(path, field), image, marks=marks, field=field)
     write_atomically(path, data, field)
     return notes
 
@@ -103,16 +106,20 @@ def encode_edit(
     suffix: str,  # .png, .jpg, .webp
     image: NDArray[np.uint8] | None = None,
     recipe: Recipe | None = None,  # as it is written into the file, where that is not the edit's own
-    signing: Signing | None = None,
+    marks: Marks = NO_MARKS,
     field: str = "output",
 ) -> tuple[bytes, list[str]]:
     """The bytes of an edit's file with its marks, signed if somebody signs, and what was lost on the way."""
     image = whole_picture(edit) if image is None else image
     named = edit if recipe is None else replace(edit, recipe=recipe)
     texts = metadata(named, image)
+    digest = sha256_bytes(texts[RECIPE_KEY].encode())
+    if marks.watermark is not None:  # limner.pixels stays that of the edit, which a replay makes again
+        image = marked(image, marks.watermark, bytes.fromhex(digest)[:PAYLOAD_BYTES])
+        texts[WATERMARK_KEY] = marks.watermark
     mark = GENERATED if edit.recipe.source.kind in GENERATED_KINDS else COMPOSITE
     data, notes = encode_picture(image, suffix, texts, mark, edit.carried, field)
-    if signing is None:
+    if marks.signing is None:
         return data, notes
     source = _source_bytes(edit)
     before = None if source is None else read_credentials(source)
@@ -120,12 +127,12 @@ def encode_edit(
         notes.append(
             f"the source's Content Credentials do not hold ({', '.join(before.problems)}); they are kept as such"
         )
-    return signed(data, suffix, sha256_bytes(texts[RECIPE_KEY].encode()), source, signing), notes
+    return signed(data, suffix, digest, source, marks.signing), notes
 
 
-def warnings_of(edit: Edit, notes: Sequence[str], signing: Signing | None) -> list[str]:
+def warnings_of(edit: Edit, notes: Sequence[str], marks: Marks) -> list[str]:
     """What is to be said of an edit and its file; a signed one has kept the credentials of its source."""
-    kept = [one for one in edit.warnings if signing is None or not one.endswith(CREDENTIALS_LOST)]
+    kept = [one for one in edit.warnings if marks.signing is None or not one.endswith(CREDENTIALS_LOST)]
     return [*kept, *notes]
 
 

@@ -101,6 +101,9 @@ SignOption = Annotated[
     bool | None,
     typer.Option("--sign/--no-sign", help="Signed Content Credentials; as LIMNER_SIGNING_CERT says, if not given."),
 ]
+WatermarkOption = Annotated[
+    str | None, typer.Option("--watermark", help="An invisible mark of 64 bits, as in lattice; LIMNER_WATERMARK's.")
+]
 StrictOption = Annotated[
     bool, typer.Option("--strict", help="Refuse a source whose own Content Credentials do not hold.")
 ]

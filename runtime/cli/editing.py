@@ -34,6 +34,7 @@ from limner.runtime.cli.edit_options import (
     SubtractOption,
     TextsArgument,
     TruncationOption,
+    WatermarkOption,
     WordOption,
 )
 from limner.runtime.cli.faces import FaceOption, FinderOption, FramingOption, LandmarksOption, PasteOption, chosen_face
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
     from limner.runtime.client import Client
     from limner.runtime.edit import Edit
     from limner.runtime.editor import Editor
-    from limner.runtime.marking.signing import Signing
+    from limner.runtime.marking.marks import Marks
     from limner.runtime.methods.registry import Family
     from limner.runtime.pictures.sheets import SheetRow
     from limner.runtime.recipe import Recipe, Source
@@ -99,6 +100,7 @@ def edit(
     sheet: SheetOption = None,
     compare: CompareOption = True,
     sign: SignOption = None,
+    watermark: WatermarkOption = None,
     strict: StrictOption = False,
     bundle: BundleOption = None,
     provider: ProviderOption = "cpu",
@@ -142,7 +144,7 @@ def edit(
         given = "--bundle" if bundle is not None else "--dry-run"
         raise InputError("server", f"--server with {given}", "either of them")
     place = Place(bundle, provider, threads, find_method(method).family, server)
-    wanted = Wanted(output, sheet, crop, maps, as_json, compare, _signing(sign), strict)
+    wanted = Wanted(output, sheet, crop, maps, as_json, compare, _marks(sign, watermark), strict)
     if folder:
         check_many(output, maps=maps, crop=crop, landmarks=landmarks)
         return _edit_several(sources, recipe_of, wanted, place, dry_run)
@@ -180,7 +182,7 @@ class Wanted:
     maps: Path | None = None
     as_json: bool = False
     compare: bool = True
-    signing: "Signing | None" = None
+    marks: "Marks | None" = None
     strict: bool = False  # about the credentials of sources
 
 
@@ -202,7 +204,7 @@ def _edit_several(
         edits = [plan(recipe_of(name), loaded, place.provider) for name in sources]
         print_json({"edits": edits, "output": str(into)})
         return 0
-    deliver = partial(_delivered, draw=wanted.sheet is not None, signing=wanted.signing)
+    deliver = partial(_delivered, draw=wanted.sheet is not None, marks=wanted.marks)
     with place.editor() as editor:
         done, failed, rows = edit_many(editor, sources, recipe_of, into, deliver, wanted.compare)
     _write_sheet(wanted.sheet, rows)
@@ -294,6 +296,7 @@ def replay(
     source: Annotated[Path | None, typer.Option("--source", help="Where the source file is now.")] = None,
     sheet: SheetOption = None,
     sign: SignOption = None,
+    watermark: WatermarkOption = None,
     bundle: BundleOption = None,
     provider: ProviderOption = "cpu",
     threads: ThreadsOption = None,
@@ -326,7 +329,7 @@ def replay(
             from limner.runtime.cli.recipes import with_source
 
             result = editor.edit(with_source(recipe, source), progress)
-    _deliver(result, Wanted(output, sheet, as_json=as_json, signing=_signing(sign)), {"same_pixels": same})
+    _deliver(result, Wanted(output, sheet, as_json=as_json, marks=_marks(sign, watermark)), {"same_pixels": same})
     if recipe is None:
         words = {
             True: "the same pixels",
@@ -340,6 +343,7 @@ def replay(
 def _deliver(result: "Edit", wanted: Wanted, extra: dict[str, Any] | None = None) -> None:
     """Write the files of an edit, all drawn before the first is written, and print where they are."""
     from limner.runtime.cli.sheets import edit_rows, write_pictures
+    from limner.runtime.marking.marks import NO_MARKS
     from limner.runtime.photograph import whole_picture
     from limner.runtime.provenance import save_edit, warnings_of
 
@@ -347,11 +351,12 @@ def _deliver(result: "Edit", wanted: Wanted, extra: dict[str, Any] | None = None
     whole = whole_picture(result)
     rows = edit_rows(result, whole) if sheet is not None else []
     lost: list[str] = []
+    marks = wanted.marks or NO_MARKS
     if output is not None:
-        lost += save_edit(output, result, image=whole, signing=wanted.signing)
+        lost += save_edit(output, result, image=whole, marks=marks)
     if crop is not None:
-        lost += save_edit(crop, result, "crop", result.image, wanted.signing)
-    warnings = warnings_of(result, list(dict.fromkeys(lost)), None if output is None else wanted.signing)
+        lost += save_edit(crop, result, "crop", result.image, marks)
+    warnings = warnings_of(result, list(dict.fromkeys(lost)), NO_MARKS if output is None else marks)
     _write_sheet(sheet, rows, warnings)
     written = write_pictures(maps, result.pictures) if maps is not None else []
     report(result.scores, result.timing)
@@ -366,30 +371,26 @@ def _deliver(result: "Edit", wanted: Wanted, extra: dict[str, Any] | None = None
 
 
 def _delivered(
-    result: "Edit", output: Path, draw: bool, signing: "Signing | None"
+    result: "Edit", output: Path, draw: bool, marks: "Marks | None"
 ) -> tuple[dict[str, Any], list["SheetRow"]]:
     """Write one edit of several; return what --json says of it, and its rows of a sheet if one is wanted."""
     from limner.runtime.cli.sheets import edit_rows
+    from limner.runtime.marking.marks import NO_MARKS
     from limner.runtime.photograph import whole_picture
     from limner.runtime.provenance import save_edit, warnings_of
 
     whole = whole_picture(result)
     rows = edit_rows(result, whole) if draw else []
-    warnings = warnings_of(result, save_edit(output, result, image=whole, signing=signing), signing)
+    warnings = warnings_of(result, save_edit(output, result, image=whole, marks=marks or NO_MARKS), marks or NO_MARKS)
     data = {"output": str(output), "recipe": result.recipe.to_dict(), "warnings": warnings}
     return data | {"scores": result.scores, "timing_ms": result.timing, "provider": result.provider}, rows
 
 
-def _signing(asked: bool | None) -> "Signing | None":
-    """Who signs: whom the environment names, unless it is not wanted; InputError where it is and nobody is named."""
-    if asked is False:
-        return None
-    from limner.runtime.marking.signing import CERT, environment_signing
+def _marks(sign: bool | None, watermark: str | None) -> "Marks":
+    """The marks that are asked for here, and those of the environment."""
+    from limner.runtime.marking.marks import environment_marks
 
-    found = environment_signing()
-    if asked and found is None:
-        raise InputError("sign", "--sign without a signer", f"one by {CERT} and LIMNER_SIGNING_KEY or _CALLBACK")
-    return found
+    return environment_marks(sign, watermark)
 
 
 def _require_sound(source: str) -> None:

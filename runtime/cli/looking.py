@@ -50,6 +50,7 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("made by a model", found["source_type"] or "nothing says so"),
         ("software", found["software"] or "-"),
         *_of_recipe(found),
+        *_of_watermarks(found),
         *_of_credentials(found["credentials"]),
     ]
 
@@ -65,6 +66,13 @@ def _of_recipe(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("source", f"{source['kind']} {source.get('path') or source.get('seed') or ''}".strip()),
         ("pixels", PIXELS[found["pixels_kept"]]),
     ]
+
+
+def _of_watermarks(found: dict[str, Any]) -> list[tuple[str, str]]:
+    whose = found["recipe_sha256"]
+    own = {name: "" if whose is None else ", of this recipe" if whose.startswith(payload) else ", of another recipe"
+           for name, payload in found["watermarks"].items()}  # fmt: skip
+    return [("invisible mark", f"{name}: {payload}{own[name]}") for name, payload in found["watermarks"].items()]
 
 
 def _of_credentials(found: dict[str, Any] | str | None) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from limner.runtime.marking.credentials import read_credentials
+from limner.runtime.marking.watermarks import read_marks
 from limner.runtime.pictures.containers import read_carried
 from limner.runtime.pictures.images import MAX_BYTES, read_photo, read_texts
 from limner.runtime.pictures.xmp import source_type
@@ -14,7 +15,7 @@ from limner.runtime.storage.files import read_plain, sha256_bytes
 
 __all__ = ["look_at"]
 
-RECIPE, PIXELS, SOFTWARE = "limner.recipe", "limner.pixels", "limner.software"
+RECIPE, PIXELS, SOFTWARE, WATERMARK = (f"limner.{name}" for name in ("recipe", "pixels", "software", "watermark"))
 
 
 def look_at(path: Path, anchors: str | None = None) -> dict[str, Any]:
@@ -26,6 +27,8 @@ def look_at(path: Path, anchors: str | None = None) -> dict[str, Any]:
     data = read_plain(path, "file", MAX_BYTES)
     carried, texts = read_carried(data, "file", path.name), read_texts(path, "file")
     pixels = texts.get(PIXELS)
+    payloads = {name: one.hex() for name, one in read_marks(photo.image_u8).items()}
+    recipe_digest = sha256_bytes(texts[RECIPE].encode()) if RECIPE in texts else None
     credentials: dict[str, Any] | str | None = None
     if find_spec("c2pa") is not None:
         found = read_credentials(data, anchors)
@@ -41,8 +44,10 @@ def look_at(path: Path, anchors: str | None = None) -> dict[str, Any]:
         "source_type": None if carried.xmp is None else source_type(carried.xmp),
         "software": texts.get(SOFTWARE),
         "recipe": Recipe.from_json(texts[RECIPE]).to_dict() if RECIPE in texts else None,
+        "recipe_sha256": recipe_digest,
+        "watermarks": payloads,
         "pixels_kept": None
-        if pixels is None or path.suffix.lower() in (".jpg", ".jpeg")
+        if pixels is None or WATERMARK in texts or path.suffix.lower() in (".jpg", ".jpeg")
         else pixels == sha256_bytes(_pixels(photo)),
         "credentials": credentials,
     }

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limner.runtime.edit import Edit
-from limner.runtime.marking.signing import environment_signing
+from limner.runtime.marking.marks import environment_marks
 from limner.runtime.pictures.writing import encode_picture
 from limner.runtime.pictures.xmp import GENERATED
 from limner.runtime.provenance import encode_edit, warnings_of
@@ -23,10 +23,10 @@ SUFFIX = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
 
 def edit_file(edit: Edit, kind: str) -> tuple[bytes, list[str]]:
-    """The edited picture as a file, signed if the server's environment says so, and what is to be said of it."""
-    signing = environment_signing()
-    data, notes = encode_edit(edit, SUFFIX[kind], recipe=without_place(edit), signing=signing)
-    return data, warnings_of(edit, notes, signing)
+    """The edited picture as a file, with the marks that the server's environment names, and what is to be said."""
+    marks = environment_marks()
+    data, notes = encode_edit(edit, SUFFIX[kind], recipe=without_place(edit), marks=marks)
+    return data, warnings_of(edit, notes, marks)
 
 
 def plain_file(image: NDArray[np.uint8], kind: str, mark: str | None = GENERATED) -> bytes:

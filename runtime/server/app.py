@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 from limner.runtime.errors import LimnerError
 from limner.runtime.graphs.prepared import forget_old
-from limner.runtime.marking.signing import environment_signing
+from limner.runtime.marking.marks import environment_marks
 from limner.runtime.server import catalogue, edits, images
 from limner.runtime.server.bundles import Hosts
 from limner.runtime.server.errors import Refusal, as_refusal
@@ -49,7 +49,7 @@ def make_app(
     engine: Callable[[Metrics], Engine] | None = None,  # None: threads of this process
 ) -> FastAPI:
     """The application; raises LimnerError for a bundle, provider or file of keys that cannot be used."""
-    environment_signing()  # a signer that cannot sign is said now
+    environment_marks()  # a signer that cannot sign is said now
     settings.work.mkdir(parents=True, exist_ok=True)
     forget_old(settings.uploads, max(3600.0, 2 * settings.limits.seconds))  # of servers that were killed
     hosts = Hosts(settings, loads=engine is None)

@@ -14,7 +14,7 @@ __all__ = ["Issued", "issued"]
 
 USAGES = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
           "key_cert_sign", "crl_sign", "encipher_only", "decipher_only")  # fmt: skip
-KINDS = {
+KINDS: dict[str, Any] = {
     "es256": lambda: ec.generate_private_key(ec.SECP256R1()),
     "es384": lambda: ec.generate_private_key(ec.SECP384R1()),
     "es512": lambda: ec.generate_private_key(ec.SECP521R1()),
