@@ -129,6 +129,10 @@ bench-shortcuts: out/samples/test ## Judge and time diffusion edits that leave s
 out/samples/%: $(FULL)
 	$(BIN)/limner train samples --split $* --out $@
 
+.PHONY: bench-watermark
+bench-watermark: out/samples/test ## Read the invisible mark back after attacks, and look for it in 10,000 pictures without (an hour)
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.watermark out/samples/test $(ARGS)
+
 .PHONY: study
 study: out/samples/test ## Judge all methods on held-out and generated pictures, into out/study; docs/study.md says what it does
 	$(BIN)/limner study run out/samples/test --out out/study/stylegan2 $(ARGS)

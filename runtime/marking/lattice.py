@@ -39,7 +39,7 @@ ROUNDS = 4  # of putting right what rounding and resizing took
 LEAST = 80  # the smallest crop that is looked for, of 128: 62 % of a side
 SURE = 6.0  # standard deviations of the known signs: by chance 1e-9 a try, of some 300; the CRC comes behind it
 REFINED, DECODED = 12, 8  # places that are looked at closer, and whose bits are read
-SHIFTS = (-0.5, 0.0, 0.5)
+FINE_FROM = 1.5  # pixels of the picture in one of 128: from there on it is looked for between them too
 FLIPS = 6  # of the weakest bits, tried against the CRC
 LUMA = np.array([0.299, 0.587, 0.114])
 
@@ -80,14 +80,16 @@ def read(image_u8: ImageU8) -> Read | None:
     is none.
     """
     luma = image_u8.astype(np.float64) @ LUMA
-    whole = _Try(SIDE, SIDE, luma)
-    found = _first([whole])
-    if found is not None:
-        return found
-    tried = [whole, *(_Try(side, side, luma) for side in range(SIDE - 1, LEAST - 1, -1))]
-    tried.sort(key=lambda one: -one.score)
-    tried += [near for one in tried[:REFINED] for near in one.around(luma)]
-    return _first(sorted(tried, key=lambda one: -one.score)[:DECODED])
+    found = _first([_Try(SIDE, SIDE, luma)])
+    fine = min(luma.shape) / SIDE > FINE_FROM  # may be cut between the pixels of 128
+    for sizes, shifts, around in _SEARCHES[: 2 if fine else 1]:
+        if found is not None:
+            return found
+        tried = [_Try(size, size, luma, *shift) for size in sizes for shift in shifts]
+        tried.sort(key=lambda one: -one.score)
+        near = [one.moved(luma, *step) for one in tried[:REFINED] for step in around]
+        found = _first(sorted([*tried[:REFINED], *near], key=lambda one: -one.score)[:DECODED])
+    return found
 
 
 def _first(tried: Sequence["_Try"]) -> Read | None:
@@ -95,29 +97,42 @@ def _first(tried: Sequence["_Try"]) -> Read | None:
     for one in tried:
         payload = _decoded(one.values()) if one.score >= SURE else None
         if payload is not None:
-            return Read(payload, one.score, (one.width / SIDE, one.height / SIDE))
+            return Read(payload, one.score, (float(one.width) / SIDE, float(one.height) / SIDE))
     return None
+
+
+def _grid(step: float) -> list[tuple[float, float]]:
+    return [(down, across) for down in np.arange(0, 1, step) for across in np.arange(0, 1, step)]
+
+
+NEAR = (-0.125, 0.0, 0.125)
+# Sizes of a crop, of 128, cut alike on both sides; shifts of its first pixel; and what is tried around the best of them
+_SEARCHES = (
+    (range(SIDE - 1, LEAST - 1, -1), [(0.0, 0.0)],
+     [(0, wider, 0, 0) for wider in (-1, 1)] + [(more, 0, *shift) for more in (0, 0.5) for shift in _grid(0.5)]),
+    (np.arange(SIDE - 0.5, LEAST, -0.5), _grid(0.25),
+     [(more, 0, down, across) for more in (-0.25, 0, 0.25) for down in NEAR for across in NEAR]),
+)  # fmt: skip
 
 
 class _Try:
     """A size that the picture may have of the marked one, and a shift by parts of a pixel: how well it fits."""
 
-    def __init__(self, height: int, width: int, luma: Floats, down: float = 0.0, across: float = 0.0) -> None:
-        self.height, self.width = height, width
+    def __init__(self, height: float, width: float, luma: Floats, down: float = 0.0, across: float = 0.0) -> None:
+        self.height, self.width, self.down, self.across = height, width, down, across
         self.soft = np.sin(2 * np.pi / STEP * _coefficients(_small(luma, height, width, down, across)))  # [h-7,w-7,3]
         known, where = _known_spectra()
-        room = (slice(SIDE - height + 1), slice(SIDE - width + 1))
+        room = tuple(slice(int(np.ceil(SIDE - size)) + 1) for size in (height, width))
         hits, energy = (np.fft.irfft2((spectrum * np.fft.rfft2(values, (SIDE, SIDE), (0, 1)).conj()).sum(-1))[room]
                         for spectrum, values in ((known, self.soft), (where, self.soft**2)))  # fmt: skip
         scores = hits / np.sqrt(np.maximum(energy, 0) + 1)
         self.place = tuple(int(k) for k in np.unravel_index(int(scores.argmax()), scores.shape))
         self.score = float(scores.max())
 
-    def around(self, luma: Floats) -> "list[_Try]":
-        """Sizes of a pixel more on one side, and shifts of half a pixel: large pictures are cut between pixels."""
-        sizes = [(self.height + 1, self.width), (self.height, self.width + 1)] if self.height < SIDE else []
-        shifts = [(down, across) for down in SHIFTS for across in SHIFTS if down or across]
-        return [*(_Try(*size, luma) for size in sizes), *(_Try(self.height, self.width, luma, *one) for one in shifts)]
+    def moved(self, luma: Floats, more: float, wider: float, down: float, across: float) -> "_Try":
+        """Another size and shift near by."""
+        sizes = (min(SIDE, self.height + more), min(SIDE, self.width + more + wider))
+        return _Try(*sizes, luma, max(0.0, self.down + down), max(0.0, self.across + across))
 
     def values(self) -> Floats:
         """Each bit's sum of soft values [80]."""
@@ -220,15 +235,16 @@ def _decoded(values: Floats) -> bytes | None:
     return None
 
 
-def _small(luma: Floats, height: int, width: int, down: float = 0.0, across: float = 0.0) -> Floats:
-    """[height,width], antialiased; shifted by parts of a pixel."""
+def _small(luma: Floats, height: float, width: float, down: float = 0.0, across: float = 0.0) -> Floats:
+    """The picture at a size of [height,width], antialiased, from a shift on; as many whole pixels as there are."""
     if luma.shape == (height, width) and not down and not across:
         return luma
-    image = Image.fromarray(luma.astype(np.float32), "F")
+    rows, columns = int(height - down), int(width - across)
     step = (luma.shape[0] / height, luma.shape[1] / width)
-    top, left = max(0.0, down * step[0]), max(0.0, across * step[1])
-    box = (left, top, luma.shape[1] + min(0.0, across * step[1]), luma.shape[0] + min(0.0, down * step[0]))
-    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, box), np.float64)
+    top, left = down * step[0], across * step[1]
+    box = (left, top, min(luma.shape[1], left + columns * step[1]), min(luma.shape[0], top + rows * step[0]))
+    image = Image.fromarray(luma.astype(np.float32), "F")
+    return np.asarray(image.resize((columns, rows), Image.Resampling.BICUBIC, box), np.float64)
 
 
 def _large(small: Floats, height: int, width: int) -> Floats:
