@@ -25,7 +25,8 @@ from limner.training.models.store import load_model
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = checkpoints_folder() / "avatars" / "pictures"
 # Verbs whose lines have tests of their own: those of trainings, exports (test_full_scale.py), imports (the same) and
-# studies (runtime/study/test_study.py); a server's and its client's (runtime/server/test_documented.py).
+# studies (runtime/study/test_study.py); a server's and its client's (runtime/server/test_documented.py). Those of marks
+# need a certificate, which the page makes (runtime/marking/test_marking.py).
 ELSEWHERE = ("train", "export", "study", "models import", "edit seed:1 --mapper afro --bundle ffhq-bundle", "serve",
              "keys", "edit me.png --concept +glasses --server")  # fmt: skip
 FINDER = """
@@ -42,7 +43,9 @@ def pages() -> list[Path]:
     """Every page that a person reads, those whose lines build on each other first."""
     first = [ROOT / name for name in FIRST]
     others = [
-        path for path in sorted((ROOT / "docs").rglob("*.md")) if path not in first and path.parent.name != "reference"
+        path
+        for path in sorted((ROOT / "docs").rglob("*.md"))
+        if path not in first and path.parent.name != "reference" and path.name != "marking.md"
     ]
     return [*first, *others]
 

@@ -21,9 +21,10 @@ from typing import Any
 from limner.runtime.errors import InputError
 from limner.runtime.storage.files import read_plain
 
-__all__ = ["CERT", "Signing", "environment_signing", "load_signing"]
+__all__ = ["CERT", "Signing", "environment_signing", "library", "load_signing"]
 
-CERT, KEY, CALLBACK, TSA = (f"LIMNER_SIGNING_{name}" for name in ("CERT", "KEY", "CALLBACK", "TSA"))
+CERT, KEY = "LIMNER_SIGNING_CERT", "LIMNER_SIGNING_KEY"
+CALLBACK, TSA = "LIMNER_SIGNING_CALLBACK", "LIMNER_SIGNING_TSA"
 MAX_BYTES = 1_000_000
 CURVES = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
 
