@@ -10,7 +10,7 @@ from limner.runtime.study.people.questions import acceptable
 from limner.runtime.study.people.store import Given
 from limner.runtime.study.plans.plan import Question
 
-__all__ = ["Votes", "majorities", "votes_of"]
+__all__ = ["Floats", "Ints", "Votes", "majorities", "votes_of"]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
