@@ -21,7 +21,7 @@ from limner.runtime.study.plans.making import Study
 from limner.runtime.study.plans.plan import Plan, Question
 from limner.runtime.study.scores import counted
 
-__all__ = ["Kind", "Page", "cells_of", "check_rater", "deal", "latin_rows", "votes"]
+__all__ = ["RUINED", "UNTOUCHED", "Kind", "Page", "cells_of", "check_rater", "deal", "latin_rows", "votes"]
 
 Kind = Literal["edit", "control", "check", "repeat"]
 Cell = tuple[str, int]  # an edit and a sample

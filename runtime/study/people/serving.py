@@ -34,7 +34,7 @@ from limner.runtime.study.people.consent import consent_of
 from limner.runtime.study.people.pictures import Pictures
 from limner.runtime.study.people.store import Full, Rater, Store
 
-__all__ = ["asset", "make_pages_app", "page_html", "serve_pages"]
+__all__ = ["Desk", "asset", "make_pages_app", "page_html", "serve_pages"]
 
 logger = logging.getLogger("limner.study")
 COOKIE = "limner_rater"
