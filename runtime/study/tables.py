@@ -9,11 +9,12 @@ from typing import Any
 
 from limner.runtime.errors import InputError
 from limner.runtime.study.rows import Run
+from limner.runtime.study.samples import EditSpec
 from limner.runtime.study.scores import Score, mean, score, wilson
 
 __all__ = ["as_table", "columns", "figures", "markdown", "prompted", "share_text", "strict_table", "summary", "table"]
 
-SAME = ("samples", "edits_version", "edits", "attributes", "hidden", "judge", "count")  # of headers in one table
+SAME = ("samples", "edits_version", "attributes", "hidden", "judge", "count")  # of headers in one table
 Column = tuple[str, dict[str, Score]]  # a method, and its edits
 
 LINES: tuple[tuple[str, Callable[[Sequence[Score]], str]], ...] = (
@@ -57,6 +58,12 @@ def check_together(runs: Sequence[Run]) -> None:
         for name in SAME:
             if getattr(run.header, name) != getattr(runs[0].header, name):
                 given = f"{str(run.folder)!r} beside {str(runs[0].folder)!r}, which has another {name}"
+                raise InputError("run", given, "runs of the same samples, edits, judge and count")
+    known: dict[str, EditSpec] = {}
+    for run in runs:
+        for edit in run.header.edits:  # a method may lack some, but none may be another
+            if known.setdefault(edit.name, edit) != edit:
+                given = f"{str(run.folder)!r}, whose edit {edit.name!r} is another than a run's before it"
                 raise InputError("run", given, "runs of the same samples, edits, judge and count")
 
 

@@ -1,6 +1,7 @@
 """Studies as data: plans and what is wrong with them, freezing, making in processes, and how large a study must be."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -159,6 +160,11 @@ def test_a_study_from_plan_to_table(
 
     other = limner("study", "make", written(tmp_path, count=3), "--out", "study")
     assert other.code == 2 and "another count" in other.err and "a frozen plan stays" in other.err
+    written(tmp_path)
+    mixed = written(tmp_path, edits=["beard", "sad"], count=1, comparisons=[])  # the mappers have no "sad"
+    both = limner("study", "make", mixed, "--out", "mixed", "--processes", 1)
+    assert both.code == 0 and re.search(r"\| sad \| \d+ %.* \| \d+ %.* \| - \|", both.out), both.err + both.out
+    assert limner("study", "analyse", "mixed").code == 0
     written(tmp_path)
     path = study / pictures[0]
     bytes_of = path.read_bytes()
