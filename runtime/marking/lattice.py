@@ -38,9 +38,9 @@ ROOM = 3  # levels that pure black and white give up, so that both signs fit
 ROUNDS = 4  # of putting right what rounding and resizing took
 LEAST = 80  # the smallest crop that is looked for, of 128: 62 % of a side
 SURE = 6.0  # standard deviations of the known signs: by chance 1e-9 a try, of some 300; the CRC comes behind it
-REFINED, DECODED = 12, 8  # places that are looked at closer, and whose bits are read
+REFINED, DECODED = 12, 4  # places that are looked at closer, and whose bits are read
 FINE_FROM = 1.5  # pixels of the picture in one of 128: from there on it is looked for between them too
-FLIPS = 6  # of the weakest bits, tried against the CRC
+FLIPS = 3  # of the weakest bits, tried against the CRC
 LUMA = np.array([0.299, 0.587, 0.114])
 
 

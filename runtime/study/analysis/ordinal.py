@@ -25,6 +25,7 @@ __all__ = ["OrdinalFit", "fit_ordinal", "fit_ratings"]
 NEWTON_STEPS = 60
 CLOSE = 1e-9  # of a Newton step
 LEAST_SPREAD = 1e-3  # below it a spread is none
+FLAT_SPREAD = 0.03  # below it the likelihood hardly knows of it: it stays where it is, and has no error
 STEP = 1e-4  # of differences
 POLISH_STEPS, FLAT, FLAT_ENOUGH = 8, 1e-4, 0.05  # slopes of the log-likelihood
 AT_LEAST = 1e-300
@@ -84,7 +85,7 @@ def fit_ordinal(value: Floats, arm: Ints, groups: Mapping[str, Ints]) -> Ordinal
     bounds = [(None, None)] * model.fixed + [(np.log(LEAST_SPREAD), 3.0)] * len(groups)
     found = _optimize()(model.negative, start, method="L-BFGS-B", bounds=bounds, jac=model.slope,
                         options={"maxiter": 300, "ftol": 1e-10, "gtol": 1e-3})  # fmt: skip
-    free = [k for k in range(len(start)) if k < model.fixed or found.x[k] > np.log(LEAST_SPREAD) + 0.1]
+    free = [k for k in range(len(start)) if k < model.fixed or found.x[k] > np.log(FLAT_SPREAD)]
     curvature = _curvature(model.gradient, found.x, free)
     x = _polished(model, found.x, free, curvature)
     if x is None:
