@@ -96,7 +96,7 @@ def fit_ordinal(value: Floats, arm: Ints, groups: Mapping[str, Ints]) -> Ordinal
     own = slice(len(cuts), len(cuts) + len(effects) - 1)
     around = np.zeros((len(effects), len(effects)))
     around[1:, 1:] = covariance[own, own]
-    named = {name: float(one) if one > 2 * LEAST_SPREAD else 0.0 for name, one in zip(groups, spreads, strict=True)}
+    named = {name: float(one) if one > FLAT_SPREAD else 0.0 for name, one in zip(groups, spreads, strict=True)}
     return OrdinalFit(
         tuple(map(str, range(len(effects)))), effects, around, cuts, named, -model.negative(x), len(value)
     )

@@ -235,7 +235,7 @@ def test_a_report_of_simulated_raters_says_so(tmp_path: Path, limner: Callable[.
     assert json.loads(people.out)["raters"] is None  # simulated answers are asked for by name
 
 
-# Measured on 500: 96.0 % (difference of means), 94.4 (the model), 93.6 (strengths); found where nothing is: 2.4, 4.4, 3.6 %
+# Measured on 500: 96.0 % (means), 94.4 (the model), 93.6 (strengths); found where nothing is: 2.4, 4.4, 3.6 %
 def covered(
     seed: int, effects: tuple[float, float], raters: int = 30, samples: int = 30
 ) -> dict[str, tuple[Any, float]]:
