@@ -70,7 +70,7 @@ def embed(image_u8: ImageU8, payload: bytes) -> ImageU8:
         now = _coefficients(_small(np.clip(marked, 0, 255) @ LUMA, SIDE, SIDE))[::BLOCK, ::BLOCK]  # [16,16,3]
         if wanted is None:
             wanted = _nearest(now, signs)
-        added = _large(_pixels(wanted - now), height, width)
+        added = _small(_pixels(wanted - now), height, width)
         marked = np.clip(np.round(marked + added[..., None]), 0, 255)
     return marked.astype(np.uint8)
 
@@ -245,7 +245,3 @@ def _small(luma: Floats, height: float, width: float, down: float = 0.0, across:
     box = (left, top, min(luma.shape[1], left + columns * step[1]), min(luma.shape[0], top + rows * step[0]))
     image = Image.fromarray(luma.astype(np.float32), "F")
     return np.asarray(image.resize((columns, rows), Image.Resampling.BICUBIC, box), np.float64)
-
-
-def _large(small: Floats, height: int, width: int) -> Floats:
-    return _small(small, height, width)

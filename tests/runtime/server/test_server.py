@@ -212,7 +212,7 @@ def test_places_and_rates_are_limited(tmp_path: Path) -> None:
         assert codes == [200, 200, 429, 429], codes
         assert all("retry-after" in one.headers for one in found if one.status_code == 429)
         with server.client() as client:
-            codes = [client.get("/v1/models").status_code for _ in range(40)]  # more than come back meanwhile
+            codes = [client.get("/v1/models").status_code for _ in range(10)]
         assert codes[0] == 200 and codes[-1] == 429
 
 
