@@ -12,9 +12,8 @@ from limner.runtime.errors import InputError
 from limner.runtime.study.people.dealing import RUINED, Page
 from limner.runtime.study.plans.plan import Question
 
-__all__ = ["ANSWERS", "QUESTIONS", "WORDS", "acceptable", "check_answer", "right"]
+__all__ = ["ANSWERS", "WORDS", "acceptable", "check_answer", "right"]
 
-QUESTIONS: tuple[Question, ...] = ("acceptable", "quality", "pair")
 ANSWERS: Mapping[Question, Mapping[str, tuple[Any, ...]]] = {
     "acceptable": {"made": (True, False), "kept": (True, False)},
     "quality": {"rating": (1, 2, 3, 4, 5)},
