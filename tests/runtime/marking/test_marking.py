@@ -61,8 +61,8 @@ def test_a_signed_picture_holds_with_its_parent(signer: Issued, suffix: str, kin
     assert said.parents == (() if kind is None else ("source, without credentials",))
     assert said.software is not None and said.software.startswith("Limner")
     assert len(found) - len(data) < 6000
-    same = [np.array(Image.open(io.BytesIO(one)).convert("RGB")) for one in (data, found)]
-    assert np.array_equal(*same)
+    before, after = (np.array(Image.open(io.BytesIO(one)).convert("RGB")) for one in (data, found))
+    assert np.array_equal(before, after)
     without = read_credentials(found)
     assert without is not None and without.state == "valid"  # nobody is trusted
 

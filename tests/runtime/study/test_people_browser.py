@@ -70,7 +70,9 @@ def test_keys_and_touch_give_the_same_answers(tmp_path: Path) -> None:
         for touch, size in ((False, (1000, 900)), (True, (390, 740))):
             view = {"width": size[0], "height": size[1]}
             with chromium(viewport=view, has_touch=touch) as context:
-                page, asked, said = context.new_page(), [], []
+                page = context.new_page()
+                asked: list[str] = []
+                said: list[str] = []
                 page.on("request", lambda one, asked=asked: asked.append(one.url))
                 page.on("pageerror", lambda one, said=said: said.append(str(one)))
                 page.on("console", lambda one, said=said: said.append(one.text))
