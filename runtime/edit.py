@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from limner.runtime.attention_maps import AttentionMaps
 from limner.runtime.pictures.containers import NOTHING, Carried
 from limner.runtime.recipe import Recipe
 from limner.runtime.schema import require_number
@@ -36,6 +37,7 @@ class Edit:
     _reconstruction: Later[ImageU8] = field(repr=False)
     trajectory: Trajectory | None = None
     pictures: dict[str, ImageU8] = field(default_factory=dict)  # name -> [H,W,3]: attention maps, masks
+    maps: tuple[AttentionMaps, ...] = ()  # of the source's words and the edit's, where they were asked for
     warnings: tuple[str, ...] = ()  # one sentence each, see `notices`
     carried: Carried = NOTHING  # what the source's file holds beside its pixels: XMP, resolution
     compared: bool = True  # whether it was made beside the picture without the edit, as `Editor.edit_batch` says

@@ -208,6 +208,7 @@ class Editor:
             provider=self.provider,
             trajectory=outcome.trajectory,
             pictures=outcome.pictures,
+            maps=outcome.maps,
             warnings=(*texts, *source, *changed),
             carried=result.carried,
             compared=compare,

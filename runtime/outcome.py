@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from limner.runtime.attention_maps import AttentionMaps
 from limner.runtime.critics import Critics
 from limner.runtime.methods.registry import Method
 from limner.runtime.pictures.containers import NOTHING, Carried
@@ -37,6 +38,7 @@ class Outcome:
     texts: tuple[str, ...] = ()  # what CLIP scores compare with, where the prompts hold something else
     reconstruction: Later[FloatArray] | None = None  # [1,3,H,W], the picture without the edit, where the method has it
     pictures: dict[str, ImageU8] = field(default_factory=dict)  # name -> [H,W,3]: attention maps, masks
+    maps: tuple[AttentionMaps, ...] = ()  # of the source's words and the edit's, where they were asked for
 
 
 @dataclass(frozen=True, eq=False)

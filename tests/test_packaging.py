@@ -163,6 +163,7 @@ LEVELS = (
         "timing",
         "grammar",
         "trajectory",
+        "attention_maps",
         "schema",
         "settings",
         "storage",
@@ -179,12 +180,13 @@ LEVELS = (
     ("diffusion", "stylegan2"),
     ("guidance",),
     ("attention",),
-    ("completing", "declarations"),
+    ("completing", "declarations", "wording"),
     ("editor",),
     ("photograph",),
     ("marking",),
     ("provenance", "study"),
     ("client", "server"),
+    ("page",),
     ("cli",),
 )
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from limner.runtime.attention.control import Control, Row
 from limner.runtime.attention.local_blend import LocalBlend
-from limner.runtime.attention.maps import AttentionMaps, MapRecorder, word_columns
+from limner.runtime.attention.maps import MapRecorder, word_columns
 from limner.runtime.attention.plan import Plan
+from limner.runtime.attention_maps import AttentionMaps
 from limner.runtime.diffusion.networks import DiffusionNetworks
 from limner.runtime.diffusion.previews import watch
 from limner.runtime.diffusion.samplers.by_name import Sampler
@@ -137,6 +138,7 @@ class _Run:
         if self.guidance.replay is not None:
             latents[0] = self.guidance.replay[index]
         for member, blend in enumerate(self.blends, start=1):
-            if blend is not None and self.maps is not None:
-                latents[member] = blend.blend(index, latents[0], latents[member], self.maps[[0, member]])
+            if blend is not None:
+                maps = None if self.maps is None or blend.settings.words is None else self.maps[[0, member]]
+                latents[member] = blend.blend(index, latents[0], latents[member], maps)
         return latents

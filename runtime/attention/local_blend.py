@@ -8,6 +8,9 @@ step and the subtracted words of null_text_w_ptp.ipynb), after every step of the
     B   = B of the source's words or B of the edit's words, and not the same of the subtracted words (not pooled)
     x   = x_source + B (x - x_source)
 
+Places drawn by hand go on top: B = (B or added) and not removed. Without words, B is what was added, or everything
+where something was only removed.
+
 A map that is nowhere above 0 (a side without blend words, or one whose words have a negative weight) masks nothing;
 upstream divides by that maximum. Upstream's first version also fails for more than one edit; here every edit of a
 batch has its own words and settings.
@@ -17,6 +20,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from limner.runtime.methods.drawing import DrawnMasks
 
 __all__ = ["BlendSettings", "LocalBlend", "nearest_rows"]
 
@@ -28,11 +33,12 @@ BoolArray = NDArray[np.bool_]
 class BlendSettings:
     """Which maps bound an edit, when, and how much attention counts."""
 
-    words: int  # the map of the words, an index into K
+    words: int | None  # the map of the words, an index into K; None where places were drawn and no words named
     subtract: int | None = None  # the map of the words to subtract
     start: int = 0  # the first step after which latents are blended
     threshold: float = 0.3
     subtract_threshold: float = 0.3
+    drawn: DrawnMasks | None = None
 
 
 class LocalBlend:
@@ -48,20 +54,30 @@ class LocalBlend:
         step: int,
         source: FloatArray,  # [C,h,w] after the sampler's step
         edit: FloatArray,  # [C,h,w]
-        maps: FloatArray,  # [2,K,h_a,w_a] of this step: the source's and the edit's
+        maps: FloatArray | None,  # [2,K,h_a,w_a] of this step: the source's and the edit's; None without words
     ) -> FloatArray:
         """Return the edit's latents [C,h,w] with the source's outside the mask."""
-        self._sum = maps.astype(np.float32) if self._sum is None else self._sum + maps
         settings = self.settings
+        if maps is not None:
+            self._sum = maps.astype(np.float32) if self._sum is None else self._sum + maps
         if step < settings.start:
             return edit
-        size = source.shape[-2], source.shape[-1]
-        mask = _mask(_max_pool(self._sum[:, settings.words]), size, settings.threshold)
-        if settings.subtract is not None:
-            mask &= ~_mask(self._sum[:, settings.subtract], size, settings.subtract_threshold)
+        mask = self._of_words((source.shape[-2], source.shape[-1]))
+        if settings.drawn is not None:
+            mask = settings.drawn.on(mask)
         self.mask = mask
         blended: FloatArray = source + mask.astype(np.float32) * (edit - source)
         return blended
+
+    def _of_words(self, size: tuple[int, int]) -> BoolArray:
+        """The mask [h,w] of the words; without words nothing, or everything where places were only taken away."""
+        settings = self.settings
+        if settings.words is None or self._sum is None:
+            return np.full(size, settings.drawn is not None and settings.drawn.add is None)
+        mask = _mask(_max_pool(self._sum[:, settings.words]), size, settings.threshold)
+        if settings.subtract is not None:
+            mask &= ~_mask(self._sum[:, settings.subtract], size, settings.subtract_threshold)
+        return mask
 
 
 def nearest_rows(size: int, wanted: int) -> NDArray[np.int64]:

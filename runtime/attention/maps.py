@@ -13,30 +13,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from limner.runtime.attention.words import Prompt
+from limner.runtime.attention_maps import AttentionMaps
 from limner.runtime.pictures.sheets import Cell, SheetRow, make_sheet
 
-__all__ = ["AttentionMaps", "MapRecorder", "map_pictures", "shaded", "step_sheet", "word_columns", "word_sheet"]
+__all__ = ["MapRecorder", "map_pictures", "shaded", "step_sheet", "word_columns", "word_sheet"]
 
 FloatArray = NDArray[np.float32]
 ImageU8 = NDArray[np.uint8]
 DARK = 0.15  # brightness where a word does not look
 SHOWN_STEPS = 8
-
-
-@dataclass(frozen=True, eq=False)
-class AttentionMaps:
-    """The maps of one prompt's words."""
-
-    prompt: str
-    words: tuple[str, ...]
-    steps: FloatArray  # [S,W,h_a,w_a]
-    timesteps: tuple[float, ...]  # [S], what the UNet was told
-
-    @property
-    def mean(self) -> FloatArray:
-        """The mean over the steps, [W,h_a,w_a]."""
-        mean: FloatArray = self.steps.mean(axis=0)
-        return mean
 
 
 def word_columns(prompts: Sequence[Prompt], tokens: int = 77) -> FloatArray:

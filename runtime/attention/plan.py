@@ -39,7 +39,7 @@ class EditPlan:
     prompt: Prompt
     kind: Kind
     control: EditControl
-    blend: BlendSettings | None  # its maps are indices into `Plan.words`
+    blend: BlendSettings | None  # of a local edit; its maps are indices into `Plan.words`
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,12 +125,16 @@ def _blend(
 ) -> BlendSettings | None:
     """Add the maps of the edit's blend words to `columns`."""
     options, parameters = control.options, control.parameters
-    if not options.blend:
+    if not options.blend and options.drawn is None:
         return None
-    words, subtract = len(columns), None
-    columns.append((member, *pair_tokens(source, target, options.blend, "blend")))
+    words, subtract = None, None
+    if options.blend:
+        words = len(columns)
+        columns.append((member, *pair_tokens(source, target, options.blend, "blend")))
     if options.subtract:
         subtract = len(columns)
         columns.append((member, *pair_tokens(source, target, options.subtract, "subtract")))
     start = int(parameters.blend_start * steps)
-    return BlendSettings(words, subtract, start, parameters.blend_threshold, parameters.subtract_threshold)
+    return BlendSettings(
+        words, subtract, start, parameters.blend_threshold, parameters.subtract_threshold, options.drawn
+    )

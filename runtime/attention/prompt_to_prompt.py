@@ -86,7 +86,12 @@ def _run_source(
     if start.clean is not None:
         with timer.stage("inversion"):
             path = invert_with_prompts(networks, start.clean, [start.prompt], parameters.steps, scale, progress)
-    kept = start.compare or start.clean is not None or parameters.maps or any(edit.blend for edit in plan.edits)
+    kept = (
+        start.compare
+        or start.clean is not None
+        or parameters.maps
+        or any(edit.blend is not None for edit in plan.edits)
+    )
     with timer.stage("sampling"):
         edited = _sample(networks, start, plan, parameters, inversion, path, kept, progress)
     before = Later(lambda: edited.latents[:1] if kept else _plain(networks, start, parameters))
@@ -187,4 +192,5 @@ def _outcome(
     if edited.maps:
         shown = (to_u8(source())[0], to_u8(networks.decode(after))[0])
         pictures |= map_pictures(edited.maps[0], edited.maps[member], shown)
-    return Outcome(recipe, render, reconstruction=source, pictures=pictures)
+    maps = (edited.maps[0], edited.maps[member]) if edited.maps else ()
+    return Outcome(recipe, render, reconstruction=source, pictures=pictures, maps=maps)

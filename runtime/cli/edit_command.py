@@ -15,7 +15,8 @@ METHOD, WORDS = "limner.method", "limner.words"  # of the context's notes: the m
 FLAGS = {"method": ("--method", "-m"), "mapper": ("--mapper",), "concept": ("--concept",), "prompt": ("--prompt",)}
 OF_FAMILY = {"source_prompt": "diffusion", "refine": "stylegan2", "truncation": "stylegan2"}
 OF_OPTION = {"word": "weights", "neutral": "neutral", "beta": "beta", "blend": "blend", "subtract": "subtract",
-             "kind": "kind", "seed": "seed", "maps": "maps"}  # fmt: skip
+             "kind": "kind", "mask_add": "mask_add", "mask_remove": "mask_remove", "seed": "seed",
+             "maps": "maps"}  # fmt: skip
 OF_TEXTS = {"mapper": "mapper", "concept": "concept"}
 
 

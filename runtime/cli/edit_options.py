@@ -56,6 +56,11 @@ SubtractOption = Annotated[
     list[str] | None,
     typer.Option("--subtract", help="WORD, or SOURCE:TARGET, that --blend leaves alone; may be repeated."),
 ]
+MaskAddOption = Annotated[
+    Path | None,
+    typer.Option("--mask-add", help="Picture, white where a local edit or the concepts may act as well."),
+]
+MaskRemoveOption = Annotated[Path | None, typer.Option("--mask-remove", help="Picture, white where they may not.")]
 KindOption = Annotated[
     str | None,
     typer.Option("--kind", help="replace, refine or reweight; what the two prompts are if not given."),

@@ -19,6 +19,8 @@ from limner.runtime.cli.edit_options import (
     KindOption,
     MapperOption,
     MapsOption,
+    MaskAddOption,
+    MaskRemoveOption,
     MethodOption,
     NeutralOption,
     OutputOption,
@@ -80,6 +82,8 @@ def edit(
     word: WordOption = None,
     blend: BlendOption = None,
     subtract: SubtractOption = None,
+    mask_add: MaskAddOption = None,
+    mask_remove: MaskRemoveOption = None,
     kind: KindOption = None,
     source_prompt: SourcePromptOption = None,
     inversion: InversionOption = None,
@@ -117,9 +121,10 @@ def edit(
     """
     from limner.runtime.cli.choice import choose_method
     from limner.runtime.cli.many import check_many, split_sources
-    from limner.runtime.cli.recipes import make_recipe, make_source, require_use, with_face
-    from limner.runtime.cli.words import with_words, word_options
+    from limner.runtime.cli.recipes import with_face
     from limner.runtime.methods.registry import find_method
+    from limner.runtime.wording.recipes import make_recipe, make_source, require_use
+    from limner.runtime.wording.words import drawn_options, with_words, word_options
 
     sources, texts = split_sources([source, *(texts or ())])
     folder = len(sources) > 1 or Path(source).is_dir()
@@ -128,15 +133,18 @@ def edit(
     method = choose_method(method, mapper, concept, prompt)
     if maps is not None:
         require_use(method, "maps", "maps")
-    for option, given in (("word", word), ("blend", blend), ("subtract", subtract), ("kind", kind)):
+    options = {"word": word, "blend": blend, "subtract": subtract, "kind": kind, "mask_add": mask_add,
+               "mask_remove": mask_remove}  # fmt: skip
+    for option, given in options.items():
         if given:
-            require_use(method, {"word": "weights"}.get(option, option), option)
+            require_use(method, {"word": "weights"}.get(option, option), option.replace("_", "-"))
     words = [*texts, *(mapper or ()), *(concept or ()), *(prompt or ())]
 
     def recipe_of(name: str) -> "Recipe":
         start = make_source(name, truncation, source_prompt)
         recipe = make_recipe(start, words, method, neutral, strength, beta, parameter, refine, inversion, seed)
-        recipe = with_words(recipe, word_options(word, blend, subtract, kind), draws_maps=maps is not None)
+        own = word_options(word, blend, subtract, kind) | drawn_options(mask_add, mask_remove)
+        recipe = with_words(recipe, own, draws_maps=maps is not None)
         pictured = start.path if start.kind == "image" else None
         return with_face(recipe, chosen_face(pictured, landmarks, landmark_finder, face, framing, paste))
 

@@ -50,7 +50,6 @@ def sample(
     as_json: JsonOption = False,
 ) -> None:
     """Make pictures from seeds, and from words with --prompt."""
-    from limner.runtime.cli.recipes import parse_settings
     from limner.runtime.cli.sheets import grid
     from limner.runtime.notices import word_notices
     from limner.runtime.pictures.naming import free_name
@@ -58,6 +57,7 @@ def sample(
     from limner.runtime.pictures.xmp import GENERATED
     from limner.runtime.recipe import TRUNCATION
     from limner.runtime.schema import require_int
+    from limner.runtime.wording.recipes import parse_settings
 
     output = free_name(Path("sample.png")) if output is None else output
     check_output(output, "output")

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from limner.runtime.methods.drawing import DrawnMasks
+
 __all__ = ["Concept", "SemanticGuidance", "channel_quantile", "quantile"]
 
 FloatArray = NDArray[np.float32]
@@ -33,6 +35,7 @@ class Concept:
     warmup: int = 10  # the first step that it is added at
     cooldown: int | None = None  # the first step that it is no longer added at; None is never
     weight: float = 1.0
+    drawn: DrawnMasks | None = None  # places added to what is kept of a channel, and taken from it
 
     def cooled(self, index: int) -> bool:
         """Whether step `index` is past the cool-down."""
@@ -58,6 +61,7 @@ class SemanticGuidance:
         self.momentum_scale = momentum_scale
         self.momentum_beta = momentum_beta
         self._momentum: FloatArray | None = None
+        self.kept: dict[int, list[FloatArray]] = {}  # concept -> a step's part of the channels that is not zero [h,w]
         all_warm = max((concept.warmup for concept in concepts), default=0)
         self._momentum_counts = momentum_scale != 0.0 and momentum_beta < 1.0 and all_warm < steps
 
@@ -107,8 +111,11 @@ class SemanticGuidance:
         concept = self.concepts[c]
         psi = (estimate - uncond) * np.float32(concept.scale)
         size = np.abs(psi)
-        limit = channel_quantile(size, concept.threshold)
-        return np.where(size >= limit, psi, np.float32(0))
+        keep = size >= channel_quantile(size, concept.threshold)
+        if concept.drawn is not None:
+            keep = concept.drawn.on(keep)
+        self.kept.setdefault(c, []).append(keep.mean(axis=(0, 1), dtype=np.float32))
+        return np.where(keep, psi, np.float32(0))
 
 
 def channel_quantile(values: FloatArray, q: float) -> FloatArray:

@@ -5,7 +5,8 @@
     M2    = sum over channels of |phi_c| >= its quantile                       where it would change much
     eps   = e + sum over the active concepts of phi_c M1 M2                    M1 alone above timestep 800
 
-Quantiles are over the pixels of one picture. As in diffusers' LEditsPPPipelineStableDiffusion.
+Quantiles are over the pixels of one picture; places drawn by hand go on top of a concept's mask. As in diffusers'
+LEditsPPPipelineStableDiffusion.
 """
 
 from collections.abc import Sequence
@@ -48,6 +49,8 @@ def masked_guidance(
     mask = masks[0]
     for other in masks[1:]:
         mask = mask * other
+    if concept.drawn is not None:
+        mask = concept.drawn.on(mask).astype(np.float32)
     return phi * mask, mask
 
 

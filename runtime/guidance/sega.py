@@ -77,7 +77,7 @@ def edited_latents(
     prepared: Sequence[NoiseMaps] | None,  # of pictures, one a row
     progress: Progress | None,
 ) -> tuple[FloatArray, list[dict[str, FloatArray]]]:
-    """Return latents [N,C,h,w] and, of the masked guidance, each concept's mean mask [h,w]."""
+    """Return latents [N,C,h,w] and, each concept's mean mask [h,w]."""
     parameters: SegaParameters = recipes[0].parameters
     if prepared is None:
         sampler, first = new_sampler(networks, parameters), 0
@@ -215,4 +215,6 @@ def _concept(prompt: PromptEdit, parameters: SegaParameters) -> Concept:
     options: ConceptOptions = prompt.options
     threshold = parameters.threshold if options.threshold is None else options.threshold
     warmup = _warmup(options, parameters)
-    return Concept(concept_scale(prompt, parameters), threshold, warmup, options.cooldown, options.weight)
+    return Concept(
+        concept_scale(prompt, parameters), threshold, warmup, options.cooldown, options.weight, options.drawn
+    )

@@ -6,7 +6,7 @@ A batch has N pictures, each with concepts of its own. One call of the UNet take
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,9 +105,9 @@ class Steering(ABC):
     ) -> FloatArray | None:
         """Return what picture `row` gets on top of its base, or None."""
 
+    @abstractmethod
     def mean_masks(self) -> list[dict[str, FloatArray]]:
-        """Return each picture's concepts and their mean masks [h,w], where there are masks."""
-        return [{} for _ in self.texts]
+        """Return each picture's concepts and their mean masks [h,w], of the steps that they were added at."""
 
     def estimate(self, sample: FloatArray, timestep: float, index: int) -> FloatArray:
         """Return the steered estimate [N,C,h,w] in one call of the UNet."""
@@ -175,6 +175,9 @@ class SemanticSteering(Steering):
     ) -> FloatArray | None:
         return self._guidance[row](index, uncond, estimates)
 
+    def mean_masks(self) -> list[dict[str, FloatArray]]:
+        return [_means(texts, one.kept) for texts, one in zip(self.texts, self._guidance, strict=True)]
+
 
 class MaskedSteering(Steering):
     """The guidance of LEDITS++: every concept inside its own mask."""
@@ -214,7 +217,9 @@ class MaskedSteering(Steering):
         return total
 
     def mean_masks(self) -> list[dict[str, FloatArray]]:
-        return [
-            {self.texts[row][c]: np.mean(masks, axis=0, dtype=np.float32) for c, masks in found.items()}
-            for row, found in enumerate(self._masks)
-        ]
+        return [_means(texts, found) for texts, found in zip(self.texts, self._masks, strict=True)]
+
+
+def _means(texts: Sequence[str], masks: Mapping[int, list[FloatArray]]) -> dict[str, FloatArray]:
+    """A picture's concepts and the means of their masks over the steps, [h,w]."""
+    return {texts[c]: np.mean(found, axis=0, dtype=np.float32) for c, found in masks.items()}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from limner.runtime.errors import InputError
+from limner.runtime.methods.drawing import DrawnOptions
 from limner.runtime.methods.registry import Method
 from limner.runtime.recipe import Recipe
 from limner.runtime.schema import require_number
@@ -65,8 +66,8 @@ class PromptToPromptParameters(ControlParameters, SamplingParameters):
 
 
 @dataclass(frozen=True)
-class EditOptions(Settings):
-    """What belongs to one edit."""
+class EditOptions(DrawnOptions):
+    """What belongs to one edit. Places that are drawn make it a local one, as blend words do."""
 
     where: ClassVar[str] = "prompts.options"
     kind: Literal["auto", "replace", "refine", "reweight"] = setting("auto", "auto: what the two prompts are")

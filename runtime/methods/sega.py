@@ -9,9 +9,10 @@ from typing import ClassVar, Literal
 
 from limner.runtime.errors import InputError
 from limner.runtime.grammar import plain_text
+from limner.runtime.methods.drawing import DrawnOptions
 from limner.runtime.methods.registry import Method
 from limner.runtime.recipe import STRENGTH_LIMIT, PromptEdit, Recipe
-from limner.runtime.settings import SamplingParameters, Settings, idle_sampling, setting
+from limner.runtime.settings import SamplingParameters, idle_sampling, setting
 
 __all__ = ["ConceptOptions", "MaskKind", "SegaParameters", "concept_scale", "method"]
 
@@ -20,7 +21,7 @@ MaskKind = Literal["intersect", "attention", "noise"]
 
 
 @dataclass(frozen=True)
-class ConceptOptions(Settings):
+class ConceptOptions(DrawnOptions):
     """What a concept may set beside its scale; None takes the parameters'."""
 
     where: ClassVar[str] = "prompts.options"

@@ -24,11 +24,8 @@ from limner.runtime.attention.words import find_word, pair_tokens, read_prompt
 from limner.runtime.bundle.loading import Bundle, parse_manifest
 from limner.runtime.bundle.onnx_files import external_files
 from limner.runtime.bundle.vocabulary import spelled_words
-from limner.runtime.cli.concepts import parse_concept
 from limner.runtime.cli.demo_list import read_demo
 from limner.runtime.cli.faces import chosen_face
-from limner.runtime.cli.recipes import make_source, parse_settings
-from limner.runtime.cli.words import word_options
 from limner.runtime.diffusion.samplers.schedule import NoiseSchedule, read_scheduler_config
 from limner.runtime.errors import InputError
 from limner.runtime.faces.landmarks import read_landmarks
@@ -39,6 +36,9 @@ from limner.runtime.recipe import PromptEdit, Recipe, Source
 from limner.runtime.schema import parse_json
 from limner.runtime.text.templates import fill_templates
 from limner.runtime.text.tokenizer import Tokenizer
+from limner.runtime.wording.concepts import parse_concept
+from limner.runtime.wording.recipes import make_source, parse_settings
+from limner.runtime.wording.words import word_options
 
 TIMES = int(os.environ.get("LIMNER_FUZZ", "1"))
 EACH = 1500 * TIMES

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from limner.runtime.cli.words import word_options
 from limner.runtime.errors import InputError
 from limner.runtime.methods.prompt_to_prompt import EditOptions
 from limner.runtime.schema import from_dict
+from limner.runtime.wording.words import word_options
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Words of a Prompt-to-Prompt edit on the command line.
+"""Words of a Prompt-to-Prompt edit, as a command line takes them.
 
 --word red=2                             weight 2
 --word hair:weight=1.5,window=0.1-0.6    a weight, and steps of its own
@@ -8,18 +8,22 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from limner.runtime.errors import InputError
 from limner.runtime.grammar import not_understood, read_number, read_settings, split_colon
 from limner.runtime.methods.registry import find_method
+from limner.runtime.pictures.drawn import drawn_text
+from limner.runtime.pictures.images import read_photo
 from limner.runtime.recipe import Recipe
 from limner.runtime.schema import to_dict
 from limner.runtime.settings import options_of
 
-__all__ = ["with_words", "word_options"]
+__all__ = ["drawn_options", "with_words", "word_options"]
 
 RANGE = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*(?:-\s*(\d+\.?\d*|\.\d+)\s*)?")
+WHITE = 127  # of 255, above which a mask marks a place
 ALLOWED = "WORD=WEIGHT or WORD:weight=WEIGHT,window=FIRST-LAST, as in red=2"
 
 
@@ -38,6 +42,19 @@ def word_options(
             options[name][word] = value
     options |= {"blend": list(blend or ()), "subtract": list(subtract or ()), "kind": kind}
     return {name: value for name, value in options.items() if value}
+
+
+def drawn_options(add: Path | None, remove: Path | None) -> dict[str, str]:
+    """Return PromptEdit.options of places in picture files, white where they are; InputError for what is no picture."""
+    found = {}
+    for name, path in (("mask_add", add), ("mask_remove", remove)):
+        if path is not None:
+            field = name.replace("_", "-")
+            mask = read_photo(path, field).on_white().mean(axis=2) > WHITE
+            if not mask.any():
+                raise InputError(field, f"{path.name!r}, which is nowhere white", "white where the place is")
+            found[name] = drawn_text(mask)
+    return found
 
 
 def with_words(recipe: Recipe, options: dict[str, Any], draws_maps: bool) -> Recipe:

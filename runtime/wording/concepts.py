@@ -1,4 +1,4 @@
-"""Concepts on the command line: +glasses, -beard:scale=7,threshold=0.95,warmup=5,cooldown=40,weight=2."""
+"""Concepts as they are written: +glasses, -beard:scale=7,threshold=0.95,warmup=5,cooldown=40,weight=2."""
 
 import re
 from collections.abc import Sequence
