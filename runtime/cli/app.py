@@ -52,6 +52,7 @@ app.add_typer(study.app, name="study")
 app.command("check")(inspecting.check)
 app.command("inspect")(looking.inspect)
 app.command("serve")(serving.serve)
+app.command("ui")(serving.ui)
 app.add_typer(serving.keys, name="keys")
 
 

@@ -23,8 +23,8 @@ from limner.runtime.errors import InputError
 
 if TYPE_CHECKING:
     from limner.runtime.bundle.loading import Bundle
-    from limner.runtime.cli.demo_list import Demo
     from limner.runtime.edit import Edit
+    from limner.runtime.wording.demo_list import Demo
 
 __all__ = ["demo"]
 
@@ -47,12 +47,12 @@ def demo(
     Methods whose bundle is not there are left out.
     """
     from limner.runtime.bundle.shipped import demo_file
-    from limner.runtime.cli.demo_list import read_demo
     from limner.runtime.editor import Editor
     from limner.runtime.methods.registry import find_method
     from limner.runtime.pictures.naming import free_name
     from limner.runtime.pictures.writing import write_picture
     from limner.runtime.pictures.xmp import COMPOSITE
+    from limner.runtime.wording.demo_list import read_demo
 
     begin = time.perf_counter()
     path = demo_file() if edits is None else edits

@@ -1,7 +1,8 @@
 """`limner serve`: edits over HTTP; `limner keys`: who may ask for them."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -9,7 +10,10 @@ from limner.runtime.cli.console import note, print_json
 from limner.runtime.cli.options import JsonOption, ProviderOption, lacking
 from limner.runtime.errors import InputError
 
-__all__ = ["keys", "serve"]
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+__all__ = ["keys", "serve", "ui"]
 
 EngineName = Literal["threads", "ray"]
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -62,6 +66,7 @@ def serve(
         list[str] | None,
         typer.Option("--ray", help="NAME=VALUE of the cluster, as in replicas_most=8; `--limits`."),
     ] = None,
+    ui: Annotated[bool, typer.Option("--ui", help="The page as well, at /ui: limner[ui].")] = False,
 ) -> None:
     """Serve edits over HTTP: limner[cpu,serve]."""
     if limits:
@@ -78,6 +83,8 @@ def serve(
 
     if ray and engine != "ray":
         raise InputError("ray", ray[0], "nothing without --engine ray")
+    if ui and engine == "ray":
+        raise InputError("ui", "--ui with --engine ray", "--engine threads", "the page changes strengths without a run")
     cluster = settings_from_texts(Cluster, pairs(ray or (), "ray")) if engine == "ray" else None
     settings = ServerSettings(
         bundles=tuple(named_bundle(one) for one in bundle or ()) or shipped_bundles(),
@@ -91,9 +98,62 @@ def serve(
         limits=settings_from_texts(Limits, pairs(limit or (), "limit")),
     )
     try:
-        run_server(settings, host, port, note, cluster)
+        run_server(settings, host, port, note, cluster, dressed=page_at(opens=False) if ui else None)
     except ModuleNotFoundError as reason:
         raise lacking("engine", "ray", reason) from reason
+
+
+def ui(
+    bundle: Annotated[
+        list[str] | None,
+        typer.Option("--bundle", help="FOLDER or NAME=FOLDER; may be repeated; both shipped ones if not given."),
+    ] = None,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 7860,
+    opens: Annotated[bool, typer.Option("--open/--no-open", help="Open it in a browser.")] = True,
+    work: Annotated[
+        Path | None, typer.Option("--work", envvar="LIMNER_WORK", help="Folder of what the page keeps.")
+    ] = None,
+    provider: ProviderOption = "cpu",
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, max=256, help="CPU threads of an edit; all cores if not given.")
+    ] = None,
+) -> None:
+    """Edit in a browser, on this machine: limner[cpu,ui]. For others: `limner serve --ui`."""
+    dressed = page_at(opens)
+    from limner.runtime.graphs.threads import usable_cores
+    from limner.runtime.server.given import named_bundle, shipped_bundles, usual_work
+    from limner.runtime.server.serving import run_server
+    from limner.runtime.server.settings import ServerSettings
+
+    on_cpu = provider == "cpu"
+    settings = ServerSettings(
+        bundles=tuple(named_bundle(one) for one in bundle or ()) or shipped_bundles(),
+        work=usual_work() if work is None else work,
+        provider=provider,
+        lanes=1,  # one person: an edit has the whole machine
+        threads=threads or (usable_cores() if on_cpu else None),
+        join=False,
+    )
+    run_server(settings, LOOPBACK[0], port, note, dressed=dressed)
+
+
+def page_at(opens: bool) -> "Callable[[FastAPI, str], FastAPI]":
+    """What adds the page to a server, and opens it in a browser."""
+    try:
+        from limner.runtime.page.mounting import PATH, with_page
+    except ModuleNotFoundError as reason:
+        raise lacking("ui", "ui", reason) from reason
+
+    def dressed(app: "FastAPI", address: str) -> "FastAPI":
+        app = with_page(app)
+        note(f"limner: the page is at {address}{PATH}/")
+        if opens:
+            import webbrowser
+
+            webbrowser.open(f"{address}{PATH}/")
+        return app
+
+    return dressed
 
 
 def print_limits() -> None:

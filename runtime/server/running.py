@@ -2,9 +2,11 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from starlette.requests import Request
 
@@ -22,6 +24,7 @@ from limner.runtime.settings import SamplingParameters
 
 __all__ = ["LOOK_S", "Engine", "Runner", "check_recipe"]
 
+T = TypeVar("T")
 LOOK_S = 0.1  # how often it is looked whether the client is still there
 
 
@@ -88,6 +91,18 @@ class Runner:
         watching: Watching | None = None,
     ) -> dict[str, Any]:
         """The answer to an order, made in a thread as one edit on `hosted`; see Engine."""
+        make = partial(perform, hosted.editor, order, self.uploads, self.limits, watching)
+        return await self.work(hosted, make, request, ticket, patient)
+
+    async def work(
+        self,
+        hosted: Hosted,
+        make: Callable[[], T],  # on the editor of `hosted`
+        request: Request | None = None,
+        ticket: Ticket | None = None,
+        patient: bool = False,
+    ) -> T:
+        """What `make` returns, called in a thread as one edit on `hosted`; see Engine."""
         if self._ending:
             raise StoppedError("end")
         if not patient and self._places.locked() and self._waiting >= self.limits.waiting:
@@ -96,7 +111,7 @@ class Runner:
             await self._waited(request)
             ticket = Ticket.within(self.limits.seconds) if ticket is None else ticket
             try:
-                return await self._run(hosted, order, request, ticket, watching)
+                return await self._run(hosted, make, request, ticket)
             finally:
                 self._places.release()
 
@@ -131,13 +146,11 @@ class Runner:
                 self._places.release()  # it came at the last moment
             raise
 
-    async def _run(
-        self, hosted: Hosted, order: Order, request: Request | None, ticket: Ticket, watching: Watching | None
-    ) -> dict[str, Any]:
-        def whole() -> dict[str, Any]:
+    async def _run(self, hosted: Hosted, make: Callable[[], T], request: Request | None, ticket: Ticket) -> T:
+        def whole() -> T:
             with hosted.sessions.edit(ticket):
                 ticket.check()
-                return perform(hosted.editor, order, self.uploads, self.limits, watching)
+                return make()
 
         with self._lock:
             self._tickets[ticket] = hosted

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import uvicorn
+from fastapi import FastAPI
 
 from limner.runtime.listening import address_of, listening
 from limner.runtime.server.app import GRACE_S, make_app
@@ -23,6 +24,7 @@ def run_server(
     port: int,
     say: Callable[[str], None],
     cluster: Cluster | None = None,  # None: edits run in threads of this process
+    dressed: Callable[[FastAPI, str], FastAPI] | None = None,  # what else is to be served, at that address
 ) -> None:
     """Serve until SIGINT or SIGTERM. Raises LimnerError for what cannot be served, or not there."""
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
@@ -30,6 +32,8 @@ def run_server(
         logging.getLogger(name).setLevel(logging.INFO)
     with listening(host, port) as opened, _engine(settings, cluster) as engine:
         app = make_app(settings, engine=engine)
+        if dressed is not None:
+            app = dressed(app, address_of(opened))
         names = ", ".join(app.state.limner.hosts.models())
         say(f"limner: {address_of(opened)} serves {names}")
         config = uvicorn.Config(

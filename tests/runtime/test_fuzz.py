@@ -24,7 +24,6 @@ from limner.runtime.attention.words import find_word, pair_tokens, read_prompt
 from limner.runtime.bundle.loading import Bundle, parse_manifest
 from limner.runtime.bundle.onnx_files import external_files
 from limner.runtime.bundle.vocabulary import spelled_words
-from limner.runtime.cli.demo_list import read_demo
 from limner.runtime.cli.faces import chosen_face
 from limner.runtime.diffusion.samplers.schedule import NoiseSchedule, read_scheduler_config
 from limner.runtime.errors import InputError
@@ -37,6 +36,7 @@ from limner.runtime.schema import parse_json
 from limner.runtime.text.templates import fill_templates
 from limner.runtime.text.tokenizer import Tokenizer
 from limner.runtime.wording.concepts import parse_concept
+from limner.runtime.wording.demo_list import read_demo
 from limner.runtime.wording.recipes import make_source, parse_settings
 from limner.runtime.wording.words import word_options
 

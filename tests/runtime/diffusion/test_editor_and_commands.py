@@ -14,7 +14,6 @@ from support.toy_diffusion import build_toy_diffusion_bundle
 from limner.runtime import Editor, InputError, PromptEdit, Recipe, Source
 from limner.runtime.bundle.loading import Bundle
 from limner.runtime.bundle.shipped import demo_file
-from limner.runtime.cli.demo_list import read_demo
 from limner.runtime.completing import completed, idle_settings, refuse_idle
 from limner.runtime.errors import BundleError
 from limner.runtime.methods.registry import method_names
@@ -22,6 +21,7 @@ from limner.runtime.pictures.images import write_png_atomically
 from limner.runtime.provenance import metadata, read_recipe, replay, write_edit
 from limner.runtime.schema import to_dict
 from limner.runtime.wording.concepts import parse_concept, parse_concepts
+from limner.runtime.wording.demo_list import read_demo
 
 Run = Callable[..., Any]
 PROMPTED = ("edit", "seed:7", "--source-prompt", "a cat")

@@ -1,0 +1,137 @@
+"""The page as a part of a server: built for its bundles, wired, behind its keys."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+from starlette.responses import RedirectResponse
+
+from limner.runtime.bundle.shipped import demo_file
+from limner.runtime.errors import InputError
+from limner.runtime.page.desk import forget_old_desks
+from limner.runtime.page.events import Events
+from limner.runtime.page.layout import Parts, build
+from limner.runtime.page.looking import asset
+from limner.runtime.page.running import Edits
+from limner.runtime.recipe import Recipe
+from limner.runtime.server.errors import Refusal
+from limner.runtime.server.running import Runner
+from limner.runtime.server.state import State
+from limner.runtime.wording.demo_list import read_demo
+
+__all__ = ["PATH", "with_page"]
+
+PATH = "/ui"
+TO_RESULT = "() => { if (innerWidth < 700) document.getElementById('said').scrollIntoView({behavior: 'smooth'}); }"
+TEMPORARY = "GRADIO_TEMP_DIR"  # where Gradio keeps what is sent to it
+
+
+def with_page(app: FastAPI) -> FastAPI:
+    """The application of `make_app` with the page at /ui, and / leading there.
+
+    Raises InputError where edits do not run in this process, since the page changes their strength.
+    """
+    state: State = app.state.limner
+    if not isinstance(state.engine, Runner):
+        raise InputError("ui", "a server whose edits run elsewhere", "--engine threads")
+    pages = state.settings.work / "pages"
+    forget_old_desks(pages)
+    os.environ[TEMPORARY] = str(pages / "sent")
+    starts = edits_to_begin_with(state)
+    models = {name: method for name, (_, method) in state.hosts.models().items() if method is not None}
+    blocks, parts = build(models, mappers_of(state), list(starts))
+    events = Events(parts, state, Edits(state, state.engine), starts)
+    with blocks:
+        wire(blocks, parts, events)
+    blocks.queue(default_concurrency_limit=None, api_open=False)
+    app.get("/", include_in_schema=False)(to_page)
+    mounted: FastAPI = gr.mount_gradio_app(
+        app, blocks, PATH, footer_links=[], run_history=False, ssr_mode=False, mcp_server=False, pwa=False,
+        max_file_size=int(state.limits.upload_mb * 1e6), allowed_paths=[str(pages.resolve())], show_error=False,
+        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        css=asset("page.css"), head=asset("head.html"), js=asset("page.js"), enable_monitoring=False,
+        auth=None if state.settings.keys is None else _knows(state), auth_message="The name of your key, and the key.",
+    )  # fmt: skip
+    return mounted
+
+
+async def to_page() -> RedirectResponse:
+    """From / to the page."""
+    return RedirectResponse(f"{PATH}/")
+
+
+def _knows(state: State) -> Any:
+    def knows(name: str, key: str) -> bool:
+        try:
+            found = state.keys.find(f"Bearer {key}")
+            found.require("edit")
+        except Refusal:
+            return False
+        return found.name == name
+
+    return knows
+
+
+def mappers_of(state: State) -> list[tuple[str, str]]:
+    """The latent mappers of all bundles: as they are shown, and their names."""
+    bundles = [hosted.editor.bundle.manifest for hosted in state.hosts.all]
+    found = {name: one.prompt for bundle in bundles for name, one in bundle.mappers.items()}
+    return [(f"{name}: {prompt}", name) for name, prompt in found.items()]
+
+
+def edits_to_begin_with(state: State) -> dict[str, Recipe]:
+    """The edits of `limner demo` by a name, as far as their methods are served."""
+    path = demo_file()
+    served = {method.name for _, method in state.hosts.models().values() if method is not None}
+    found: dict[str, Recipe] = {}
+    if not path.is_file():
+        return found
+    recipes = read_demo(path).recipes(path.parent)
+    for recipe in sorted(recipes, key=lambda one: one.method):  # what is quick comes first
+        if recipe.method in served:
+            source = recipe.source
+            start = "words" if source.path is None else Path(source.path).stem
+            words = ", ".join(prompt.text for prompt in recipe.prompts)
+            found[f"{recipe.method}, {start}: {words}"] = recipe
+    return found
+
+
+def wire(blocks: gr.Blocks, parts: Parts, events: Events) -> None:
+    """What answers which event."""
+    every = list(parts.named.values()) + [one.component for one in parts.fields]
+    groups = [group for shown in parts.groups.values() for group in shown]
+    outputs = [*every, *groups]
+    own: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    who: list[Any] = [parts.secret, parts.tab]
+    form: set[Any] = {
+        *(one.component for one in parts.fields), *who, parts.model, parts.go_on, parts.kind, parts.seed,
+        parts.truncation, parts.source_words, parts.words_seed, parts.shows, parts.words, parts.mappers, parts.points,
+        parts.finder, parts.face_index, parts.scale, parts.shift, parts.paste,
+    }  # fmt: skip
+    blocks.load(events.arrive, parts.secret, outputs, **own).then(
+        events.method, [parts.model, parts.kind], outputs, **own
+    )
+    blocks.unload(events.leave)
+    parts.drop.upload(events.drop, [parts.drop, *who], outputs, **own).then(events.replayed, who, outputs, **own)
+    parts.examples.select(events.example, who, outputs, **own)
+    parts.photo.select(events.point, [parts.points, parts.tab], parts.points, **own)
+    parts.clear_points.click(lambda: "", None, parts.points, **own)
+    parts.kind.change(events.kind, [parts.model, parts.kind], outputs, **own)
+    parts.another.click(events.another, None, parts.seed, **own)
+    parts.model.change(events.method, [parts.model, parts.kind], outputs, **own)
+    parts.starts.input(events.begin, [parts.starts, *who], outputs, **own)
+    for trigger in (parts.edit.click, parts.words.submit):
+        trigger(events.run, form, outputs, **own)
+    for button in (parts.edit, parts.again):
+        button.click(None, js=TO_RESULT)
+    parts.again.click(events.again, {parts.brush, *who}, outputs, **own)
+    parts.stop.click(events.stop, None, parts.said, queue=False, **own)
+    parts.strength.input(events.strength, [parts.strength, *who], outputs, trigger_mode="always_last", **own)
+    parts.strip.select(events.choose, who, outputs, **own)
+    parts.undo.click(events.undo, who, outputs, **own)
+    for one in (parts.first, parts.second):
+        one.input(events.compare, [parts.first, parts.second, *who], outputs, **own)
+    parts.draw.click(events.draw, who, outputs, **own)
+    parts.forget.click(events.forget, who, outputs, **own)
