@@ -233,5 +233,5 @@ $(RUNTIME): pyproject.toml $(wildcard $(PINS)/runtime.txt) | $(BIN)/python
 	@touch $@
 
 $(FULL): pyproject.toml $(wildcard $(PINS)/train.txt) | $(BIN)/python
-	$(INSTALL) --editable '.[cpu,train,export,serve,ray,tracing,tensorrt-rtx,study,sign,docs,dev]' $(patsubst %,--constraint %,$(wildcard $(PINS)/train.txt))
+	$(INSTALL) --editable '.[cpu,train,export,serve,ui,ray,tracing,tensorrt-rtx,study,sign,docs,dev]' $(patsubst %,--constraint %,$(wildcard $(PINS)/train.txt))
 	@touch $(RUNTIME) $@

@@ -15,7 +15,7 @@ TORCH = "torch==2.13.0"  # builds with and without CUDA carry this version
 SETS = {
     "runtime.txt": (("cpu",), ()),
     "train.txt": (
-        ("cpu", "train", "export", "serve", "ray", "tracing", "tensorrt-rtx", "study", "sign", "docs", "dev"),
+        ("cpu", "train", "export", "serve", "ui", "ray", "tracing", "tensorrt-rtx", "study", "sign", "docs", "dev"),
         (TORCH,),
     ),
 }

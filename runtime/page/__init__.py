@@ -9,5 +9,8 @@ Reading order:
 5. `running`      edits in the server's threads: progress, pictures on the way, stop, strength
 6. `looking`      the stage: source and result under one slider, where words look, masks; what is said
 7. `drawing`      the brush: places added to a mask and taken from it
-8. `layout`, `events`, `mounting`   the components, what they do, and the server that the page is part of
+8. `layout`       the components
+9. `showing`      the right side for a version; a result as a version
+10. `context`, `beginning`, `making`, `choosing`   what the components do
+11. `mounting`    the server that the page is part of
 """

@@ -14,7 +14,6 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -86,17 +85,12 @@ class Desk:
     def place(self, source: Source, digest: str = "") -> Path | None:
         """Where the file of a source lies on this desk, by its hash; None where it is not."""
         wanted = source.sha256 or digest
-        for path in self._files():
-            if wanted and path.name == Path(source.path or "").name and sha256_bytes(path.read_bytes()) == wanted:
-                return path
-        for path in self._files() if wanted else ():
-            if sha256_bytes(path.read_bytes()) == wanted:
-                return path
-        return None
-
-    def _files(self) -> Iterator[Path]:
-        yield from self.folder.glob("sources/*/*")
-        yield from self.folder.glob("versions/*/limner-*.png")
+        if not wanted:
+            return None
+        for path in self.folder.glob(f"sources/{wanted[:32]}/*"):
+            return path
+        results = self.folder.glob("versions/*/limner-*.png")
+        return next((path for path in results if sha256_bytes(path.read_bytes()) == wanted), None)
 
     def versions(self) -> list[Version]:
         """All of them in the order in which they were made; those that do not read are left out."""

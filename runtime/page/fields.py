@@ -1,18 +1,21 @@
 """A method's settings as fields of a form, read from its declaration; a field that is left empty says nothing."""
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args, get_origin
 
 import gradio as gr
 
+from limner.runtime.bundle.loading import Bundle
+from limner.runtime.bundle.presets import presets
 from limner.runtime.declarations import setting_rows
 from limner.runtime.errors import InputError
 from limner.runtime.methods.registry import Method
 from limner.runtime.schema import parse_json
-from limner.runtime.settings import LOW, Settings, number_types
+from limner.runtime.settings import Settings, number_types
 
-__all__ = ["FRONT", "GROUPS", "Field", "field_of", "names_of", "read_field", "shown_value"]
+__all__ = ["FRONT", "GROUPS", "Field", "field_of", "names_of", "read_field", "shown_value", "usual_values"]
 
 GROUPS = ("options", "parameters", "inversion")
 FRONT = ("blend", "weights")  # beside the words, where people look for them
@@ -38,35 +41,48 @@ def names_of(method: Method, group: str) -> list[str]:
     return [one.name for one in fields(getattr(method, group)) if one.name not in DRAWN]
 
 
-def field_of(method: Method, group: str, name: str) -> Field:
-    """Make the field of a setting, in the layout that is open."""
+def field_of(method: Method, group: str, name: str, usual: str) -> Field:
+    """Make the field of a setting, in the layout that is open; `usual` is what acts where it is left empty."""
     cls: type[Settings] = getattr(method, group)
     declared: Any = cls
     types = number_types(declared, name)  # None left out
     row = next(one for one in setting_rows(cls) if one.name == name)
-    usual = f"usual: {row.default}" if row.default else ""
-    about = "; ".join(part for part in (row.help, row.allowed, usual) if part)
+    about = "; ".join(part for part in (row.help, row.allowed) if part)
     place = f"{method.name}-{group}-{name}".replace("_", "-")
     named: dict[str, Any] = {"label": name.replace("_", " "), "info": about, "elem_id": place}
     choices = [str(choice) for one in types if get_origin(one) is Literal for choice in get_args(one)]
     choices = choices or (list(YES_NO) if bool in types else [])
-    ranged = next(one for one in fields(cls) if one.name == name).metadata.get(LOW) is not None
     if choices:
-        component: Any = gr.Dropdown([("usual", UNSAID), *((one, one) for one in choices)], value=UNSAID, **named)
-    elif ranged and set(types) <= {int, float}:
-        component = gr.Number(value=None, precision=None if float in types else 0, **named)
-    else:
-        component = gr.Textbox(value=UNSAID, **named)
+        component: Any = gr.Dropdown(
+            [(f"usual: {usual}" if usual else "usual", UNSAID), *((one, one) for one in choices)], value=UNSAID, **named
+        )
+    else:  # an empty number field of Gradio's turns into 0 where it is folded away
+        component = gr.Textbox(value=UNSAID, placeholder=usual, **named)
     return Field(method.name, group, name, types, component)
+
+
+def usual_values(method: Method, bundle: Bundle) -> dict[tuple[str, str], str]:
+    """What acts where nothing is said, (group, name) -> shown: the bundle's presets over the method's defaults."""
+    section = method.name if method.family == "diffusion" else ""
+    found: dict[str, Settings] = {
+        "options": method.options(),
+        "parameters": presets(bundle, method.parameters, method.name),
+        "inversion": presets(bundle, method.inversion, f"{section}.inversion" if section else "inversion"),
+    }
+    return {
+        (group, one.name): shown_value(getattr(settings, one.name))
+        for group, settings in found.items()
+        for one in fields(settings)
+    }
 
 
 def read_field(one: Field, value: Any) -> Any:
     """What a field says, as a recipe holds it; None where it says nothing. InputError for what it cannot mean."""
-    text = value.strip() if isinstance(value, str) else value
-    if text is None or text == UNSAID:
+    text = str(value or "").strip()
+    if text == UNSAID:
         return None
-    if not isinstance(text, str):
-        return int(text) if float not in one.types else text
+    if set(one.types) <= {int, float}:
+        return _number(one, text)
     if bool in one.types:
         return YES_NO.get(text, text)
     if text.startswith(("[", "{")):
@@ -92,24 +108,25 @@ def _pairs(one: Field, text: str) -> list[tuple[str, str]]:
 
 def _number_or_window(one: Field, text: str) -> float | list[float]:
     window = WINDOW.fullmatch(text.strip())
-    if window is not None:
-        return [float(window[1]), float(window[2])]
-    try:
-        return float(text)
-    except ValueError as reason:
-        raise InputError(one.name, repr(text), "a number, or two of them as in 0.1-0.6") from reason
+    return _number(one, text) if window is None else [float(window[1]), float(window[2])]
 
 
-def shown_value(one: Field, value: Any) -> Any:
+def _number(one: Field, text: str) -> float:
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    raise InputError(one.name, repr(text), "a number" if float in one.types else "a whole number")
+
+
+def shown_value(value: Any) -> str:
     """What a field shows for a recipe's value, None for nothing said; the way back of `read_field`."""
-    number = isinstance(one.component, gr.Number)
     if value is None or value in ({}, [], ()):
-        return None if number else UNSAID
+        return UNSAID
     if isinstance(value, bool):
         return next(word for word, meant in YES_NO.items() if meant is value)
     if isinstance(value, dict):
         return ", ".join(f"{word}={_shown(one)}" for word, one in value.items())
-    return value if number else _shown(value)
+    return _shown(value)
 
 
 def _shown(value: Any) -> str:

@@ -1,5 +1,6 @@
 """The components of the page, from top to bottom, each with an id of its own."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +46,7 @@ def build(
     models: dict[str, Method],  # of a server, BUNDLE:METHOD
     mappers: list[tuple[str, str]],  # of its bundles: as they are shown, names
     edits: list[str],  # to begin with
+    usual: Mapping[str, Mapping[tuple[str, str], str]],  # method -> what acts where a field is left empty
 ) -> tuple[gr.Blocks, Parts]:
     """The page."""
     parts = Parts()
@@ -54,7 +56,7 @@ def build(
         gr.HTML("<h1>Limner</h1><p>Edits images by words.</p>", elem_id="title", js_on_load=None)
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                asking(parts, models, mappers, edits)
+                asking(parts, models, mappers, edits, usual)
             with gr.Column(scale=3, min_width=320):
                 looking(parts)
     return blocks, parts
@@ -63,7 +65,10 @@ def build(
 # --- the left side: what is asked for -------------------------------------------------------------------------
 
 
-def asking(parts: Parts, models: dict[str, Method], mappers: list[tuple[str, str]], edits: list[str]) -> None:
+def asking(
+    parts: Parts, models: dict[str, Method], mappers: list[tuple[str, str]], edits: list[str],
+    usual: Mapping[str, Mapping[tuple[str, str], str]],
+) -> None:  # fmt: skip
     """Source, method, words, settings."""
     parts.add("starts", gr.Dropdown(edits, value=None, label="Begin with an example", elem_id="starts"))
     parts.add("kind", gr.Radio(KINDS, value="file", label="Start from", elem_id="kind"))
@@ -79,6 +84,7 @@ def asking(parts: Parts, models: dict[str, Method], mappers: list[tuple[str, str
             "words_seed", gr.Number(7, precision=0, minimum=0, maximum=MAX_SEED, label="seed", elem_id="words-seed")
         )
     parts.add("of_words", row)
+    distinct = list({method.name: method for method in models.values()}.values())
     several = len({method.name for method in models.values()}) < len(models)
     choices = [(name if several else method.name, name) for name, method in models.items()]
     parts.add("model", gr.Radio(choices, value=choices[0][1], label="Method", elem_id="method"))
@@ -86,13 +92,15 @@ def asking(parts: Parts, models: dict[str, Method], mappers: list[tuple[str, str
     parts.add("shows", gr.Textbox(label="What the picture shows", lines=2, visible=False, elem_id="shows"))
     parts.add("words", gr.Textbox(label="Words", lines=2, max_lines=8, elem_id="words"))
     parts.add("mappers", gr.Dropdown(mappers, multiselect=True, label="Mappers", visible=False, elem_id="mappers"))
-    for method in {method.name: method for method in models.values()}.values():
-        of_method(parts, method)
+    for method in distinct:
+        front_of(parts, method, usual[method.name])
     next_from = [("the source", SOURCE), ("the result", RESULT)]
     parts.add("go_on", gr.Radio(next_from, value=SOURCE, label="Edit", visible=False, elem_id="go-on"))
     with gr.Row():
         parts.add("edit", gr.Button("Edit", variant="primary", elem_id="edit"))
         parts.add("stop", gr.Button("Stop", variant="stop", visible=False, elem_id="stop"))
+    for method in distinct:
+        settings_of(parts, method, usual[method.name])
 
 
 def of_files(parts: Parts) -> None:
@@ -122,7 +130,7 @@ def of_face(parts: Parts) -> None:
     with gr.Row():
         finders = [("none", ""), *((name, name) for name in finder_names())]
         parts.add("finder", gr.Dropdown(finders, value="", label="or a finder", elem_id="finder"))
-        parts.add("face_index", gr.Number(None, precision=0, minimum=0, label="which face", elem_id="face-index"))
+        parts.add("face_index", gr.Textbox("", label="which face, from 0", elem_id="face-index"))
         parts.add("paste", gr.Dropdown(list(PASTE_MODES), value="replace", label="goes back as", elem_id="paste"))
     with gr.Row():
         parts.add("scale", gr.Number(1.0, label="square, of FFHQ's side", elem_id="framing-scale"))
@@ -130,22 +138,27 @@ def of_face(parts: Parts) -> None:
         parts.add("clear_points", gr.Button("Take the points away", size="sm", elem_id="clear-points"))
 
 
-def of_method(parts: Parts, method: Method) -> None:
-    """The fields of one method: some beside the words, the rest folded away."""
-    shown = []
-    front = [name for name in names_of(method, "options") if name in FRONT]
+Usual = Mapping[tuple[str, str], str]
+
+
+def front_of(parts: Parts, method: Method, usual: Usual) -> None:
+    """The fields of a method that stand beside the words."""
+    names = [name for name in names_of(method, "options") if name in FRONT]
     with gr.Row(visible=False, elem_id=f"front-{method.name}") as row:
-        parts.fields += [field_of(method, "options", name) for name in front]
-    shown.append(row)
+        parts.fields += [field_of(method, "options", name, usual["options", name]) for name in names]
+    parts.groups[method.name] = [row] if names else []
+
+
+def settings_of(parts: Parts, method: Method, usual: Usual) -> None:
+    """All other fields of a method, folded away."""
     with gr.Accordion("Settings", open=False, visible=False, elem_id=f"settings-{method.name}") as folded:
         for group in GROUPS:
             rest = [name for name in names_of(method, group) if not (group == "options" and name in FRONT)]
             if rest and group == "inversion":
                 gr.Markdown("**of a picture's inversion**")
             with gr.Row():
-                parts.fields += [field_of(method, group, name) for name in rest]
-    shown.append(folded)
-    parts.groups[method.name] = shown
+                parts.fields += [field_of(method, group, name, usual[group, name]) for name in rest]
+    parts.groups[method.name].append(folded)
 
 
 # --- the right side: what is looked at ------------------------------------------------------------------------

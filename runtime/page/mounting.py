@@ -6,14 +6,18 @@ from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
-from starlette.responses import RedirectResponse
+from starlette.responses import RedirectResponse, Response
 
 from limner.runtime.bundle.shipped import demo_file
 from limner.runtime.errors import InputError
+from limner.runtime.page.beginning import Beginning
+from limner.runtime.page.choosing import Choosing
+from limner.runtime.page.context import Context
 from limner.runtime.page.desk import forget_old_desks
-from limner.runtime.page.events import Events
+from limner.runtime.page.fields import usual_values
 from limner.runtime.page.layout import Parts, build
 from limner.runtime.page.looking import asset
+from limner.runtime.page.making import Making
 from limner.runtime.page.running import Edits
 from limner.runtime.recipe import Recipe
 from limner.runtime.server.errors import Refusal
@@ -41,17 +45,20 @@ def with_page(app: FastAPI) -> FastAPI:
     os.environ[TEMPORARY] = str(pages / "sent")
     starts = edits_to_begin_with(state)
     models = {name: method for name, (_, method) in state.hosts.models().items() if method is not None}
-    blocks, parts = build(models, mappers_of(state), list(starts))
-    events = Events(parts, state, Edits(state, state.engine), starts)
+    usual = {method.name: usual_values(method, hosted.editor.bundle)
+             for hosted, method in state.hosts.models().values() if method is not None}  # fmt: skip
+    blocks, parts = build(models, mappers_of(state), list(starts), usual)
+    context = Context(parts, state, Edits(state, state.engine), starts)
     with blocks:
-        wire(blocks, parts, events)
+        wire(blocks, parts, context)
     blocks.queue(default_concurrency_limit=None, api_open=False)
     app.get("/", include_in_schema=False)(to_page)
+    app.get("/favicon.ico", include_in_schema=False)(favicon)
     mounted: FastAPI = gr.mount_gradio_app(
         app, blocks, PATH, footer_links=[], run_history=False, ssr_mode=False, mcp_server=False, pwa=False,
         max_file_size=int(state.limits.upload_mb * 1e6), allowed_paths=[str(pages.resolve())], show_error=False,
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        css=asset("page.css"), head=asset("head.html"), js=asset("page.js"), enable_monitoring=False,
+        css=asset("page.css"), js=asset("page.js"), enable_monitoring=False,
         auth=None if state.settings.keys is None else _knows(state), auth_message="The name of your key, and the key.",
     )  # fmt: skip
     return mounted
@@ -60,6 +67,11 @@ def with_page(app: FastAPI) -> FastAPI:
 async def to_page() -> RedirectResponse:
     """From / to the page."""
     return RedirectResponse(f"{PATH}/")
+
+
+async def favicon() -> Response:
+    """The sign in a browser's tab."""
+    return Response(asset("favicon.svg"), media_type="image/svg+xml")
 
 
 def _knows(state: State) -> Any:
@@ -98,11 +110,18 @@ def edits_to_begin_with(state: State) -> dict[str, Recipe]:
     return found
 
 
-def wire(blocks: gr.Blocks, parts: Parts, events: Events) -> None:
+def wire(blocks: gr.Blocks, parts: Parts, context: Context) -> None:
     """What answers which event."""
+    begin = Beginning(context)
+    make, choose = Making(context, begin), Choosing(context, begin)
     every = list(parts.named.values()) + [one.component for one in parts.fields]
     groups = [group for shown in parts.groups.values() for group in shown]
     outputs = [*every, *groups]
+    result = [
+        parts.tab, parts.said, parts.stage, parts.strip, parts.undo, parts.go_on, parts.first, parts.second,
+        parts.brush_box, parts.draw, parts.strength, parts.download, parts.command, parts.python, parts.recipe,
+        parts.edit, parts.stop,
+    ]  # fmt: skip
     own: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     who: list[Any] = [parts.secret, parts.tab]
     form: set[Any] = {
@@ -110,28 +129,28 @@ def wire(blocks: gr.Blocks, parts: Parts, events: Events) -> None:
         parts.truncation, parts.source_words, parts.words_seed, parts.shows, parts.words, parts.mappers, parts.points,
         parts.finder, parts.face_index, parts.scale, parts.shift, parts.paste,
     }  # fmt: skip
-    blocks.load(events.arrive, parts.secret, outputs, **own).then(
-        events.method, [parts.model, parts.kind], outputs, **own
+    blocks.load(begin.arrive, parts.secret, outputs, **own).then(
+        begin.fitted, [parts.model, parts.kind], outputs, **own
     )
-    blocks.unload(events.leave)
-    parts.drop.upload(events.drop, [parts.drop, *who], outputs, **own).then(events.replayed, who, outputs, **own)
-    parts.examples.select(events.example, who, outputs, **own)
-    parts.photo.select(events.point, [parts.points, parts.tab], parts.points, **own)
-    parts.clear_points.click(lambda: "", None, parts.points, **own)
-    parts.kind.change(events.kind, [parts.model, parts.kind], outputs, **own)
-    parts.another.click(events.another, None, parts.seed, **own)
-    parts.model.change(events.method, [parts.model, parts.kind], outputs, **own)
-    parts.starts.input(events.begin, [parts.starts, *who], outputs, **own)
+    blocks.unload(begin.leave)
+    parts.drop.upload(begin.drop, [parts.drop, parts.secret], outputs, **own).then(make.replayed, who, outputs, **own)
+    parts.examples.select(begin.example, parts.secret, outputs, **own)
+    parts.photo.select(begin.point, [parts.points, parts.tab], [parts.points, parts.photo, parts.said], **own)
+    parts.clear_points.click(begin.no_points, parts.tab, [parts.points, parts.photo, parts.said], **own)
+    parts.kind.change(begin.fitted, [parts.model, parts.kind], outputs, **own)
+    parts.another.click(begin.another, None, parts.seed, **own)
+    parts.model.change(begin.fitted, [parts.model, parts.kind], outputs, **own)
+    parts.starts.input(begin.begin, [parts.starts, parts.secret], outputs, **own)
     for trigger in (parts.edit.click, parts.words.submit):
-        trigger(events.run, form, outputs, **own)
+        trigger(make.run, form, result, **own)
     for button in (parts.edit, parts.again):
         button.click(None, js=TO_RESULT)
-    parts.again.click(events.again, {parts.brush, *who}, outputs, **own)
-    parts.stop.click(events.stop, None, parts.said, queue=False, **own)
-    parts.strength.input(events.strength, [parts.strength, *who], outputs, trigger_mode="always_last", **own)
-    parts.strip.select(events.choose, who, outputs, **own)
-    parts.undo.click(events.undo, who, outputs, **own)
+    parts.again.click(make.again, {parts.brush, *who}, result, **own)
+    parts.stop.click(make.stop, None, parts.said, queue=False, **own)
+    parts.strength.input(make.strength, [parts.strength, *who], result, trigger_mode="always_last", **own)
+    parts.strip.select(choose.choose, who, outputs, **own)
+    parts.undo.click(choose.undo, who, outputs, **own)
     for one in (parts.first, parts.second):
-        one.input(events.compare, [parts.first, parts.second, *who], outputs, **own)
-    parts.draw.click(events.draw, who, outputs, **own)
-    parts.forget.click(events.forget, who, outputs, **own)
+        one.input(choose.compare, [parts.first, parts.second, *who], outputs, **own)
+    parts.draw.click(choose.draw, who, outputs, **own)
+    parts.forget.click(choose.forget, parts.secret, outputs, **own)

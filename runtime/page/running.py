@@ -50,6 +50,16 @@ class Done(Generic[T]):
     result: T
 
 
+async def latest(heard: asyncio.Queue[Told | Shown | None]) -> Told | Shown | None:
+    """The last of what was heard meanwhile, a picture before all else: a page is slower than an edit."""
+    found = [await heard.get()]
+    while not heard.empty():
+        found.append(heard.get_nowait())
+    if None in found:
+        return None
+    return next((one for one in reversed(found) if isinstance(one, Shown)), found[-1])
+
+
 class Edits:
     """What runs for the visitors of the page, one edit a tab at one time."""
 
@@ -87,7 +97,7 @@ class Edits:
         self.stop(tab)
         self._tickets[tab] = ticket
         try:
-            while (one := await heard.get()) is not None:
+            while (one := await latest(heard)) is not None:
                 yield one
             result = task.result()
         except BaseException as reason:

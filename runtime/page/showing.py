@@ -153,8 +153,11 @@ def copies(parts: Parts, version: Version, hosted: Hosted | None) -> dict[Any, A
     family = find_method(asked.method).family
     ours = hosted is None or hosted.folder.resolve() == shipped_bundle(family).resolve()
     bundle = None if ours or hosted is None else str(hosted.folder)
+    command = as_command(asked, bundle)
+    if command.startswith("limner replay"):  # texts of which only some have options: all are said
+        command = as_command(replace(asked, prompts=whole.prompts), bundle)
     return {
-        parts.command: as_command(asked, bundle), parts.python: as_python(asked, bundle),
+        parts.command: command, parts.python: as_python(asked, bundle),
         parts.recipe: whole.to_json(indent=1),
     }  # fmt: skip
 

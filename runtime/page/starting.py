@@ -101,9 +101,7 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def face_of(
-    path: Path, points: str, finder: str, index: object, scale: object, shift: object, paste: str
-) -> Face | None:
+def face_of(path: Path, points: str, finder: str, index: str, scale: object, shift: object, paste: str) -> Face | None:
     """The face of a photograph: its points as JSON, or by a finder; None where nothing is said of one."""
     framing = Framing(
         require_number("framing.scale", scale, 0.25, 4.0), require_number("framing.shift", shift, -1.0, 1.0)
@@ -116,8 +114,15 @@ def face_of(
     if not faces:
         given = f"{path.name!r}, in which {finder!r} finds no face"
         raise InputError("face", given, "a picture of a face", "or its points")
-    whole = _whole(index)
-    return Face(choose_face(faces, whole if isinstance(whole, int) else None), framing, paste)  # type: ignore[arg-type]
+    return Face(choose_face(faces, _index(index)), framing, paste)  # type: ignore[arg-type]
+
+
+def _index(text: str) -> int | None:
+    if not text.strip():
+        return None
+    if not text.strip().isdecimal():
+        raise InputError("face", repr(text), "a whole number from 0")
+    return int(text)
 
 
 def _points(text: str) -> Points:

@@ -1,0 +1,74 @@
+"""The versions: one of them chosen, undone, compared, drawn on, all of them forgotten."""
+
+from dataclasses import replace
+
+import gradio as gr
+from PIL import Image
+
+from limner.runtime.page.beginning import Beginning, start_of
+from limner.runtime.page.context import Context, Updates, answers
+from limner.runtime.page.desk import Desk
+from limner.runtime.page.drawing import canvas
+from limner.runtime.page.layout import RESULT, SOURCE
+from limner.runtime.page.looking import said
+from limner.runtime.page.showing import Tab, other_pictures, said_of
+from limner.runtime.recipe import Recipe
+
+__all__ = ["Choosing"]
+
+
+class Choosing:
+    """Events of the strip and what is beside it."""
+
+    def __init__(self, context: Context, beginning: Beginning) -> None:
+        self.context, self.beginning = context, beginning
+
+    @answers
+    def choose(self, secret: str, tab: Tab, event: gr.SelectData, request: gr.Request) -> Updates:
+        """A version of the strip was chosen: it is shown, and the form says what made it."""
+        desk = self.context.desk(secret, request)
+        versions = desk.versions()
+        if int(event.index) >= len(versions):  # forgotten in another tab
+            return self.context.view(desk, tab)
+        return self._to(desk, tab, versions[int(event.index)].number)
+
+    def _to(self, desk: Desk, tab: Tab, number: int) -> Updates:
+        version = desk.version(number)
+        tab = replace(tab, start=start_of(desk, version), current=number)
+        form = self.beginning.filled(Recipe.from_dict(version.asked))
+        return form | self.context.view(desk, tab) | {self.context.parts.said: said_of(version)}
+
+    @answers
+    def undo(self, secret: str, tab: Tab, request: gr.Request) -> Updates:
+        """Back to what the version was made from: a version, or its source with the form as it is."""
+        desk, parts = self.context.desk(secret, request), self.context.parts
+        version = desk.version(tab.current or 0)
+        if version.parent is not None:
+            return self._to(desk, tab, version.parent) | {parts.go_on: gr.update(visible=True, value=RESULT)}
+        tab = replace(tab, start=start_of(desk, version), current=None)
+        return self.context.view(desk, tab) | {parts.said: "", parts.go_on: gr.update(visible=False, value=SOURCE)}
+
+    @answers
+    def compare(self, first: int | None, second: int | None, secret: str, tab: Tab, request: gr.Request) -> Updates:
+        """Two versions were chosen."""
+        if first is None or second is None:
+            return {self.context.parts.stage: gr.skip()}
+        desk = self.context.desk(secret, request)
+        return {self.context.parts.stage: other_pictures(desk, tab, int(first), int(second))}
+
+    @answers
+    def draw(self, secret: str, tab: Tab, request: gr.Request) -> Updates:
+        """The brush was asked for."""
+        desk, parts = self.context.desk(secret, request), self.context.parts
+        version = desk.version(tab.current or 0)
+        with Image.open(desk.picture(version.number)) as opened:
+            return {parts.brush_box: gr.update(visible=True), parts.brush: canvas(opened, version.overlays)}
+
+    @answers
+    def forget(self, secret: str, request: gr.Request) -> Updates:
+        """Everything of this browser is deleted."""
+        desk, parts = self.context.desk(secret, request), self.context.parts
+        desk.forget()
+        note = "Sources and versions are deleted; copies that the page showed go within a day."
+        begun = self.beginning.first(desk)
+        return self.context.view(desk, Tab()) | begun | {parts.said: said("note", note), parts.drop: None}
