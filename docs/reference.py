@@ -29,7 +29,7 @@ VERBS = (
     "edit", "invert", "align", "sample", "replay", "inspect", "demo", "methods", "models", "study",
     "study make", "study size", "study serve", "study page", "study collect", "study answers", "study simulate",
     "study analyse", "study run", "study score", "study table", "study sheet", "study measure", "study pie",
-    "study time", "study tune", "check", "serve", "keys", "keys add", "export", "train",
+    "study time", "study tune", "check", "ui", "serve", "keys", "keys add", "export", "train",
 )  # fmt: skip
 VARIABLES = (
     ("LIMNER_BUNDLE", "folder of a bundle, as `--bundle`"),

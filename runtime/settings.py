@@ -29,6 +29,7 @@ __all__ = [
     "Settings",
     "idle_sampling",
     "laid_over",
+    "number_types",
     "options_of",
     "require_sampler",
     "said",

@@ -1,6 +1,7 @@
 """The page as a part of a server: built for its bundles, wired, behind its keys."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,22 @@ from limner.runtime.server.running import Runner
 from limner.runtime.server.state import State
 from limner.runtime.wording.demo_list import read_demo
 
-__all__ = ["PATH", "with_page"]
+__all__ = ["PATH", "Page", "page_of", "with_page"]
 
 PATH = "/ui"
 TO_RESULT = "() => { if (innerWidth < 700) document.getElementById('said').scrollIntoView({behavior: 'smooth'}); }"
 TEMPORARY = "GRADIO_TEMP_DIR"  # where Gradio keeps what is sent to it
+
+
+@dataclass(eq=False)
+class Page:
+    """The page of a server, and what answers its events."""
+
+    blocks: gr.Blocks
+    parts: Parts
+    begin: Beginning
+    make: Making
+    choose: Choosing
 
 
 def with_page(app: FastAPI) -> FastAPI:
@@ -38,30 +50,38 @@ def with_page(app: FastAPI) -> FastAPI:
     Raises InputError where edits do not run in this process, since the page changes their strength.
     """
     state: State = app.state.limner
-    if not isinstance(state.engine, Runner):
-        raise InputError("ui", "a server whose edits run elsewhere", "--engine threads")
     pages = state.settings.work / "pages"
     forget_old_desks(pages)
     os.environ[TEMPORARY] = str(pages / "sent")
-    starts = edits_to_begin_with(state)
-    models = {name: method for name, (_, method) in state.hosts.models().items() if method is not None}
-    usual = {method.name: usual_values(method, hosted.editor.bundle)
-             for hosted, method in state.hosts.models().values() if method is not None}  # fmt: skip
-    blocks, parts = build(models, mappers_of(state), list(starts), usual)
-    context = Context(parts, state, Edits(state, state.engine), starts)
-    with blocks:
-        wire(blocks, parts, context)
-    blocks.queue(default_concurrency_limit=None, api_open=False)
+    page = page_of(state)
     app.get("/", include_in_schema=False)(to_page)
     app.get("/favicon.ico", include_in_schema=False)(favicon)
     mounted: FastAPI = gr.mount_gradio_app(
-        app, blocks, PATH, footer_links=[], run_history=False, ssr_mode=False, mcp_server=False, pwa=False,
+        app, page.blocks, PATH, footer_links=[], run_history=False, ssr_mode=False, mcp_server=False, pwa=False,
         max_file_size=int(state.limits.upload_mb * 1e6), allowed_paths=[str(pages.resolve())], show_error=False,
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         css=asset("page.css"), js=asset("page.js"), enable_monitoring=False,
         auth=None if state.settings.keys is None else _knows(state), auth_message="The name of your key, and the key.",
     )  # fmt: skip
     return mounted
+
+
+def page_of(state: State) -> Page:
+    """The page for the bundles of a server, wired."""
+    if not isinstance(state.engine, Runner):
+        raise InputError("ui", "a server whose edits run elsewhere", "--engine threads")
+    starts = edits_to_begin_with(state)
+    models = {name: (hosted, method) for name, (hosted, method) in state.hosts.models().items() if method is not None}
+    usual = {method.name: usual_values(method, hosted.editor.bundle) for hosted, method in models.values()}
+    methods = {name: method for name, (_, method) in models.items()}
+    blocks, parts = build(methods, mappers_of(state), list(starts), usual)
+    context = Context(parts, state, Edits(state, state.engine), starts)
+    begin = Beginning(context)
+    page = Page(blocks, parts, begin, Making(context, begin), Choosing(context, begin))
+    with blocks:
+        wire(page)
+    blocks.queue(default_concurrency_limit=None, api_open=False)
+    return page
 
 
 async def to_page() -> RedirectResponse:
@@ -110,10 +130,9 @@ def edits_to_begin_with(state: State) -> dict[str, Recipe]:
     return found
 
 
-def wire(blocks: gr.Blocks, parts: Parts, context: Context) -> None:
+def wire(page: Page) -> None:
     """What answers which event."""
-    begin = Beginning(context)
-    make, choose = Making(context, begin), Choosing(context, begin)
+    blocks, parts, begin, make, choose = page.blocks, page.parts, page.begin, page.make, page.choose
     every = list(parts.named.values()) + [one.component for one in parts.fields]
     groups = [group for shown in parts.groups.values() for group in shown]
     outputs = [*every, *groups]

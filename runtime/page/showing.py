@@ -23,7 +23,18 @@ from limner.runtime.recipe import Recipe
 from limner.runtime.server.bundles import Hosted
 from limner.runtime.wording.spelled import as_command, as_python
 
-__all__ = ["Tab", "at_strength", "made", "other_pictures", "shown", "start_picture", "text_of_result", "with_strength"]
+__all__ = [
+    "SHOWN_SIDE",
+    "Tab",
+    "at_strength",
+    "made",
+    "other_pictures",
+    "said_of",
+    "shown",
+    "start_picture",
+    "text_of_result",
+    "with_strength",
+]
 
 SHOWN_SIDE = 1600  # pixels of a picture on the page, at the most
 SAID = 60  # characters of a title

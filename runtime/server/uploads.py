@@ -29,7 +29,7 @@ from limner.runtime.recipe import Recipe
 from limner.runtime.server.errors import Refusal, refused
 from limner.runtime.server.settings import Limits
 
-__all__ = ["Fields", "Given", "check_source", "placed", "read_request", "without_place"]
+__all__ = ["Fields", "Given", "check_size", "check_source", "placed", "read_request", "safe_name", "without_place"]
 
 UNSAFE = re.compile(r"[^\w.()+ -]", re.ASCII)
 MOST_FIELDS, MOST_FILES = 64, 16

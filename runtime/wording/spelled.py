@@ -67,7 +67,10 @@ def _spelled(recipe: Recipe) -> list[list[str]] | None:
     kind = method.texts
     first = f"seed:{source.seed}" if source.path is None else source.path
     texts = [prompt.text for prompt in recipe.prompts]
-    words = [["limner", "edit", first, *(texts if kind == "text" else ())], ["--method", recipe.method]]
+    positional = [first, *(texts if kind == "text" else ())]
+    if any(one.startswith("-") for one in positional):  # reads as an option
+        return None
+    words = [["limner", "edit", *positional], ["--method", recipe.method]]
     if kind == "concept":
         words += [["--concept", _concept(prompt)] for prompt in recipe.prompts]
     elif kind in ("mapper", "prompt"):

@@ -121,7 +121,9 @@ def test_against_semantic_stable_diffusion_pipeline(tiny: TinyModels, name: str)
     mine, masks = edited_latents(networks, starts_of(recipes), recipes, None, None)
     theirs = published(tiny, case)
     assert difference(mine, theirs) <= TOLERANCE
-    assert masks == [{}] * len(recipes)
+    for recipe, found in zip(recipes, masks, strict=True):
+        assert set(found) <= {prompt.text for prompt in recipe.prompts} and found
+        assert all(mask.shape == (16, 16) and 0.0 <= mask.min() <= mask.max() <= 1.0 for mask in found.values())
     plain = recipes_of(case, 0.0)
     unedited, _ = edited_latents(networks, starts_of(plain), plain, None, None)
     assert np.abs(mine - unedited).max() > 0.05  # the concepts do something
@@ -220,6 +222,7 @@ def test_run_fills_the_recipe_in_and_renders_other_strengths(tiny: TinyModels) -
     outcome = run(networks, recipe)
     assert [prompt.strength for prompt in outcome.recipe.prompts] == [5.0, -3.0]
     filled = {"threshold": 0.9, "warmup": 2, "cooldown": None, "weight": 1.0, "away": False}
+    filled |= {"mask_add": None, "mask_remove": None}
     assert to_dict(outcome.recipe.prompts[0].options) == filled
     assert outcome.recipe.parameters.guidance == "semantic"
     image = outcome.render(outcome.recipe)
