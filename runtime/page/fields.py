@@ -92,7 +92,7 @@ def read_field(one: Field, value: Any) -> Any:
         return {word: _number_or_window(one, text) for word, text in _pairs(one, text)}
     if tuple in kinds:
         listed = [part.strip() for part in text.split(",") if part.strip()]
-        return listed if str in kinds[tuple] else _number_or_window(one, text)
+        return _number_or_window(one, text) if float in kinds[tuple] else listed
     return text
 
 
@@ -112,10 +112,11 @@ def _number_or_window(one: Field, text: str) -> float | list[float]:
 
 
 def _number(one: Field, text: str) -> float:
-    for kind in (int, float):
+    whole = set(one.types) == {int}
+    for kind in (int,) if whole else (int, float):
         with suppress(ValueError):
             return kind(text)
-    raise InputError(one.name, repr(text), "a number" if float in one.types else "a whole number")
+    raise InputError(one.name, repr(text), "a whole number" if whole else "a number")
 
 
 def shown_value(value: Any) -> str:

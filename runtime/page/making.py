@@ -114,6 +114,8 @@ class Making:
             return Start("words", source=worded(values[parts.source_words] or "", values[parts.words_seed])), None
         if tab.start is None or tab.start.path is None:
             raise InputError("picture", "nothing", "a picture that is dropped, an example, a seed or words")
+        if not Path(tab.start.path).is_file():
+            raise InputError("picture", f"{Path(tab.start.path).name!r}, which is gone", "the same one, dropped again")
         return replace(tab.start, shows=values[parts.shows] or ""), None
 
     def _asked(self, values: Values, model: str, start: Start, parent: int | None, desk: Desk) -> tuple[Recipe, Start]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from limner.runtime import Editor, InputError, PromptEdit, Recipe, Source, read_recipe
@@ -51,8 +52,8 @@ def test_a_cell_is_touched_by_any_part_of_it() -> None:
     mask[17, 40] = True
     small = touched(mask, (16, 16))
     assert small.sum() == 1 and small[2, 5]
-    random: np.ndarray = np.random.default_rng(1).random((96, 64)) > 0.97
-    cells = random.reshape(12, 8, 8, 8).any(axis=(1, 3))
+    random = np.random.default_rng(1).random((96, 64)) > 0.97
+    cells: NDArray[np.bool_] = np.asarray(random.reshape(12, 8, 8, 8).any(axis=(1, 3)))
     np.testing.assert_array_equal(touched(random, (12, 8)), cells)
     np.testing.assert_array_equal(touched(cells, (96, 64)), cells.repeat(8, 0).repeat(8, 1))
 
