@@ -3,12 +3,11 @@
 from dataclasses import replace
 
 import gradio as gr
-from PIL import Image
 
 from limner.runtime.page.beginning import Beginning, start_of
 from limner.runtime.page.context import Context, Updates, answers
 from limner.runtime.page.desk import Desk
-from limner.runtime.page.drawing import canvas
+from limner.runtime.page.drawing import brush
 from limner.runtime.page.layout import RESULT, SOURCE
 from limner.runtime.page.looking import said
 from limner.runtime.page.showing import Tab, other_pictures, said_of
@@ -61,8 +60,11 @@ class Choosing:
         """The brush was asked for."""
         desk, parts = self.context.desk(secret, request), self.context.parts
         version = desk.version(tab.current or 0)
-        with Image.open(desk.picture(version.number)) as opened:
-            return {parts.brush_box: gr.update(visible=True), parts.brush: canvas(opened, version.overlays)}
+        return {parts.brush: gr.update(visible=True, value=brush(desk.picture(version.number), version.overlays))}
+
+    def close(self) -> Updates:
+        """The brush is put away."""
+        return {self.context.parts.brush: gr.update(visible=False)}
 
     @answers
     def forget(self, secret: str, request: gr.Request) -> Updates:

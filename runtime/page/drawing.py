@@ -1,8 +1,9 @@
-"""The brush: a mask that is drawn over the picture and painted on, and what was added to it and taken away."""
+"""The brush: a mask that lies over the picture and is painted on, and what was added to it and taken away."""
 
 import base64
+import binascii
 import io
-from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,18 @@ from PIL import Image
 
 from limner.runtime.errors import InputError
 from limner.runtime.page.desk import Overlay
-from limner.runtime.page.looking import TINT, TINTED
+from limner.runtime.page.looking import TINT, TINTED, file_url, picture_url
 from limner.runtime.pictures.drawn import drawn_text, read_drawn, touched
 
-__all__ = ["canvas", "drawn_over", "painted"]
+__all__ = ["brush", "drawn_over", "mask_of", "painted"]
 
 BoolArray = NDArray[np.bool_]
-SIDE = 512  # pixels of the canvas, at least, so that the brush is finer than what it paints on
+SIDE = 256  # pixels of the canvas's shorter side: finer than what it paints on
+MOST_SIDE = 2048
+MOST_CHARACTERS = 2_000_000
 SHARE = 127  # of 255, of the steps that a concept's mask had a place at
-OPAQUE = 150
+STROKE = "a stroke that adds to the mask, or takes from it"
+PNG_URL = "data:image/png;base64,"
 
 
 def mask_of(overlays: tuple[Overlay, ...], size: tuple[int, int]) -> BoolArray:
@@ -33,34 +37,57 @@ def mask_of(overlays: tuple[Overlay, ...], size: tuple[int, int]) -> BoolArray:
     return found
 
 
-def canvas(picture: Image.Image, overlays: tuple[Overlay, ...]) -> dict[str, Any]:
-    """What the editor is given: the picture, and its mask as a layer."""
-    factor = max(1, -(-SIDE // min(picture.size)))
-    large = picture.convert("RGB").resize((picture.width * factor, picture.height * factor), Image.Resampling.BICUBIC)
-    mask = mask_of(overlays, (large.height, large.width))
-    layer = np.zeros((*mask.shape, 4), np.uint8)
-    layer[mask] = (*TINT, OPAQUE)
-    return {"background": np.asarray(large), "layers": [layer], "composite": None}
+def brush(picture: Path, overlays: tuple[Overlay, ...]) -> str:
+    """The picture under a canvas that begins with its mask; `brush.js` does the rest."""
+    with Image.open(picture) as opened:
+        factor = SIDE / min(opened.size)
+        width, height = (max(SIDE, round(side * factor)) for side in opened.size)
+    mask = mask_of(overlays, (height, width))
+    layer = np.zeros((height, width, 4), np.uint8)
+    layer[mask] = (*TINT, 255)
+    about = "Paint where the edit may act; arrows move, the space bar paints"
+    return (
+        f'<figure class="pair" id="brush-pair"><img id="brush-picture" src="{file_url(picture)}" alt="result">'
+        f'<canvas id="brush-canvas" width="{width}" height="{height}" tabindex="0" role="img" aria-label="{about}" '
+        f'data-mask="{picture_url(Image.fromarray(layer))}" data-tint="rgb{TINT}"></canvas>'
+        '<span id="brush-cursor" aria-hidden="true" hidden></span></figure>'
+        '<div class="brush-row" role="group" aria-label="Brush">'
+        '<button type="button" class="chip" id="brush-add" aria-pressed="true">Add</button>'
+        '<button type="button" class="chip" id="brush-take" aria-pressed="false">Take away</button>'
+        '<label>size <input type="range" id="brush-size" min="4" max="96" value="24"></label>'
+        '<button type="button" class="chip" id="brush-back">Undo stroke</button>'
+        '<button type="button" class="chip" id="brush-close">Close</button>'
+        '<button type="button" class="chip" id="brush-again">Edit again with this mask</button></div>'
+    )
 
 
-def painted(value: Mapping[str, Any] | None, overlays: tuple[Overlay, ...]) -> tuple[BoolArray, BoolArray]:
-    """What the brush added and what the eraser took away, [H,W] each; InputError where it is neither."""
-    layers = [] if value is None else [np.asarray(layer) for layer in value["layers"]]
-    if not layers:
-        raise InputError("brush", "nothing", "a stroke that adds to the mask, or takes from it")
-    now = np.any([layer[..., 3] > 0 for layer in layers], axis=0)
-    before = mask_of(overlays, now.shape)
+def painted(given: object, overlays: tuple[Overlay, ...]) -> tuple[BoolArray, BoolArray]:
+    """What was added to a version's mask and taken away, [H,W] each, from the canvas as a data URL.
+
+    InputError for anything else, and where it is the mask as it was.
+    """
+    if not isinstance(given, str) or not given.startswith(PNG_URL) or len(given) > MOST_CHARACTERS:
+        raise InputError("brush", "nothing", STROKE)
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(given[len(PNG_URL) :], validate=True)), formats=("PNG",)) as opened:
+            if max(opened.size) > MOST_SIDE:
+                raise InputError("brush", f"{opened.width} x {opened.height} pixels", f"at most {MOST_SIDE} a side")
+            now: BoolArray = np.asarray(opened.convert("RGBA"))[..., 3] > SHARE
+    except (binascii.Error, OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as reason:
+        raise InputError("brush", "what is no picture", STROKE) from reason
+    before = mask_of(overlays, (now.shape[0], now.shape[1]))
     if np.array_equal(now, before):
-        raise InputError("brush", "the mask as it was", "a stroke that adds to the mask, or takes from it")
+        raise InputError("brush", "the mask as it was", STROKE)
     return now & ~before, before & ~now
 
 
 def drawn_over(options: Any, add: BoolArray, remove: BoolArray) -> dict[str, str]:
     """The options of a text with new strokes over those that it has already."""
+    size = (add.shape[0], add.shape[1])
 
     def old(name: str) -> BoolArray:
         text = getattr(options, name)
-        return np.zeros(add.shape, bool) if text is None else touched(read_drawn(name, text), add.shape)
+        return np.zeros(size, bool) if text is None else touched(read_drawn(name, text), size)
 
     added, removed = (old("mask_add") | add) & ~remove, (old("mask_remove") | remove) & ~add
     both = {"mask_add": added, "mask_remove": removed}

@@ -12,14 +12,12 @@ from limner.runtime.methods.registry import Method
 from limner.runtime.page.fields import FRONT, GROUPS, Field, field_of, names_of
 from limner.runtime.page.looking import asset, empty_stage
 from limner.runtime.page.starting import example_pictures
-from limner.runtime.pictures.drawn import MAX_MASK_SIDE
 from limner.runtime.recipe import MAX_SEED, TRUNCATION
 
 __all__ = ["KINDS", "RESULT", "SOURCE", "Parts", "build"]
 
 KINDS = [("A picture", "file"), ("A seed", "seed"), ("Words", "words")]
 SOURCE, RESULT = "source", "result"
-BRUSH = "#ff00aa"
 
 
 @dataclass(eq=False)
@@ -155,7 +153,7 @@ def settings_of(parts: Parts, method: Method, usual: Usual) -> None:
         for group in GROUPS:
             rest = [name for name in names_of(method, group) if not (group == "options" and name in FRONT)]
             if rest and group == "inversion":
-                gr.Markdown("**of a picture's inversion**")
+                gr.Markdown("**of a picture's inversion**", elem_id=f"inversion-{method.name}")
             with gr.Row():
                 parts.fields += [field_of(method, group, name, usual[group, name]) for name in rest]
     parts.groups[method.name].append(folded)
@@ -183,17 +181,7 @@ def looking(parts: Parts) -> None:
         parts.add("draw", gr.Button("Draw on the mask", size="sm", visible=False, elem_id="draw"))
         parts.add("download", gr.DownloadButton("Save the picture", size="sm", interactive=False, elem_id="download"))
         parts.add("forget", gr.Button("Forget everything", size="sm", elem_id="forget"))
-    with gr.Group(visible=False, elem_id="brush-box") as box:
-        gr.Markdown(
-            "The brush adds to where the edit may act, the eraser takes away. Then edit again.", elem_id="brush-help"
-        )
-        parts.add("brush", gr.ImageEditor(
-            sources=(), transforms=(), layers=False, type="numpy", format="png", show_label=False, buttons=[],
-            brush=gr.Brush(28, [BRUSH], BRUSH, "fixed"), eraser=gr.Eraser(28), height=600, elem_id="brush",
-            canvas_size=(MAX_MASK_SIDE // 8, MAX_MASK_SIDE // 8),
-        ))  # fmt: skip
-        parts.add("again", gr.Button("Edit again with this mask", variant="primary", elem_id="again"))
-    parts.add("brush_box", box)
+    parts.add("brush", gr.HTML("", visible=False, elem_id="brush", js_on_load=asset("brush.js")))
     with gr.Accordion("Copy this edit", open=False, elem_id="copies"), gr.Tabs(elem_id="copy-tabs"):
         for name, title, language in (
             ("command", "as command", "shell"), ("python", "as Python", "python"), ("recipe", "as recipe", "json"),

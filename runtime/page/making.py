@@ -55,12 +55,12 @@ class Making:
         async for one in self._made(desk, tab, model, asked, edit, parent, shows, request):
             yield one
 
-    async def again(self, values: Values, request: gr.Request) -> AsyncIterator[Updates]:
+    async def again(self, secret: str, tab: Tab, event: gr.EventData, request: gr.Request) -> AsyncIterator[Updates]:
         """The brush was used: the edit that is shown, with other masks."""
-        tab, desk = values[self.context.parts.tab], self.context.desk(values[self.context.parts.secret], request)
+        desk = self.context.desk(secret, request)
         try:
             version = desk.version(tab.current or 0)
-            strokes = await asyncio.to_thread(painted, values[self.context.parts.brush], version.overlays)
+            strokes = await asyncio.to_thread(painted, event._data.get("painted"), version.overlays)
             asked = desk.asked(version)
             asked = with_drawn(asked, drawn_over(asked.prompts[0].options, *strokes))
         except Exception as reason:

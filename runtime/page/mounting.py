@@ -138,7 +138,7 @@ def wire(page: Page) -> None:
     outputs = [*every, *groups]
     result = [
         parts.tab, parts.said, parts.stage, parts.strip, parts.undo, parts.go_on, parts.first, parts.second,
-        parts.brush_box, parts.draw, parts.strength, parts.download, parts.command, parts.python, parts.recipe,
+        parts.brush, parts.draw, parts.strength, parts.download, parts.command, parts.python, parts.recipe,
         parts.edit, parts.stop,
     ]  # fmt: skip
     own: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -162,14 +162,15 @@ def wire(page: Page) -> None:
     parts.starts.input(begin.begin, [parts.starts, parts.secret], outputs, **own)
     for trigger in (parts.edit.click, parts.words.submit):
         trigger(make.run, form, result, **own)
-    for button in (parts.edit, parts.again):
-        button.click(None, js=TO_RESULT)
-    parts.again.click(make.again, {parts.brush, *who}, result, **own)
+    for pressed in (parts.edit.click, parts.brush.submit):
+        pressed(None, js=TO_RESULT)
+    parts.brush.submit(make.again, who, result, **own)
+    parts.brush.clear(choose.close, None, parts.brush, **own)
     parts.stop.click(make.stop, None, parts.said, queue=False, **own)
     parts.strength.input(make.strength, [parts.strength, *who], result, trigger_mode="always_last", **own)
     parts.strip.select(choose.choose, who, outputs, **own)
     parts.undo.click(choose.undo, who, outputs, **own)
     for one in (parts.first, parts.second):
         one.input(choose.compare, [parts.first, parts.second, *who], outputs, **own)
-    parts.draw.click(choose.draw, who, outputs, **own)
+    parts.draw.click(choose.draw, who, [parts.brush, parts.said], **own)
     parts.forget.click(choose.forget, parts.secret, outputs, **own)

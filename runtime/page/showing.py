@@ -111,7 +111,7 @@ def shown(parts: Parts, desk: Desk, tab: Tab, hosted: Hosted | None) -> dict[Any
         parts.go_on: gr.update(visible=now is not None),
         parts.first: gr.update(choices=names, value=0 if now is not None else None),
         parts.second: gr.update(choices=names, value=None if now is None else now.number),
-        parts.brush_box: gr.update(visible=False),
+        parts.brush: gr.update(visible=False),
         parts.draw: gr.update(visible=now is not None and _drawable(now)),
         parts.strength: gr.update(interactive=now is not None, value=1.0 if now is None else now.strength),
         parts.download: gr.update(

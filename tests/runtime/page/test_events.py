@@ -1,6 +1,8 @@
 """What the page does, without a browser: each method, strength, versions, the brush, replays, and what is refused."""
 
 import asyncio
+import base64
+import io
 import json
 import re
 from pathlib import Path
@@ -15,7 +17,7 @@ from support.page import Visitor, page_at
 from limner.runtime import Editor, Recipe, read_recipe, write_edit
 from limner.runtime.bundle.shipped import demo_file, shipped_bundle
 from limner.runtime.page.desk import Desk
-from limner.runtime.page.drawing import canvas, painted
+from limner.runtime.page.drawing import mask_of
 from limner.runtime.page.mounting import Page
 from limner.runtime.page.running import MOST_LIVE
 from limner.runtime.pictures.drawn import read_drawn
@@ -235,18 +237,17 @@ def test_the_brush(visitor: Visitor, method: str) -> None:
     if method == "prompt-to-prompt":
         visitor.field("prompt-to-prompt-options-blend", "hair")
     visitor.edit().do(visitor.page.choose.draw, visitor.parts.secret, visitor.parts.tab)
-    value = dict(visitor["brush"])
-    layer = value["layers"][0].copy()
-    assert (layer[..., 3] > 0).any() and value["background"].shape == (512, 512, 3)
-    layer[400:480, 100:400] = 255  # over the shirt
-    layer[:200, :256] = 0
-    visitor.set(brush=value | {"layers": [layer]}).edit(visitor.page.make.again)
+    layer = canvas_of(visitor)
+    assert (layer[..., 3] > 0).any() and layer.shape == (256, 256, 4)
+    layer[200:240, 50:200] = 255  # over the shirt
+    layer[:100, :128] = 0
+    paint(visitor, layer)
     version = desk_of(visitor).version(2)
     options = Recipe.from_dict(version.asked).prompts[0].options
     add, remove = (read_drawn(name, getattr(options, name)) for name in ("mask_add", "mask_remove"))
-    assert add[440, 200] and not add[300, 300] and remove[50:150, 50:200].any()
-    now = canvas(Image.open(desk_of(visitor).picture(2)), version.overlays)["layers"][0][..., 3] > 0
-    assert now[410:470, 110:390].all() and not now[10:190, 10:246].any()
+    assert add[220, 100] and not add[150, 150] and remove[25:75, 25:100].any()
+    now = mask_of(version.overlays, (256, 256))
+    assert now[205:235, 55:195].all() and not now[5:95, 5:123].any()
     assert version.parent == 1 and (picture(visitor, 1) != picture(visitor, 2)).any()
     if method == "prompt-to-prompt":  # outside the mask the pixels are those of the source
         source = np.asarray(Image.open(desk_of(visitor).before(2)))
@@ -254,14 +255,31 @@ def test_the_brush(visitor: Visitor, method: str) -> None:
             picture(visitor, 1)[:40, :50] != source[:40, :50]).mean() + 1e-9  # fmt: skip
 
 
+def canvas_of(visitor: Visitor) -> np.ndarray:
+    """The canvas as a browser begins with it."""
+    found = re.search(r'data-mask="data:image/png;base64,([^"]*)"', visitor["brush"])
+    assert found is not None
+    return np.array(Image.open(io.BytesIO(base64.b64decode(found[1]))))
+
+
+def paint(visitor: Visitor, layer: np.ndarray | str | None) -> Visitor:
+    url = layer
+    if isinstance(layer, np.ndarray):
+        held = io.BytesIO()
+        Image.fromarray(layer).save(held, "PNG")
+        url = f"data:image/png;base64,{base64.b64encode(held.getvalue()).decode()}"
+    event = SimpleNamespace(_data={"painted": url})
+    return visitor.do(visitor.page.make.again, visitor.parts.secret, visitor.parts.tab, event=event)
+
+
 def test_a_brush_that_did_nothing(visitor: Visitor) -> None:
     model(example(visitor), "prompt-to-prompt").set(shows=SHOWS, words=SHOWS.replace("brown hair", "red hair")).edit()
     visitor.do(visitor.page.choose.draw, visitor.parts.secret, visitor.parts.tab)
-    for value in (visitor["brush"], None, visitor["brush"] | {"layers": []}):
-        visitor.set(brush=value).edit(visitor.page.make.again)
-        assert visitor.said.startswith("brush: got") and len(desk_of(visitor).versions()) == 1
-    add, remove = painted({"layers": [np.full((64, 64, 4), 255, np.uint8)]}, ())
-    assert add.all() and not remove.any()
+    large = np.zeros((4, 3000, 4), np.uint8)
+    for given in (canvas_of(visitor), None, "", "data:image/png;base64,AAAA", "data:image/png;base64,\u00e9", large):
+        assert paint(visitor, given).said.startswith("brush: got") and len(desk_of(visitor).versions()) == 1
+    visitor.do(visitor.page.choose.close)
+    assert visitor.shown[visitor.parts.brush]["visible"] is False
 
 
 # --- replays ----------------------------------------------------------------------------------------------------
