@@ -129,6 +129,10 @@ bench-shortcuts: out/samples/test ## Judge and time diffusion edits that leave s
 out/samples/%: $(FULL)
 	$(BIN)/limner train samples --split $* --out $@
 
+.PHONY: bench-page
+bench-page: $(FULL) ## Seconds from `limner ui` to a first edit on the page, and pictures of every step in out/page (needs chromium)
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.page --shots out/page $(ARGS)
+
 .PHONY: bench-watermark
 bench-watermark: out/samples/test ## Read the invisible mark back after attacks, and look for it in 10,000 pictures without (an hour)
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.watermark out/samples/test $(ARGS)

@@ -25,10 +25,10 @@ from limner.training.models.store import load_model
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = checkpoints_folder() / "avatars" / "pictures"
 # Verbs whose lines have tests of their own: those of trainings, exports (test_full_scale.py), imports (the same) and
-# studies (runtime/study/test_study.py); a server's and its client's (runtime/server/test_documented.py). Those of marks
-# need a certificate, which the page makes (runtime/marking/test_marking.py).
+# studies (runtime/study/test_study.py); a server's and its client's (runtime/server/test_documented.py) and the page's
+# (runtime/page/test_documented_page.py). Those of marks need a certificate (runtime/marking/test_marking.py).
 ELSEWHERE = ("train", "export", "study", "models import", "edit seed:1 --mapper afro --bundle ffhq-bundle", "serve",
-             "keys", "edit me.png --concept +glasses --server")  # fmt: skip
+             "keys", "ui", "edit me.png --concept +glasses --server")  # fmt: skip
 FINDER = """
 def find(image_u8):
     import json

@@ -75,6 +75,7 @@ def test_slider_strength_and_where_words_look(server: Server) -> None:
             page.keyboard.press("ArrowLeft")
         it.wait(lambda: "strength 0.8" in it.said)
         assert page.get_attribute("#picture-after", "src") != before and it.versions == 1
+        assert float(it.cut().rstrip("%")) == pytest.approx(25, abs=2)  # where it was left
         it.method("prompt-to-prompt")
         it.fill("shows", SHOWS)
         it.fill("words", SHOWS.replace("brown hair", "red hair"))
