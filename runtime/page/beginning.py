@@ -6,10 +6,8 @@ import secrets
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
-import numpy as np
 from PIL import Image, ImageDraw
 
 from limner.runtime.errors import InputError
@@ -18,11 +16,12 @@ from limner.runtime.page.context import Context, Updates, answers
 from limner.runtime.page.desk import Desk, Version, new_secret
 from limner.runtime.page.fields import shown_value
 from limner.runtime.page.layout import SOURCE
-from limner.runtime.page.looking import TINT, said
+from limner.runtime.page.looking import TINT, photo_html, picture_url, said
 from limner.runtime.page.showing import SHOWN_SIDE, Tab, start_picture
 from limner.runtime.page.starting import Taken, example_pictures, take
 from limner.runtime.pictures.images import read_photo
 from limner.runtime.recipe import MAX_SEED, Recipe
+from limner.runtime.schema import require_number
 
 __all__ = ["KINDS", "Beginning", "kept_result", "start_of"]
 
@@ -95,15 +94,20 @@ class Beginning:
             found = take(files, self.context.desk(secret, request).keep, self.context.state.limits)
         except Exception as reason:
             return self.context.failed(reason) | {parts.drop: None}
+        finally:
+            self.context.discard(files)
         if found.recipe is not None:
             self.taken[request.session_hash or ""] = found
-            return {parts.said: said("note", "A recipe: it is replayed.")}
-        return self._starts_with(Start("file", str(found.path)))
+            return {parts.said: said("note", "A recipe: it is replayed."), parts.drop: None}
+        return self._starts_with(Start("file", str(found.path))) | {parts.drop: None}
 
     @answers
-    def example(self, secret: str, event: gr.SelectData, request: gr.Request) -> Updates:
+    def example(self, secret: str, event: gr.EventData, request: gr.Request) -> Updates:
         """An example was chosen."""
-        path = example_pictures()[int(event.index)]
+        choice = event._data.get("choice")
+        path = next((one for one in example_pictures() if one.name == choice), None)
+        if path is None:
+            raise InputError("example", repr(choice), ", ".join(one.name for one in example_pictures()))
         kept = self.context.desk(secret, request).keep(path.name, path.read_bytes())
         return self._starts_with(Start("file", str(kept), shows=self._caption(path)))
 
@@ -121,14 +125,14 @@ class Beginning:
         }  # fmt: skip
 
     @answers
-    def point(self, points: str, tab: Tab, event: gr.SelectData) -> Updates:
+    def point(self, points: str, tab: Tab, event: gr.EventData) -> Updates:
         """A place of the photograph was clicked: one point more."""
         if tab.start is None or tab.start.path is None:
             return self.context.same()
         height, width = read_photo(tab.start.path, "source").image_u8.shape[:2]
-        factor = max(1.0, max(height, width) / SHOWN_SIDE)
+        place = [require_number(f"photo.{name}", event._data.get(name), 0.0, 1.0) for name in ("x", "y")]
         before = [(float(x), float(y)) for x, y in POINT.findall(points)]
-        found = [*(() if len(before) >= FACE_POINTS else before), (event.index[0] * factor, event.index[1] * factor)]
+        found = [*(() if len(before) >= FACE_POINTS else before), (place[0] * width - 0.5, place[1] * height - 0.5)]
         text = ", ".join(f"[{x:.0f}, {y:.0f}]" for x, y in found)
         return {self.context.parts.points: f"[{text}]", self.context.parts.photo: photo_with(tab.start, found)}
 
@@ -210,17 +214,17 @@ def start_of(desk: Desk, version: Version) -> Start:
     return Start("file", None if path is None else str(path), shows=asked.source.prompt or "")
 
 
-def photo_with(start: Start | None, points: Sequence[tuple[float, float]]) -> Any:
-    """The photograph that points are clicked in, with those that are there; None of what is none."""
+def photo_with(start: Start | None, points: Sequence[tuple[float, float]]) -> str:
+    """The photograph that points are clicked in, with those that are there; nothing of what is none."""
     if start is None or start.path is None or start.path.endswith(".npy"):
-        return None
+        return photo_html(None)
     image = Image.fromarray(read_photo(start.path, "source").on_white())
     factor = max(1.0, max(image.size) / SHOWN_SIDE)
     image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
     pen, radius = ImageDraw.Draw(image), max(2.0, max(image.size) / 150)
     for x, y in points:
         pen.circle((x / factor, y / factor), radius, fill=TINT, outline="white", width=max(1, int(radius / 3)))
-    return np.asarray(image)
+    return photo_html(picture_url(image))
 
 
 def kept_result(desk: Desk, version: Version) -> Start:

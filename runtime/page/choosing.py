@@ -23,13 +23,13 @@ class Choosing:
         self.context, self.beginning = context, beginning
 
     @answers
-    def choose(self, secret: str, tab: Tab, event: gr.SelectData, request: gr.Request) -> Updates:
+    def choose(self, secret: str, tab: Tab, event: gr.EventData, request: gr.Request) -> Updates:
         """A version of the strip was chosen: it is shown, and the form says what made it."""
         desk = self.context.desk(secret, request)
-        versions = desk.versions()
-        if int(event.index) >= len(versions):  # forgotten in another tab
+        choice = str(event._data.get("choice"))
+        if choice not in {str(one.number) for one in desk.versions()}:  # forgotten in another tab
             return self.context.view(desk, tab)
-        return self._to(desk, tab, versions[int(event.index)].number)
+        return self._to(desk, tab, int(choice))
 
     def _to(self, desk: Desk, tab: Tab, number: int) -> Updates:
         version = desk.version(number)
@@ -71,6 +71,6 @@ class Choosing:
         """Everything of this browser is deleted."""
         desk, parts = self.context.desk(secret, request), self.context.parts
         desk.forget()
-        note = "Sources and versions are deleted; copies that the page showed go within a day."
+        note = "Everything that lay here is deleted."
         begun = self.beginning.first(desk)
         return self.context.view(desk, Tab()) | begun | {parts.said: said("note", note), parts.drop: None}

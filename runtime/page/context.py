@@ -3,7 +3,10 @@
 import functools
 import inspect
 import re
-from collections.abc import Callable
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -18,9 +21,34 @@ from limner.runtime.recipe import Recipe
 from limner.runtime.server.errors import as_refusal
 from limner.runtime.server.state import State
 
-__all__ = ["Context", "Updates", "answers"]
+__all__ = ["Context", "Files", "Updates", "answers"]
 
+MOST_FILES = 10_000
 Updates = dict[Any, Any]  # component -> its new value, or gr.update
+
+
+class Files:
+    """Files that a page offers to save, each under an address that only its page knows and that says nothing else."""
+
+    def __init__(self) -> None:
+        self._paths: OrderedDict[str, Path] = OrderedDict()
+        self._names: dict[Path, str] = {}
+
+    def offered(self, path: Path) -> tuple[str, str]:
+        """The address of a file below the page, and its name."""
+        if path not in self._names:
+            self._names[path] = secrets.token_urlsafe(24)
+        token = self._names[path]
+        self._paths[token] = path
+        self._paths.move_to_end(token)
+        while len(self._paths) > MOST_FILES:
+            self._names.pop(self._paths.popitem(last=False)[1], None)
+        return f"../ui-files/{token}/{path.name}", path.name
+
+    def find(self, token: str) -> Path | None:
+        """The file of an address; None where it is not offered, or gone."""
+        path = self._paths.get(token)
+        return path if path is not None and path.is_file() else None
 
 
 class Context:
@@ -29,6 +57,8 @@ class Context:
     def __init__(self, parts: Parts, state: State, edits: Edits, starts: dict[str, Recipe]) -> None:
         self.parts, self.state, self.edits, self.starts = parts, state, edits, starts
         self.pages = state.settings.work / "pages"
+        self.sent = self.pages / "sent"  # where Gradio keeps what is sent to it
+        self.files = Files()
 
     def desk(self, secret: str, request: gr.Request) -> Desk:
         """The desk of a browser."""
@@ -42,7 +72,13 @@ class Context:
                 hosted = self.edits.hosted(desk.version(tab.current).model)[0]
             except Exception:  # it is served no more; its picture is still there
                 hosted = None
-        return shown(self.parts, desk, tab, hosted)
+        return shown(self.parts, desk, tab, hosted, self.files.offered)
+
+    def discard(self, sent: Sequence[str]) -> None:
+        """Delete files that came, where they came to: what is kept of them lies on a desk."""
+        for path in map(Path, sent):
+            if path.resolve().is_relative_to(self.sent.resolve()):
+                path.unlink(missing_ok=True)
 
     def model(self, recipe: Recipe) -> str:
         """The model of a recipe: on the bundle that it names, else the first that has the method."""

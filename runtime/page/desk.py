@@ -55,6 +55,7 @@ class Version:
     warnings: tuple[str, ...] = ()
     scores: dict[str, float] | None = None
     milliseconds: float = 0.0
+    thumb: str = ""  # JPEG, as a data URL
     strength: float = 1.0  # what all strengths of `asked` are multiplied with
 
 

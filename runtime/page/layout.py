@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
 from limner.runtime.faces.face import PASTE_MODES
 from limner.runtime.faces.finders import finder_names
 from limner.runtime.methods.registry import Method
 from limner.runtime.page.fields import FRONT, GROUPS, Field, field_of, names_of
-from limner.runtime.page.looking import asset, empty_stage
+from limner.runtime.page.looking import VERSIONS, asset, empty_stage, save_link, thumb_url, thumbs
 from limner.runtime.page.starting import example_pictures
 from limner.runtime.recipe import MAX_SEED, TRUNCATION
 
@@ -106,14 +107,19 @@ def of_files(parts: Parts) -> None:
     with gr.Column(elem_id="of-file") as group:
         label = "Drop a picture, a result of Limner, or a recipe"
         parts.add("drop", gr.File(label=label, file_count="multiple", height=140, elem_id="drop"))
-        parts.add("examples", gr.Gallery(
-            [str(path) for path in example_pictures()], label="Examples", columns=6, rows=1, height=112,
-            fit_columns=False, allow_preview=False, object_fit="cover", interactive=False, buttons=[],
-            elem_id="examples",
-        ))  # fmt: skip
+        parts.add("examples", gr.HTML(example_thumbs(), elem_id="examples", js_on_load=asset("choose.js")))
         with gr.Accordion("A face in a photograph", open=False, elem_id="face"):
             of_face(parts)
     parts.add("of_file", group)
+
+
+def example_thumbs() -> str:
+    """The shipped pictures."""
+    choices = []
+    for path in example_pictures():
+        with Image.open(path) as opened:
+            choices.append((f"example-{path.stem}", path.name, thumb_url(opened), path.stem))
+    return thumbs("Examples", choices) if choices else ""
 
 
 def of_face(parts: Parts) -> None:
@@ -122,7 +128,7 @@ def of_face(parts: Parts) -> None:
         "The face is cut out, edited and pasted back. Click, in this order: left eye, right eye, nose, left and right "
         "corner of the mouth, as they are in the picture.", elem_id="face-help",
     )  # fmt: skip
-    parts.add("photo", gr.Image(interactive=False, buttons=[], show_label=False, elem_id="photo"))
+    parts.add("photo", gr.HTML("", elem_id="photo", js_on_load=asset("photo.js")))
     info = "pixels, [[x, y], ...], 5 or 68 of them; empty: the centred square"
     parts.add("points", gr.Textbox(label="Points of the face", info=info, elem_id="points"))
     with gr.Row():
@@ -169,17 +175,14 @@ def looking(parts: Parts) -> None:
     parts.add("strength", gr.Slider(
         0, 2, 1, step=0.05, label="Strength", interactive=False, elem_id="strength", info="of the result shown",
     ))  # fmt: skip
-    parts.add("strip", gr.Gallery(
-        [], label="Versions", columns=6, height=132, fit_columns=False, allow_preview=False, object_fit="cover",
-        interactive=False, buttons=[], elem_id="strip",
-    ))  # fmt: skip
+    parts.add("strip", gr.HTML(thumbs(VERSIONS, []), elem_id="strip", js_on_load=asset("choose.js")))
     with gr.Row():
         parts.add("undo", gr.Button("Undo", size="sm", interactive=False, elem_id="undo"))
         parts.add("first", gr.Dropdown([], label="Compare", elem_id="compare-first"))
         parts.add("second", gr.Dropdown([], label="with", elem_id="compare-second"))
     with gr.Row():
         parts.add("draw", gr.Button("Draw on the mask", size="sm", visible=False, elem_id="draw"))
-        parts.add("download", gr.DownloadButton("Save the picture", size="sm", interactive=False, elem_id="download"))
+        parts.add("download", gr.HTML(save_link(None), elem_id="download", js_on_load=None))
         parts.add("forget", gr.Button("Forget everything", size="sm", elem_id="forget"))
     parts.add("brush", gr.HTML("", visible=False, elem_id="brush", js_on_load=asset("brush.js")))
     with gr.Accordion("Copy this edit", open=False, elem_id="copies"), gr.Tabs(elem_id="copy-tabs"):

@@ -18,13 +18,18 @@ from limner.runtime.page.desk import Overlay
 __all__ = [
     "TINT",
     "TINTED",
+    "VERSIONS",
     "asset",
     "empty_stage",
     "file_url",
     "overlays_of",
+    "photo_html",
     "picture_url",
     "said",
+    "save_link",
     "stage",
+    "thumb_url",
+    "thumbs",
     "working",
 ]
 
@@ -33,6 +38,8 @@ DARK = 0.85  # how much a word's map takes away where it does not look
 TINT = (255, 0, 170)  # of masks: no skin, hair or sky has it
 TINTED = 0.55
 LOSSLESS = 600 * 600  # pixels up to which the page shows a picture without loss
+THUMB_SIDE = 160  # pixels
+VERSIONS = "Versions"
 ROLES = {"error": "alert", "warning": "status", "note": "status", "done": "status"}
 
 
@@ -122,6 +129,39 @@ def stage(
         f'<input type="range" id="slider" min="0" max="100" value="50" aria-label="From {right} to {left}"></figure>'
         f'<p class="names"><span>{left}</span><span>{right}</span></p>{shown}'
     )
+
+
+def thumb_url(image: Image.Image) -> str:
+    """A small picture as a data URL."""
+    small = image.convert("RGB")
+    small.thumbnail((THUMB_SIDE, THUMB_SIDE))
+    held = io.BytesIO()
+    small.save(held, "JPEG", quality=85)
+    return _url(held.getvalue(), "jpeg")
+
+
+def thumbs(title: str, choices: Sequence[tuple[str, str, str, str]], chosen: str = "") -> str:
+    """Pictures to choose from: an id, what is told when it is pressed, its URL and its words a choice."""
+    named = title == VERSIONS
+    made = "".join(
+        f'<button type="button" class="thumb" id="{escape(place)}" data-choice="{escape(choice)}" '
+        f'aria-pressed="{str(choice == chosen).lower()}" title="{escape(words)}">'
+        f'<img src="{url}" alt="{escape(words)}"><span{"" if named else " hidden"}>{escape(words)}</span></button>'
+        for place, choice, url, words in choices
+    )
+    label = escape(title)
+    return f'<p class="block-label">{label}</p><div class="thumbs" role="group" aria-label="{label}">{made}</div>'
+
+
+def photo_html(url: str | None) -> str:
+    """The photograph that points are clicked in."""
+    return "" if url is None else f'<img id="photo-picture" src="{url}" alt="the photograph">'
+
+
+def save_link(address: str | None, name: str = "") -> str:
+    """The link that saves a result, with its recipe and marks."""
+    there = "" if address is None else f' href="{escape(address)}" download="{escape(name)}"'
+    return f'<a id="save"{there} role="button">Save the picture</a>'
 
 
 def working(image: str | None, alt: str = "on the way") -> str:

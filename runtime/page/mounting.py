@@ -2,18 +2,19 @@
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import FileResponse, RedirectResponse, Response
 
 from limner.runtime.bundle.shipped import demo_file
 from limner.runtime.errors import InputError
 from limner.runtime.page.beginning import Beginning
 from limner.runtime.page.choosing import Choosing
-from limner.runtime.page.context import Context
+from limner.runtime.page.context import Context, Files
 from limner.runtime.page.desk import forget_old_desks
 from limner.runtime.page.fields import usual_values
 from limner.runtime.page.layout import Parts, build
@@ -52,13 +53,14 @@ def with_page(app: FastAPI) -> FastAPI:
     state: State = app.state.limner
     pages = state.settings.work / "pages"
     forget_old_desks(pages)
-    os.environ[TEMPORARY] = str(pages / "sent")
     page = page_of(state)
+    os.environ[TEMPORARY] = str(page.begin.context.sent)
     app.get("/", include_in_schema=False)(to_page)
     app.get("/favicon.ico", include_in_schema=False)(favicon)
+    app.get("/ui-files/{token}/{name}", include_in_schema=False)(partial(saved, page.begin.context.files))
     mounted: FastAPI = gr.mount_gradio_app(
         app, page.blocks, PATH, footer_links=[], run_history=False, ssr_mode=False, mcp_server=False, pwa=False,
-        max_file_size=int(state.limits.upload_mb * 1e6), allowed_paths=[str(pages.resolve())], show_error=False,
+        max_file_size=int(state.limits.upload_mb * 1e6), show_error=False,
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         css=asset("page.css"), js=asset("page.js"), enable_monitoring=False,
         auth=None if state.settings.keys is None else _knows(state), auth_message="The name of your key, and the key.",
@@ -87,6 +89,15 @@ def page_of(state: State) -> Page:
 async def to_page() -> RedirectResponse:
     """From / to the page."""
     return RedirectResponse(f"{PATH}/")
+
+
+async def saved(files: Files, token: str) -> Response:
+    """A file that a page offers to save."""
+    path = files.find(token)
+    if path is None:
+        raise Refusal(404, "this picture is not offered any more; load the page anew", None, "not_found")
+    headers = {"Cache-Control": "no-store", "Content-Disposition": f'attachment; filename="{path.name}"'}
+    return FileResponse(path, media_type="image/png", headers=headers)
 
 
 async def favicon() -> Response:

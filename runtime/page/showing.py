@@ -1,6 +1,6 @@
 """The right side of the page for a desk and the version that is shown, and how a result becomes a version."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,19 @@ from limner.runtime.methods.registry import find_method
 from limner.runtime.page.asking import Start
 from limner.runtime.page.desk import Desk, Version
 from limner.runtime.page.layout import Parts
-from limner.runtime.page.looking import empty_stage, file_url, overlays_of, picture_url, said, stage, working
+from limner.runtime.page.looking import (
+    VERSIONS,
+    empty_stage,
+    file_url,
+    overlays_of,
+    picture_url,
+    said,
+    save_link,
+    stage,
+    thumb_url,
+    thumbs,
+    working,
+)
 from limner.runtime.photograph import whole_picture
 from limner.runtime.pictures.images import png_bytes, read_photo
 from limner.runtime.provenance import encode_edit, warnings_of
@@ -61,7 +73,7 @@ def made(desk: Desk, model: str, asked: Recipe, edit: Edit, parent: int | None, 
         recipe=_named(edit.recipe).to_dict(), digest=edit.recipe.source.sha256 or "",
         shows=text_of_result(asked, start.shows), overlays=overlays_of(edit),
         warnings=tuple(warnings_of(edit, notes, marks)), scores=edit.scores,
-        milliseconds=edit.timing.get("total", 0.0),
+        milliseconds=edit.timing.get("total", 0.0), thumb=thumb_url(Image.fromarray(whole)),
     )  # fmt: skip
     return desk.add(version, data, png_bytes(before))
 
@@ -69,8 +81,10 @@ def made(desk: Desk, model: str, asked: Recipe, edit: Edit, parent: int | None, 
 def at_strength(desk: Desk, version: Version, edit: Edit, strength: float) -> Version:
     """Another strength in the place of a version's own."""
     other = edit.at(strength)
-    data, _ = encode_edit(other, ".png", whole_picture(other), recipe=_named(other.recipe), marks=environment_marks())
-    version = replace(version, strength=strength, recipe=_named(other.recipe).to_dict())
+    whole = whole_picture(other)
+    data, _ = encode_edit(other, ".png", whole, recipe=_named(other.recipe), marks=environment_marks())
+    thumb = thumb_url(Image.fromarray(whole))
+    version = replace(version, strength=strength, recipe=_named(other.recipe).to_dict(), thumb=thumb)
     desk.change(version, data)
     return version
 
@@ -97,16 +111,17 @@ def text_of_result(asked: Recipe, shows: str) -> str | None:
 # --- the right side -------------------------------------------------------------------------------------------
 
 
-def shown(parts: Parts, desk: Desk, tab: Tab, hosted: Hosted | None) -> dict[Any, Any]:
-    """Every component of the right side, as the desk is now."""
+def shown(
+    parts: Parts, desk: Desk, tab: Tab, hosted: Hosted | None, saved: Callable[[Path], tuple[str, str]]
+) -> dict[Any, Any]:
+    """Every component of the right side, as the desk is now; `saved` gives the address and name of a file to save."""
     versions = desk.versions()
     now = next((one for one in versions if one.number == tab.current), None)
     names = [("source", 0), *((f"{one.number}: {one.title}", one.number) for one in versions)]
-    numbers = [one.number for one in versions]
-    pictures = [(str(desk.picture(one.number)), f"{one.number}: {one.title}") for one in versions]
+    choices = [(f"version-{one.number}", str(one.number), one.thumb, f"{one.number}: {one.title}") for one in versions]
     found: dict[Any, Any] = {
         parts.tab: replace(tab, current=None if now is None else now.number),
-        parts.strip: gr.update(value=pictures, selected_index=None if now is None else numbers.index(now.number)),
+        parts.strip: thumbs(VERSIONS, choices, "" if now is None else str(now.number)),
         parts.undo: gr.update(interactive=now is not None),
         parts.go_on: gr.update(visible=now is not None),
         parts.first: gr.update(choices=names, value=0 if now is not None else None),
@@ -114,9 +129,7 @@ def shown(parts: Parts, desk: Desk, tab: Tab, hosted: Hosted | None) -> dict[Any
         parts.brush: gr.update(visible=False),
         parts.draw: gr.update(visible=now is not None and _drawable(now)),
         parts.strength: gr.update(interactive=now is not None, value=1.0 if now is None else now.strength),
-        parts.download: gr.update(
-            interactive=now is not None, value=None if now is None else str(desk.picture(now.number))
-        ),
+        parts.download: save_link(None) if now is None else save_link(*saved(desk.picture(now.number))),
     }
     if now is None:
         return found | {parts.stage: start_picture(tab.start)} | dict.fromkeys(_copies(parts), "")

@@ -40,7 +40,7 @@ class Driver:
 
     @property
     def versions(self) -> int:
-        return len(self.page.query_selector_all("#strip .thumbnail-lg"))
+        return len(self.page.query_selector_all("#strip .thumb"))
 
     def wait(self, right: Callable[[], Any], seconds: float = 90.0) -> None:
         end = time.monotonic() + seconds

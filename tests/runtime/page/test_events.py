@@ -48,8 +48,12 @@ def picture(visitor: Visitor, number: int) -> np.ndarray:
 
 
 def example(visitor: Visitor, name: str = "test-0115") -> Visitor:
-    index = [path.stem for path in sorted(PICTURES.glob("*.png"))].index(name)
-    return visitor.do(visitor.page.begin.example, visitor.parts.secret, event=SimpleNamespace(index=index))
+    return visitor.do(visitor.page.begin.example, visitor.parts.secret, event=pressed(choice=f"{name}.png"))
+
+
+def pressed(**data: Any) -> SimpleNamespace:
+    """An event of a component's own script."""
+    return SimpleNamespace(_data=data)
 
 
 def model(visitor: Visitor, method: str) -> Visitor:
@@ -126,9 +130,12 @@ def test_a_face_in_a_photograph(visitor: Visitor, tmp_path: Path) -> None:
     visitor.drop(tmp_path / "photo.jpg")
     for x, y in json.loads(POINTS):
         visitor.do(visitor.page.begin.point, visitor.parts.points, visitor.parts.tab,
-                   event=SimpleNamespace(index=[x, y]))  # fmt: skip
+                   event=pressed(x=(x + 0.5) / 900, y=(y + 0.5) / 700))  # fmt: skip
     assert json.loads(visitor["points"]) == json.loads(POINTS)
-    assert (visitor["photo"][325, 455] == (255, 0, 170)).all()  # where it was clicked
+    shown = re.search(r'src="data:image/jpeg;base64,([^"]*)"', visitor["photo"])
+    assert shown is not None
+    drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(shown[1]))), int)
+    assert np.abs(drawn[325, 455] - (255, 0, 170)).max() < 12  # where it was clicked
     model(visitor.set(scale=1.296, shift=0.111, words="a person with sunglasses"), "global-directions").edit()
     result, source = picture(visitor, 1), np.asarray(Image.open(tmp_path / "photo.jpg"))
     assert result.shape == source.shape and (result[:60] == source[:60]).all() and (result != source).any()
@@ -187,7 +194,7 @@ def test_edits_after_one_another_undo_and_compare(visitor: Visitor) -> None:
         visitor.do(visitor.page.choose.undo, visitor.parts.secret, visitor.parts.tab)
         assert visitor["tab"].current == wanted
     assert 'id="picture-now"' in visitor["stage"]
-    visitor.do(visitor.page.choose.choose, visitor.parts.secret, visitor.parts.tab, event=SimpleNamespace(index=1))
+    visitor.do(visitor.page.choose.choose, visitor.parts.secret, visitor.parts.tab, event=pressed(choice="2"))
     assert visitor["tab"].current == 2 and visitor["words"].splitlines()[1] == "a person with a beard"
     for pair in ((1, 3), (0, 1)):
         visitor.set(first=pair[0], second=pair[1])
@@ -268,8 +275,7 @@ def paint(visitor: Visitor, layer: np.ndarray | str | None) -> Visitor:
         held = io.BytesIO()
         Image.fromarray(layer).save(held, "PNG")
         url = f"data:image/png;base64,{base64.b64encode(held.getvalue()).decode()}"
-    event = SimpleNamespace(_data={"painted": url})
-    return visitor.do(visitor.page.make.again, visitor.parts.secret, visitor.parts.tab, event=event)
+    return visitor.do(visitor.page.make.again, visitor.parts.secret, visitor.parts.tab, event=pressed(painted=url))
 
 
 def test_a_brush_that_did_nothing(visitor: Visitor) -> None:
@@ -354,7 +360,7 @@ def test_files_that_are_none(visitor: Visitor, tmp_path: Path) -> None:
     ({"words": "?!"}, {}, "prompts.text: got '?!'"),
     ({}, {"global-directions-parameters-alpha": "much"}, "alpha: got 'much'; allowed: a number"),
     ({}, {"global-directions-parameters-alpha": "99"}, "parameters.alpha: got 99"),
-    ({}, {"global-directions-parameters-channels": "1.5"}, "channels: got 1.5"),
+    ({}, {"global-directions-parameters-channels": "1.5"}, "channels: got '1.5'; allowed: a whole number"),
     ({}, {"global-directions-inversion-refine-steps": "999"}, "recipe.inversion.refine_steps"),
     ({"kind": "words", "source_words": "a cat"}, {}, "words with global-directions"),
     ({"kind": "seed", "seed": 1.5}, {}, "seed: got 1.5"),

@@ -121,7 +121,7 @@ def test_the_brush(server: Server) -> None:
         page.click("#tab-recipe-button")
         assert '"mask_add": "iVBOR' in page.inner_text("#copy-recipe .cm-content")
         page.click("#undo")
-        it.wait(lambda: page.query_selector("#strip .selected") is not None)
+        it.wait(lambda: page.query_selector("#strip [aria-pressed=true]") is not None)
         it.nothing_else()
 
 
@@ -141,13 +141,13 @@ def test_undo_compare_save_and_replay(server: Server, tmp_path: Path) -> None:
         it.wait(lambda: page.inner_text("#said").startswith("1:"))
         page.click("#undo")
         page.wait_for_selector("#picture-now")
-        page.click("#strip button >> nth=1")
+        page.click("#version-2")
         it.wait(lambda: page.query_selector("#picture-after") is not None)
         page.click("#copies button >> nth=0")
         command = page.inner_text("#copy-command .cm-content")
         assert re.match(r"limner edit test-\d+\.png 'a person with sunglasses' 'a person with a beard'", command)
         with page.expect_download() as saved:
-            page.click("#download")
+            page.click("#save")
         saved.value.save_as(tmp_path / "saved.png")
         assert len(read_recipe(tmp_path / "saved.png").prompts) == 2
     with chromium(viewport=DESKTOP) as context:  # another person's browser
@@ -284,6 +284,9 @@ def test_keys(tmp_path: Path) -> None:
         page.click("button:has-text('Login')")
         it.arrived()
         it.edit()
-        with server.client() as client:  # nobody else has the pictures
-            for one in (url for url in it.asked if "/file=" in url):
-                assert client.get(urlsplit(one).path).status_code in (401, 403)
+        address = urlsplit(page.evaluate("document.getElementById('save').href"))
+        with server.client() as client:  # an address that nobody can guess
+            assert client.get(address.path).headers["content-type"] == "image/png"
+            assert client.get(f"/ui-files/{'A' * 32}/limner-0001.png").status_code == 404
+            assert client.get("/ui/gradio_api/queue/data?session_hash=x").status_code in (401, 403)
+        assert not [one for one in it.asked if str(tmp_path) in one]  # nor a word of where anything lies
