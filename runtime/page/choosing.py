@@ -12,6 +12,7 @@ from limner.runtime.page.layout import RESULT, SOURCE
 from limner.runtime.page.looking import said
 from limner.runtime.page.showing import Tab, other_pictures, said_of
 from limner.runtime.recipe import Recipe
+from limner.runtime.schema import require_int
 
 __all__ = ["Choosing"]
 
@@ -53,7 +54,10 @@ class Choosing:
         if first is None or second is None:
             return {self.context.parts.stage: gr.skip()}
         desk = self.context.desk(secret, request)
-        return {self.context.parts.stage: other_pictures(desk, tab, int(first), int(second))}
+        for one in (first, second):
+            if one != 0:
+                desk.version(require_int("version", one, 1, 10**9))
+        return {self.context.parts.stage: other_pictures(desk, tab, first, second)}
 
     @answers
     def draw(self, secret: str, tab: Tab, request: gr.Request) -> Updates:

@@ -95,7 +95,8 @@ class Context:
 
     def failed(self, reason: Exception) -> Updates:
         """The sentence of a failure, without a word of where files lie; nothing else changes."""
-        message = re.sub(rf"{re.escape(str(self.pages))}(?:/[\w.-]+)*/", "", as_refusal(reason, "page").message)
+        message = as_refusal(reason, f"page-{secrets.token_hex(4)}").message
+        message = re.sub(rf"{re.escape(str(self.pages))}(?:/[\w.-]+)*/", "", message)
         return {self.parts.said: said("error", message)}
 
 

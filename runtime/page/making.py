@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,13 @@ from limner.runtime.page.showing import Tab, at_strength, made, said_of, with_st
 from limner.runtime.page.starting import face_of, find_file, seeded, worded
 from limner.runtime.provenance import replay
 from limner.runtime.recipe import Recipe
+from limner.runtime.schema import require_number
 from limner.runtime.server.running import check_recipe
 from limner.runtime.timing import Progress
 
 __all__ = ["Making"]
 
+MOST_STRENGTH = 10.0  # of `Edit.at`
 Values = dict[Any, Any]  # component -> its value
 Make = Callable[[Editor, Progress], Edit]
 REPLAYED = {True: ("done", "Replayed: the same pixels."), None: ("done", "Replayed."),
@@ -189,19 +192,21 @@ class Making:
         if tab.current is None:
             yield self.context.same()
             return
+        version: Version | None = None
         try:
             version = desk.version(tab.current)
+            amount = require_number("strength", value, 0.0, MOST_STRENGTH)
             edit = self.context.edits.live(desk.name, version.number)
             if edit is None:
                 yield {parts.said: said("note", "It runs again: the server has it no more at hand.")}
                 asked = desk.asked(version)
                 edit = await self.context.edits.alone(version.model, lambda editor: editor.edit(asked))
                 self.context.edits.remember(desk.name, version.number, version.model, edit)
-            known: Edit = edit
-            change: Callable[[Editor], Version] = lambda _: at_strength(desk, version, known, float(value))  # noqa: E731
-            version = await self.context.edits.alone(version.model, change)
+            change = partial(at_strength, desk, version, edit, amount)
+            version = await self.context.edits.alone(version.model, lambda _: change())
         except Exception as reason:
-            yield self.context.failed(reason)
+            back = {} if version is None else {parts.strength: gr.update(value=version.strength)}
+            yield self.context.failed(reason) | back
             return
         view = self.context.view(desk, tab)
         del view[parts.strength]  # the hand is on it

@@ -148,7 +148,7 @@ def test_a_face_in_a_photograph(visitor: Visitor, tmp_path: Path) -> None:
 # --- strength, versions -----------------------------------------------------------------------------------------
 
 
-def move(visitor: Visitor, strength: float) -> Visitor:
+def move(visitor: Visitor, strength: Any) -> Visitor:
     visitor.set(strength=strength)
     parts = visitor.parts
     return visitor.do(visitor.page.make.strength, parts.strength, parts.secret, parts.tab)
@@ -167,6 +167,53 @@ def test_strength_without_a_run(visitor: Visitor, method: str) -> None:
     assert f"--strength {made.prompts[0].strength:g} " in visitor["command"]
     move(visitor, 1.0)
     np.testing.assert_array_equal(picture(visitor, 1), whole)
+
+
+def test_a_strength_that_cannot_be(visitor: Visitor) -> None:
+    model(visitor, "latent-mapper").set(mappers=["beard"]).edit()
+    whole = picture(visitor, 1)
+    for strength, words in ((2.0, "prompts.strength: got 3.4"), (-3, "strength: got -3"), (None, "strength: got None"),
+                            ("x", "strength: got 'x'"), (float("nan"), "strength: got nan")):  # fmt: skip
+        assert words in move(visitor, strength).said
+        assert visitor["strength"] == 1.0 and (picture(visitor, 1) == whole).all()  # the slider goes back
+
+
+def test_events_that_no_page_sends(visitor: Visitor) -> None:
+    visitor.edit()
+    begin, choose, parts = visitor.page.begin, visitor.page.choose, visitor.parts
+    nonsense: list[dict[str, Any]] = [{}, {"choice": None}, {"choice": "999"}, {"choice": ["x"]}, {"choice": "../../x"}]
+    for data in nonsense:
+        visitor.do(choose.choose, parts.secret, parts.tab, event=pressed(**data))
+        assert visitor["tab"].current == 1
+        assert "example: got" in visitor.do(begin.example, parts.secret, event=pressed(**data)).said
+    places: list[dict[str, Any]] = [{}, {"x": 2, "y": 0}, {"x": "a", "y": 0}]
+    for data in places:
+        assert "photo.x: got" in visitor.do(begin.point, parts.points, parts.tab, event=pressed(**data)).said
+    for pair in ((77, 1), ("x", 1), (1, -1)):
+        visitor.set(first=pair[0], second=pair[1])
+        assert "version: got" in visitor.do(choose.compare, parts.first, parts.second, parts.secret, parts.tab).said
+
+
+def test_other_kinds_of_files(visitor: Visitor, tmp_path: Path) -> None:
+    base = Image.open(PICTURES / "test-0093.png").convert("RGB")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    base.rotate(90, expand=True).resize((300, 400)).save(tmp_path / "turned.jpg", exif=turned)
+    base.convert("CMYK").save(tmp_path / "ink.jpg")
+    base.save(tmp_path / "moving.gif", save_all=True, append_images=[base.rotate(5)])
+    Image.fromarray(np.asarray(base.convert("L"), np.uint16) * 257).save(tmp_path / "deep.png")
+    base.save(tmp_path / "odd name & <b>.webp")
+    words = {"turned.jpg": "EXIF orientation", "ink.jpg": "CMYK", "moving.gif": "first of 2 frames", "deep.png":
+             "16 bits", "odd name & <b>.webp": "a person with a beard"}  # fmt: skip
+    model(visitor, "global-directions").set(words="a person with a beard")
+    for number, (name, said) in enumerate(words.items(), start=1):
+        visitor.drop(tmp_path / name).edit()
+        assert said in visitor.said and visitor["tab"].current == number
+        assert "<b>" not in visitor["command"]
+    latents = Editor(shipped_bundle("stylegan2"), threads=2).invert(PICTURES / "test-0093.png").w_plus[0]
+    np.save(tmp_path / "latents.npy", latents)
+    model(visitor.drop(tmp_path / "latents.npy"), "latent-mapper").set(mappers=["beard"]).edit()
+    assert read_recipe(desk_of(visitor).picture(6)).source.kind == "w_plus"
 
 
 def test_strength_of_an_edit_that_is_not_at_hand(page: Page) -> None:
