@@ -9,9 +9,10 @@ Reading order, from the ground up (`tests/test_packaging.py` holds the direction
 5. `critics`, `outcome`, `edit`, `notices`: who judges a picture, what a method finds, the result, its warnings
 6. `stylegan2`, `diffusion`: the families, twins behind `outcome.Engine`; the walks of StyleCLIP, samplers and sources
 7. `guidance`, `attention`: SEGA and Prompt-to-Prompt on a diffusion model
-8. `completing`, `editor`: a recipe with all that acts filled in, and what turns it into an edit
-9. `photograph`, `provenance`: the edit pasted back; the recipe in a picture, and its replay
-10. `cli`: the command line
+8. `completing`, `wording`, `editor`: a recipe with all that acts filled in, recipes in words, what makes edits of them
+9. `photograph`, `marking`, `provenance`: the edit pasted back; signatures, marks; the recipe in a picture, its replay
+10. `study`, `client`, `server`, `page`: edits judged, and served to programs and to people
+11. `cli`: the command line
 
 Names below are imported when first used, so that `import limner.runtime` stays fast.
 """

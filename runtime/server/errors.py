@@ -87,6 +87,9 @@ def as_refusal(error: BaseException, request_id: str = "") -> Refusal:
     if isinstance(error, ProviderError | BundleError):  # the server's own, not the client's
         logger.error("%s: %s", request_id, error)
         return Refusal(503, "the bundle cannot be used at the moment", None, "bundle_unavailable", 10)
+    if isinstance(error, InputError) and error.field.startswith("LIMNER_"):  # the server's environment, with its paths
+        logger.error("%s: %s", request_id, error)
+        return Refusal(503, "the server cannot sign or mark pictures at the moment", None, "marks_unavailable", 60)
     if isinstance(error, InputError):
         return Refusal(400, str(error), error.field, "invalid_value")
     if isinstance(error, NonFiniteError):

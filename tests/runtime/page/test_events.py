@@ -12,10 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from support.certificates import Issued, issued
 from support.page import Visitor, page_at
 
 from limner.runtime import Editor, Recipe, read_recipe, write_edit
 from limner.runtime.bundle.shipped import demo_file, shipped_bundle
+from limner.runtime.marking.credentials import read_credentials
+from limner.runtime.marking.manifest import signed
+from limner.runtime.marking.signing import load_signing
 from limner.runtime.page.desk import Desk
 from limner.runtime.page.drawing import mask_of
 from limner.runtime.page.mounting import Page
@@ -498,3 +502,59 @@ def test_an_edit_of_its_own_library(visitor: Visitor, tmp_path: Path) -> None:
     write_edit(tmp_path / "seed.png", made)
     visitor.drop(tmp_path / "seed.png")
     assert visitor.said == "Replayed: the same pixels." and visitor["kind"] == "seed" and visitor["seed"] == 3
+
+
+# --- signed pictures --------------------------------------------------------------------------------------------
+
+
+def sign(monkeypatch: pytest.MonkeyPatch, by: Issued) -> None:
+    monkeypatch.setenv("LIMNER_SIGNING_CERT", str(by.chain))
+    monkeypatch.setenv("LIMNER_SIGNING_KEY", str(by.key))
+
+
+def test_results_are_signed_where_somebody_signs(
+    visitor: Visitor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signer = issued(tmp_path / "signer")
+    sign(monkeypatch, signer)
+    visitor.edit()
+    authority = signer.authority.read_text()
+    found = read_credentials(desk_of(visitor).picture(1).read_bytes(), authority)
+    assert found is not None and found.state == "trusted" and found.actions == ("c2pa.opened", "c2pa.edited")
+    move(visitor, 0.5)
+    moved = read_credentials(desk_of(visitor).picture(1).read_bytes(), authority)
+    assert moved is not None and moved.state == "trusted" and moved.recipe != found.recipe
+
+
+def test_a_certificate_that_has_expired_meanwhile(
+    visitor: Visitor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign(monkeypatch, issued(tmp_path / "old", first=-30, last=-1))
+    visitor.edit()
+    assert visitor.said == "the server cannot sign or mark pictures at the moment"  # the log has the file and the day
+    assert not desk_of(visitor).versions()
+    monkeypatch.delenv("LIMNER_SIGNING_CERT")
+    monkeypatch.delenv("LIMNER_SIGNING_KEY")
+    visitor.edit()
+    assert visitor["tab"].current == 1
+
+
+def test_a_source_whose_credentials_do_not_hold(
+    visitor: Visitor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is edited all the same, and said; it stays the parent as it is."""
+    signer = issued(tmp_path / "signer")
+    sign(monkeypatch, signer)
+    held = io.BytesIO()
+    Image.open(PICTURES / "test-0093.png").convert("RGB").save(held, "JPEG", quality=95)
+    sound = signed(held.getvalue(), ".jpg", "0" * 64, None, load_signing(str(signer.chain), str(signer.key)))
+    broken = bytearray(sound)
+    broken[-60] ^= 1
+    model(visitor, "global-directions").set(words="a person with a beard")
+    for number, (name, data) in enumerate((("sound.jpg", sound), ("broken.jpg", bytes(broken))), start=1):
+        (tmp_path / name).write_bytes(data)
+        visitor.drop(tmp_path / name).edit()
+        assert visitor["tab"].current == number and ("do not hold" in visitor.said) == (name == "broken.jpg")
+        found = read_credentials(desk_of(visitor).picture(number).read_bytes(), signer.authority.read_text())
+        assert found is not None and len(found.parents) == 1
+        assert ("do not hold" in found.parents[0]) == (name == "broken.jpg")

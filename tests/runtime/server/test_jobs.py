@@ -283,6 +283,8 @@ def test_a_disk_that_is_full_accepts_nothing_and_says_so(tmp_path: Path) -> None
     wrapped.__cause__ = room
     assert as_refusal(room).status == as_refusal(wrapped).status == 507
     assert as_refusal(OperationalError("select", {}, Exception("locked"))).status == 503
+    unsigned = as_refusal(InputError("LIMNER_SIGNING_CERT", "'/etc/chain.pem', which ended", "one that is valid now"))
+    assert unsigned.status == 503 and "/etc" not in unsigned.message
 
 
 def test_a_database_that_cannot_be_reached(tmp_path: Path) -> None:
