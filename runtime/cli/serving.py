@@ -134,7 +134,7 @@ def ui(
         threads=threads or (usable_cores() if on_cpu else None),
         join=False,
     )
-    run_server(settings, LOOPBACK[0], port, note, dressed=dressed)
+    run_server(settings, LOOPBACK[0], port, note, dressed=dressed, access=False)
 
 
 def page_at(opens: bool) -> "Callable[[FastAPI, str], FastAPI]":

@@ -91,6 +91,7 @@ class Beginning:
         if not files:
             return {parts.said: ""}
         try:
+            self.context.count(request)
             found = take(files, self.context.desk(secret, request).keep, self.context.state.limits)
         except Exception as reason:
             return self.context.failed(reason) | {parts.drop: None}

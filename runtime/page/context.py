@@ -74,6 +74,10 @@ class Context:
                 hosted = None
         return shown(self.parts, desk, tab, hosted, self.files.offered)
 
+    def count(self, request: gr.Request) -> None:
+        """Count what costs the server something; Refusal 429 where it is too often."""
+        self.state.rates.count(request.username or "page")
+
     def discard(self, sent: Sequence[str]) -> None:
         """Delete files that came, where they came to: what is kept of them lies on a desk."""
         for path in map(Path, sent):

@@ -23,10 +23,11 @@ from limner.runtime.recipe import Recipe, Source
 from limner.runtime.schema import from_dict, read_json
 from limner.runtime.storage.files import sha256_bytes, write_atomically
 
-__all__ = ["MOST_VERSIONS", "Desk", "Overlay", "Version", "forget_old_desks", "new_secret"]
+__all__ = ["MOST_SOURCES", "MOST_VERSIONS", "Desk", "Overlay", "Version", "forget_old_desks", "new_secret"]
 
 SECRET = re.compile(r"[\w-]{22,64}", re.ASCII)
 MOST_VERSIONS = 200
+MOST_SOURCES = 400
 KEPT_S = 30 * 86_400.0  # of a desk that nobody touched
 
 
@@ -74,10 +75,12 @@ class Desk:
         self.folder = pages / self.name
 
     def keep(self, name: str, data: bytes) -> Path:
-        """Keep a file that came, under its name, once."""
+        """Keep a file that came, under its name, once. InputError where there are too many."""
         folder = self.folder / "sources" / sha256_bytes(data)[:32]
         path = folder / name
         if not path.is_file():
+            if len([*self.folder.glob("sources/*")]) >= MOST_SOURCES:
+                raise InputError("sources", f"{MOST_SOURCES} of them", f"at most {MOST_SOURCES}", "forget them, below")
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(path, data, "source")
         self.touch()

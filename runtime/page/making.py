@@ -158,7 +158,7 @@ class Making:
         idle = {parts.edit: gr.update(interactive=True), parts.stop: gr.update(visible=False)}
         yield busy | {parts.said: said("note", "It runs ...", done=(0, 1))}
         try:
-            self.context.state.rates.count(request.username or "page")
+            self.context.count(request)
             edit: Edit | None = None
             async for one in self.context.edits.watched(session, model, make):
                 if isinstance(one, Done):

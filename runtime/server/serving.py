@@ -25,10 +25,11 @@ def run_server(
     say: Callable[[str], None],
     cluster: Cluster | None = None,  # None: edits run in threads of this process
     dressed: Callable[[FastAPI, str], FastAPI] | None = None,  # what else is to be served, at that address
+    access: bool = True,  # a line in the log a request
 ) -> None:
     """Serve until SIGINT or SIGTERM. Raises LimnerError for what cannot be served, or not there."""
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
-    for name in ("limner.server", "limner.access"):
+    for name in ("limner.server", "limner.access") if access else ("limner.server",):
         logging.getLogger(name).setLevel(logging.INFO)
     with listening(host, port) as opened, _engine(settings, cluster) as engine:
         app = make_app(settings, engine=engine)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from limner.runtime import InputError, Recipe, Source
-from limner.runtime.page.desk import MOST_VERSIONS, Desk, Overlay, Version, forget_old_desks, new_secret
+from limner.runtime.page.desk import MOST_SOURCES, MOST_VERSIONS, Desk, Overlay, Version, forget_old_desks, new_secret
 from limner.runtime.storage.files import sha256_bytes
 
 RECIPE = {
@@ -84,6 +84,12 @@ def test_too_many(desk: Desk) -> None:
         (desk.folder / "versions" / f"{number:04d}").mkdir(parents=True)
     with pytest.raises(InputError, match="at most 200"):
         desk.add(version(), picture(), picture())
+    kept = desk.keep("me.png", picture())
+    for number in range(MOST_SOURCES):
+        (desk.folder / "sources" / f"{number:032d}").mkdir()
+    with pytest.raises(InputError, match="at most 400"):
+        desk.keep("me.png", picture("blue"))
+    assert desk.keep("me.png", picture()) == kept  # what is there already
 
 
 def test_whose_it_is(tmp_path: Path) -> None:

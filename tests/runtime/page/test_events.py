@@ -472,8 +472,10 @@ def test_time_that_is_up_and_limits(tmp_path: Path) -> None:
     assert "deadline" in visitor.said
     visitor.edit().edit()
     assert "more than 2 requests a minute" in visitor.said
-    visitor.drop(PICTURES / "test-0014.png")
-    assert "megapixels" in visitor.said
+    assert "more than 2 requests a minute" in visitor.drop(PICTURES / "test-0014.png").said
+    visitor.page.make.context.state.rates.a_minute = 1000
+    visitor.page.make.context.state.rates._left.clear()
+    assert "megapixels" in visitor.drop(PICTURES / "test-0014.png").said
     visitor.set(secret="../../etc").do(visitor.page.begin.arrive, visitor.parts.secret)
     assert len(visitor["secret"]) >= 22
 
