@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from limner.runtime.errors import InputError
+from limner.runtime.page.placing import Square
 from limner.runtime.recipe import Recipe, Source
 from limner.runtime.schema import from_dict, read_json
 from limner.runtime.storage.files import sha256_bytes, write_atomically
@@ -56,6 +57,7 @@ class Version:
     warnings: tuple[str, ...] = ()
     scores: dict[str, float] | None = None
     milliseconds: float = 0.0
+    square: Square | None = None  # of a face in a photograph, which overlays are laid over
     thumb: str = ""  # JPEG, as a data URL
     strength: float = 1.0  # what all strengths of `asked` are multiplied with
 

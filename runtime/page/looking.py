@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from limner.runtime.attention_maps import AttentionMaps
 from limner.runtime.edit import Edit
 from limner.runtime.page.desk import Overlay
+from limner.runtime.page.placing import Square
 
 __all__ = [
     "TINT",
@@ -71,37 +71,34 @@ def _url(data: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def overlays_of(edit: Edit) -> tuple[Overlay, ...]:
-    """Where each word of the edit looks, and the masks; nothing of a face, which is a part of what is shown."""
-    if edit.recipe.source.face is not None:
-        return ()
-    masks = [Overlay(_mask_name(name), "mask", _masked(image)) for name, image in edit.pictures.items()
+def overlays_of(edit: Edit, square: Square | None = None) -> tuple[Overlay, ...]:
+    """Where each word of the edit looks, and the masks; those of a face lie in its square of the photograph."""
+    found = [(_mask_name(name), "mask", _masked(image)) for name, image in edit.pictures.items()
              if name.split("-")[0] == "mask"]  # fmt: skip
-    return (*masks, *(_words(edit.maps[-1]) if edit.maps else ()))
+    for maps in edit.maps[-1:]:  # the edit's own
+        found += [(word, "word", _darkened(one)) for word, one in zip(maps.words, maps.mean, strict=True)]
+    laid = (lambda image: image) if square is None else square.laid
+    return tuple(Overlay(name, kind, picture_url(laid(image))) for name, kind, image in found)
 
 
 def _mask_name(name: str) -> str:
     return "mask" if name == "mask" else f"mask: {name.removeprefix('mask-')}"
 
 
-def _words(maps: AttentionMaps) -> list[Overlay]:
-    return [Overlay(word, "word", _darkened(one)) for word, one in zip(maps.words, maps.mean, strict=True)]
-
-
-def _darkened(attention: NDArray[np.float32]) -> str:
+def _darkened(attention: NDArray[np.float32]) -> Image.Image:
     """A map [h,w] as black that lets through what it looks at, as `attention.maps.shaded` shows it."""
     strength = np.abs(attention)
     largest = float(strength.max())
     relative = strength / largest if largest > 0 else strength
     alpha = np.rint(255 * DARK * (1 - relative)).astype(np.uint8)
-    return picture_url(Image.fromarray(np.stack([np.zeros_like(alpha), alpha], axis=2)))
+    return Image.fromarray(np.stack([np.zeros_like(alpha), alpha], axis=2)).convert("RGBA")
 
 
-def _masked(mask: ImageU8) -> str:
+def _masked(mask: ImageU8) -> Image.Image:
     """A mask [H,W,3] as a tint inside it."""
     alpha = np.rint(TINTED * mask[..., :1]).astype(np.uint8)
     tint = np.broadcast_to(np.array(TINT, np.uint8), mask.shape)
-    return picture_url(Image.fromarray(np.concatenate([tint, alpha], axis=2)))
+    return Image.fromarray(np.concatenate([tint, alpha], axis=2))
 
 
 # --- HTML ---------------------------------------------------------------------------------------------------

@@ -64,6 +64,10 @@ class Making:
         try:
             version = desk.version(tab.current or 0)
             strokes = await asyncio.to_thread(painted, event._data.get("painted"), version.overlays)
+            if version.square is not None:
+                strokes = version.square.taken(strokes[0]), version.square.taken(strokes[1])
+                if not (strokes[0].any() or strokes[1].any()):
+                    raise InputError("brush", "strokes beside the face's square", "a stroke inside it")
             asked = desk.asked(version)
             asked = with_drawn(asked, drawn_over(asked.prompts[0].options, *strokes))
         except Exception as reason:

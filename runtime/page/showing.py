@@ -28,6 +28,7 @@ from limner.runtime.page.looking import (
     thumbs,
     working,
 )
+from limner.runtime.page.placing import square_of
 from limner.runtime.photograph import whole_picture
 from limner.runtime.pictures.images import png_bytes, read_photo
 from limner.runtime.provenance import encode_edit, warnings_of
@@ -68,10 +69,11 @@ def made(desk: Desk, model: str, asked: Recipe, edit: Edit, parent: int | None, 
     before = edit.source
     if edit.recipe.source.face is not None and asked.source.path is not None:
         before = read_photo(asked.source.path, "source").on_white()
+    square = square_of(edit, (before.shape[1], before.shape[0]))
     version = Version(
         number=0, parent=parent, title=title_of(asked), model=model, asked=named.to_dict(),
         recipe=_named(edit.recipe).to_dict(), digest=edit.recipe.source.sha256 or "",
-        shows=text_of_result(asked, start.shows), overlays=overlays_of(edit),
+        shows=text_of_result(asked, start.shows), overlays=overlays_of(edit, square), square=square,
         warnings=tuple(warnings_of(edit, notes, marks)), scores=edit.scores,
         milliseconds=edit.timing.get("total", 0.0), thumb=thumb_url(Image.fromarray(whole)),
     )  # fmt: skip
@@ -158,7 +160,7 @@ def start_picture(start: Start | None) -> str:
 
 def _drawable(version: Version) -> bool:
     recipe = Recipe.from_dict(version.recipe)
-    return find_method(recipe.method).has("mask_add") and recipe.source.face is None
+    return find_method(recipe.method).has("mask_add")
 
 
 def _copies(parts: Parts) -> tuple[Any, ...]:

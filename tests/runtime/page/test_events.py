@@ -144,7 +144,7 @@ def test_a_face_in_a_photograph(visitor: Visitor, tmp_path: Path) -> None:
     result, source = picture(visitor, 1), np.asarray(Image.open(tmp_path / "photo.jpg"))
     assert result.shape == source.shape and (result[:60] == source[:60]).all() and (result != source).any()
     assert visitor["command"].startswith("limner replay edit.json")
-    assert visitor.shown[visitor.parts.draw]["visible"] is False
+    assert visitor.shown[visitor.parts.draw]["visible"] is False  # the method has no masks
     visitor.do(visitor.page.begin.no_points, visitor.parts.tab)
     assert visitor["points"] == ""
 
@@ -311,6 +311,33 @@ def test_the_brush(visitor: Visitor, method: str) -> None:
         source = np.asarray(Image.open(desk_of(visitor).before(2)))
         assert (picture(visitor, 2)[:40, :50] != source[:40, :50]).mean() < (
             picture(visitor, 1)[:40, :50] != source[:40, :50]).mean() + 1e-9  # fmt: skip
+
+
+def test_the_brush_on_a_face(visitor: Visitor, tmp_path: Path) -> None:
+    """Masks lie over the face in the photograph, and strokes go into its square."""
+    photo = Image.new("RGB", (900, 700), "grey")
+    photo.paste(Image.open(PICTURES / "test-0115.png").resize((400, 400)), (300, 150))
+    photo.save(tmp_path / "photo.png")
+    model(visitor.drop(tmp_path / "photo.png"), "prompt-to-prompt")
+    visitor.set(points=POINTS, scale=1.296, shift=0.111, shows=SHOWS, words=SHOWS.replace("brown hair", "red hair"))
+    visitor.field("prompt-to-prompt-options-blend", "hair")
+    visitor.edit()
+    version = desk_of(visitor).version(1)
+    mask = mask_of(version.overlays, (700, 900))
+    assert mask[160:250, 420:580].any() and not mask[:100].any() and not mask[:, :200].any()
+    visitor.do(visitor.page.choose.draw, visitor.parts.secret, visitor.parts.tab)
+    layer = canvas_of(visitor)
+    assert layer.shape == (256, 329, 4)
+    beside = layer.copy()
+    beside[:20, :20] = 255
+    assert "beside the face" in paint(visitor, beside).said and len(desk_of(visitor).versions()) == 1
+    layer[175:195, 150:215] = 255  # the shirt
+    paint(visitor, layer)
+    options = Recipe.from_dict(desk_of(visitor).version(2).asked).prompts[0].options
+    add = read_drawn("mask_add", options.mask_add)
+    assert add.shape == (256, 256) and add[200:, 60:190].any() and not add[:100].any()
+    now = mask_of(desk_of(visitor).version(2).overlays, (700, 900))
+    assert now[490:520, 430:570].all()
 
 
 def canvas_of(visitor: Visitor) -> np.ndarray:
