@@ -2,7 +2,7 @@
 
 Reading order:
 
-1. `desk`         what one browser has made: sources and versions, as files
+1. `placing`, `desk`   a face's square in its photograph; what one browser has made: sources and versions, as files
 2. `starting`     where an edit starts: a file that was dropped, a seed, words, an example; recipes that come in files
 3. `fields`       a method's settings as fields of a form, read from its declaration
 4. `asking`       the form as a recipe, and a recipe as the form

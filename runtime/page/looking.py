@@ -39,6 +39,7 @@ TINT = (255, 0, 170)  # of masks: no skin, hair or sky has it
 TINTED = 0.55
 LOSSLESS = 600 * 600  # pixels up to which the page shows a picture without loss
 THUMB_SIDE = 160  # pixels
+LARGE = 256  # of what is laid over a photograph, before that
 VERSIONS = "Versions"
 ROLES = {"error": "alert", "warning": "status", "note": "status", "done": "status"}
 
@@ -77,8 +78,10 @@ def overlays_of(edit: Edit, square: Square | None = None) -> tuple[Overlay, ...]
              if name.split("-")[0] == "mask"]  # fmt: skip
     for maps in edit.maps[-1:]:  # the edit's own
         found += [(word, "word", _darkened(one)) for word, one in zip(maps.words, maps.mean, strict=True)]
-    laid = (lambda image: image) if square is None else square.laid
-    return tuple(Overlay(name, kind, picture_url(laid(image))) for name, kind, image in found)
+    if square is not None:
+        smooth = {"word": Image.Resampling.BILINEAR, "mask": Image.Resampling.NEAREST}
+        found = [(name, kind, square.laid(image.resize((LARGE, LARGE), smooth[kind]))) for name, kind, image in found]
+    return tuple(Overlay(name, kind, picture_url(image)) for name, kind, image in found)
 
 
 def _mask_name(name: str) -> str:
