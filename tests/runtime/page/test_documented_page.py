@@ -50,6 +50,29 @@ def test_a_line(line: str, tmp_path: Path) -> None:
     assert len(LINES) == 2
 
 
+AUDITED = """
+import sys, tempfile
+from pathlib import Path
+asked = []
+sys.addaudithook(lambda name, given: asked.append((name, given)) if name in NAMES else None)
+NAMES = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "subprocess.Popen", "urllib.Request")
+from support.page import Visitor, page_at
+with tempfile.TemporaryDirectory() as folder:
+    visitor = Visitor(page_at(Path(folder)))
+    visitor.edit()
+    assert visitor["tab"].current == 1, visitor.said
+print(asked)
+"""
+
+
+def test_the_server_asks_nobody(tmp_path: Path) -> None:
+    """Neither Gradio nor we look anything up, whatever the environment says of telemetry."""
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", AUDITED], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_pages_that_cannot_be(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
