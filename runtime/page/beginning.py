@@ -16,8 +16,8 @@ from limner.runtime.page.context import Context, Updates, answers
 from limner.runtime.page.desk import Desk, Version, new_secret
 from limner.runtime.page.fields import shown_value
 from limner.runtime.page.layout import SOURCE
-from limner.runtime.page.looking import TINT, photo_html, picture_url, said
-from limner.runtime.page.showing import SHOWN_SIDE, Tab, start_picture
+from limner.runtime.page.looking import SHOWN_SIDE, TINT, photo_html, picture_url, said
+from limner.runtime.page.showing import Tab, start_picture
 from limner.runtime.page.starting import Taken, example_pictures, take
 from limner.runtime.pictures.images import read_photo
 from limner.runtime.recipe import MAX_SEED, Recipe

@@ -16,6 +16,7 @@ from limner.runtime.page.desk import Overlay
 from limner.runtime.page.placing import Square
 
 __all__ = [
+    "SHOWN_SIDE",
     "TINT",
     "TINTED",
     "VERSIONS",
@@ -38,7 +39,8 @@ DARK = 0.85  # how much a word's map takes away where it does not look
 TINT = (255, 0, 170)  # of masks: no skin, hair or sky has it
 TINTED = 0.55
 LOSSLESS = 600 * 600  # pixels up to which the page shows a picture without loss
-THUMB_SIDE = 160  # pixels
+SHOWN_SIDE = 1600  # pixels of a picture on the page, at the most
+THUMB_SIDE = 160
 LARGE = 256  # of what is laid over a photograph, before that
 VERSIONS = "Versions"
 ROLES = {"error": "alert", "warning": "status", "note": "status", "done": "status"}
@@ -63,9 +65,11 @@ def picture_url(image: Image.Image) -> str:
 
 
 def file_url(path: Path) -> str:
-    """The same of a file of ours."""
+    """The same of a file of ours, made smaller where it is larger than a page."""
     with Image.open(path) as opened:
-        return picture_url(opened.convert("RGBA" if opened.mode == "RGBA" else "RGB"))
+        image = opened.convert("RGBA" if opened.mode == "RGBA" else "RGB")
+    image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+    return picture_url(image)
 
 
 def _url(data: bytes, kind: str) -> str:

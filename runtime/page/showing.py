@@ -16,6 +16,7 @@ from limner.runtime.page.asking import Start
 from limner.runtime.page.desk import Desk, Version
 from limner.runtime.page.layout import Parts
 from limner.runtime.page.looking import (
+    SHOWN_SIDE,
     VERSIONS,
     empty_stage,
     file_url,
@@ -37,7 +38,6 @@ from limner.runtime.server.bundles import Hosted
 from limner.runtime.wording.spelled import as_command, as_python
 
 __all__ = [
-    "SHOWN_SIDE",
     "Tab",
     "at_strength",
     "made",
@@ -49,7 +49,6 @@ __all__ = [
     "with_strength",
 ]
 
-SHOWN_SIDE = 1600  # pixels of a picture on the page, at the most
 SAID = 60  # characters of a title
 
 

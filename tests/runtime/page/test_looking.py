@@ -17,6 +17,7 @@ from limner.runtime.page.looking import (
     TINT,
     TINTED,
     VERSIONS,
+    file_url,
     overlays_of,
     photo_html,
     picture_url,
@@ -109,10 +110,12 @@ def test_words_stay_words(text: str) -> None:
     assert all(str(attributes["src"]).startswith("data:") for attributes in images)
 
 
-def test_pictures_as_addresses() -> None:
+def test_pictures_as_addresses(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     small, large = (Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)) for side in (64, 700))
     np.testing.assert_array_equal(np.asarray(decoded(picture_url(small))), np.asarray(small))
     assert picture_url(large).startswith("data:image/jpeg") and decoded(thumb_url(large)).size == (160, 160)
+    large.resize((2400, 1800)).save(tmp_path / "photo.png")
+    assert decoded(file_url(tmp_path / "photo.png")).size == (1600, 1200)
     assert said("done") == "" and "<progress" in said("note", done=(1, 2)) and photo_html(None) == ""
     assert "href" not in save_link(None)
