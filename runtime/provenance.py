@@ -34,6 +34,16 @@ from limner.runtime.marking.manifest import mime_of, signed
 from limner.runtime.marking.marks import NO_MARKS, Marks
 from limner.runtime.marking.watermarks import PAYLOAD_BYTES, marked
 from limner.runtime.photograph import whole_picture
+from limner.runtime.pictures.carried_texts import (
+    BUNDLE,
+    COMPARE,
+    PIXELS,
+    PROVIDER,
+    RECIPE,
+    SOFTWARE,
+    SOURCE,
+    WATERMARK,
+)
 from limner.runtime.pictures.images import CREDENTIALS_LOST, png_bytes, read_texts
 from limner.runtime.pictures.naming import require_picture_name
 from limner.runtime.pictures.writing import encode_picture
@@ -45,10 +55,6 @@ from limner.runtime.versions import package_version
 
 __all__ = ["Replay", "encode_edit", "metadata", "read_recipe", "replay", "save_edit", "warnings_of", "write_edit"]
 
-RECIPE_KEY = "limner.recipe"
-PIXELS_KEY = "limner.pixels"
-COMPARE_KEY = "limner.compare"
-WATERMARK_KEY = "limner.watermark"
 GENERATED_KINDS = ("seed", "prompt")
 
 
@@ -64,14 +70,14 @@ def metadata(edit: Edit, image: NDArray[np.uint8] | None = None) -> dict[str, st
     """Return the text chunks of an edit's picture: `image`, or its whole picture."""
     recipe = edit.recipe
     texts = {
-        RECIPE_KEY: recipe.to_json(),
-        "limner.provider": edit.provider,
-        PIXELS_KEY: _pixels_hash(whole_picture(edit) if image is None else image),
-        "limner.software": f"limner {package_version('limner') or 'unknown'}",
+        RECIPE: recipe.to_json(),
+        PROVIDER: edit.provider,
+        PIXELS: _pixels_hash(whole_picture(edit) if image is None else image),
+        SOFTWARE: f"limner {package_version('limner') or 'unknown'}",
         "Source": "edited by a model",
     }
     alone = None if edit.compared else "no"
-    optional = {"limner.bundle": recipe.bundle, "limner.source": recipe.source.sha256, COMPARE_KEY: alone}
+    optional = {BUNDLE: recipe.bundle, SOURCE: recipe.source.sha256, COMPARE: alone}
     return texts | {key: value for key, value in optional.items() if value is not None}
 
 
@@ -113,10 +119,10 @@ def encode_edit(
     image = whole_picture(edit) if image is None else image
     named = edit if recipe is None else replace(edit, recipe=recipe)
     texts = metadata(named, image)
-    digest = sha256_bytes(texts[RECIPE_KEY].encode())
+    digest = sha256_bytes(texts[RECIPE].encode())
     if marks.watermark is not None:  # limner.pixels stays that of the edit, which a replay makes again
         image = marked(image, marks.watermark, bytes.fromhex(digest)[:PAYLOAD_BYTES])
-        texts[WATERMARK_KEY] = marks.watermark
+        texts[WATERMARK] = marks.watermark
     mark = GENERATED if edit.recipe.source.kind in GENERATED_KINDS else COMPOSITE
     data, notes = encode_picture(image, suffix, texts, mark, edit.carried, field)
     if marks.signing is None:
@@ -175,18 +181,18 @@ def replay(
         recipe = replace(recipe, source=replace(recipe.source, path=str(source)))
     idle = idle_settings(completed(editor.bundle, recipe))
     recipe = without_idle(recipe, idle)  # older ones hold what never acted
-    edit = editor.edit(recipe, progress, given=given, compare=texts.get(COMPARE_KEY) != "no")
-    expected = texts.get(PIXELS_KEY)
+    edit = editor.edit(recipe, progress, given=given, compare=texts.get(COMPARE) != "no")
+    expected = texts.get(PIXELS)
     if expected is None:
         return Replay(edit, None)
     return Replay(edit, expected in (_pixels_hash(edit.image), _pixels_hash(whole_picture(edit, given))))
 
 
 def _recipe_of(texts: Mapping[str, str], path: str | Path, field: str) -> Recipe:
-    if RECIPE_KEY not in texts:
+    if RECIPE not in texts:
         given = f"{Path(path).name!r}, which carries no recipe"
         raise InputError(field, given, "a picture written by limner", "other programs may drop the metadata on saving")
-    return Recipe.from_json(texts[RECIPE_KEY])
+    return Recipe.from_json(texts[RECIPE])
 
 
 def _pixels_hash(image_u8: NDArray[np.uint8]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from limner.runtime.marking.credentials import read_credentials
 from limner.runtime.marking.watermarks import read_marks
+from limner.runtime.pictures.carried_texts import PIXELS, RECIPE, SOFTWARE, WATERMARK
 from limner.runtime.pictures.containers import read_carried
 from limner.runtime.pictures.images import MAX_BYTES, read_photo, read_texts
 from limner.runtime.pictures.xmp import source_type
@@ -14,8 +15,6 @@ from limner.runtime.recipe import Recipe
 from limner.runtime.storage.files import read_plain, sha256_bytes
 
 __all__ = ["look_at"]
-
-RECIPE, PIXELS, SOFTWARE, WATERMARK = (f"limner.{name}" for name in ("recipe", "pixels", "software", "watermark"))
 
 
 def look_at(path: Path, anchors: str | None = None) -> dict[str, Any]:

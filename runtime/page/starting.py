@@ -10,6 +10,7 @@ from limner.runtime.errors import InputError
 from limner.runtime.faces.face import Face, Framing
 from limner.runtime.faces.finders import find_landmarks
 from limner.runtime.faces.landmarks import Points, check_landmarks, choose_face
+from limner.runtime.pictures.carried_texts import RECIPE
 from limner.runtime.pictures.images import MAX_BYTES, read_photo, read_texts
 from limner.runtime.provenance import read_recipe
 from limner.runtime.recipe import MAX_SEED, Recipe, Source
@@ -20,7 +21,6 @@ from limner.runtime.storage.files import read_plain, sha256_bytes
 
 __all__ = ["Taken", "example_pictures", "face_of", "find_file", "seeded", "take", "worded"]
 
-RECIPE_KEY = "limner.recipe"
 LATENTS, JSON = ".npy", ".json"
 
 
@@ -50,7 +50,7 @@ def take(paths: Sequence[str], keep: Any, limits: Limits) -> Taken:
         if suffix != LATENTS:
             read_photo(given, "file")  # says what it is, if it is none
         path = keep(name, data)
-        if suffix != LATENTS and RECIPE_KEY in read_texts(path, "file"):
+        if suffix != LATENTS and RECIPE in read_texts(path, "file"):
             recipes.append((read_recipe(path, "file"), path))
         else:
             plain.append(path)

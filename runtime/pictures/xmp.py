@@ -10,6 +10,8 @@ from typing import Any
 from xml.dom import minidom
 from xml.parsers.expat import ExpatError
 
+from limner.runtime.pictures.carried_texts import PREFIX
+
 __all__ = ["COMPOSITE", "GENERATED", "make_packet", "read_fields", "source_type"]
 
 NEWSCODES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
@@ -21,7 +23,6 @@ IPTC = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
 OURS = "urn:limner:1:"
 XMLNS = "http://www.w3.org/2000/xmlns/"
 TYPE = "DigitalSourceType"
-PREFIX = "limner."
 MAX_BYTES = 1_000_000
 EMPTY = (
     f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{RDF}">'

@@ -98,8 +98,9 @@ def test_every_mode_of_a_tiff(mode: str, tmp_path: Path) -> None:
     image = image.convert("PA") if mode == "PA" else image
     if mode == "LAB":
         image = ImageCms.profileToProfile(image, srgb(), ImageCms.createProfile("LAB"), outputMode="LAB")
+    packed = {"compression": "tiff_lzw"} if mode == "YCbCr" else {}  # Pillow 12 does not read its own without
     try:
-        photo = read(tmp_path / "a.tiff", image=image)
+        photo = read(tmp_path / "a.tiff", image=image, **packed)
     except (OSError, KeyError):
         pytest.skip("not written by this Pillow")
     grey = mode in values or mode in ("1", "L", "LA")
