@@ -17,9 +17,13 @@ from limner.runtime.server.settings import Limits, ServerSettings
 __all__ = ["Visitor", "page_at"]
 
 
-def page_at(work: Path, limits: Limits | None = None) -> Page:
-    """The page of a server on both shipped bundles, which listens nowhere."""
-    settings = ServerSettings(shipped_bundles(), work, lanes=1, threads=2, join=False, limits=limits or Limits())
+Bundles = tuple[tuple[str, Path], ...]
+
+
+def page_at(work: Path, limits: Limits | None = None, bundles: Bundles = ()) -> Page:
+    """The page of a server on bundles, or both shipped ones, which listens nowhere."""
+    bundles = bundles or shipped_bundles()
+    settings = ServerSettings(bundles, work, lanes=1, threads=2, join=False, limits=limits or Limits())
 
     async def built() -> Page:  # Gradio takes the loop that runs, else it leaves one open
         return page_of(make_app(settings).state.limner)

@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -531,6 +532,33 @@ def test_an_edit_of_its_own_library(visitor: Visitor, tmp_path: Path) -> None:
     write_edit(tmp_path / "seed.png", made)
     visitor.drop(tmp_path / "seed.png")
     assert visitor.said == "Replayed: the same pixels." and visitor["kind"] == "seed" and visitor["seed"] == 3
+
+
+# --- other bundles ----------------------------------------------------------------------------------------------
+
+
+def test_two_bundles_of_a_family(tmp_path: Path) -> None:
+    shipped = shipped_bundle("stylegan2")
+    copy = tmp_path / "copy"
+    shutil.copytree(shipped, copy)
+    visitor = Visitor(page_at(tmp_path / "work", bundles=(("ours", shipped), ("copy", copy))))
+    assert [value for _, value in visitor.parts.model.choices][0::3] == [
+        "ours:global-directions",
+        "copy:global-directions",
+    ]
+    visitor.set(model="copy:latent-mapper").do(visitor.page.begin.fitted, visitor.parts.model, visitor.parts.kind)
+    visitor.set(mappers=["beard"]).edit()
+    assert desk_of(visitor).version(1).model == "copy:latent-mapper"
+    assert f"--bundle {copy}" in visitor["command"] and f"Editor({str(copy)!r})" in visitor["python"]
+    visitor.set(model="ours:latent-mapper").edit()
+    assert "--bundle" not in visitor["command"]
+
+
+def test_a_diffusion_model_alone(tmp_path: Path) -> None:
+    visitor = Visitor(page_at(tmp_path, bundles=(("", shipped_bundle("diffusion")),)))
+    assert visitor["kind"] == "words" and visitor["model"].endswith(":prompt-to-prompt")
+    visitor.edit()
+    assert visitor["tab"].current == 1 and len(visitor.parts.groups) == 2
 
 
 # --- signed pictures --------------------------------------------------------------------------------------------
