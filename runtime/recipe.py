@@ -221,8 +221,14 @@ class Recipe:
         return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False, allow_nan=False, sort_keys=True)
 
     def scaled(self, strength: float) -> "Recipe":
-        """Return this recipe with every prompt's strength, None counting as 1, multiplied by `strength`."""
-        prompts = (replace(p, strength=(1.0 if p.strength is None else p.strength) * strength) for p in self.prompts)
+        """Return this recipe with every prompt's strength, None counting as 1, multiplied by `strength`.
+
+        Products have 12 digits: 6 times 0.7 is 4.2.
+        """
+        whole = (1.0 if p.strength is None else p.strength for p in self.prompts)
+        prompts = (
+            replace(p, strength=float(f"{one * strength:.12g}")) for p, one in zip(self.prompts, whole, strict=True)
+        )
         return replace(self, prompts=tuple(prompts))
 
 

@@ -154,3 +154,4 @@ def test_scaled_multiplies_every_strength() -> None:
         )
     )
     assert [prompt.strength for prompt in two.scaled(0.5).prompts] == [2.0, -1.0]
+    assert [prompt.strength for prompt in two.scaled(1.5).scaled(0.7).prompts] == [4.2, -2.1]
