@@ -1,7 +1,7 @@
 """Faces on the command line: the options that edit and align share, and the verb align."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -68,6 +68,7 @@ def chosen_face(
         field = "landmarks" if finder is None else "landmark-finder"
         raise InputError(field, repr(str(landmarks or finder)), "a picture file as the source, beside it")
     from limner.runtime.faces.face import PASTE_MODES, Face, Framing
+    from limner.runtime.faces.finders import faces_in
     from limner.runtime.faces.landmarks import choose_face, read_landmarks
 
     given = "replace" if paste is None else paste
@@ -79,7 +80,10 @@ def chosen_face(
     settings = {} if colon is None else read_settings("paste", given, colon + 1, readers)
     readers = {"scale": read_number, "shift": read_number}
     square = Framing() if framing is None else Framing(**read_settings("framing", framing, 0, readers))
-    faces = read_landmarks(landmarks) if landmarks is not None else _find(finder or "", picture)
+    if landmarks is not None:
+        faces = read_landmarks(landmarks)
+    else:
+        faces = faces_in(finder or "", picture, hint="give --landmarks FILE")
     return Face(choose_face(faces, index), square, mode.strip(), **settings)  # type: ignore[arg-type]
 
 
@@ -122,16 +126,3 @@ def align(
     warn(warnings)
     result = {"output": str(target), "size": side, "quad": aligned.quad.round(3).tolist(), "warnings": warnings}
     print_result(result, as_json)
-
-
-def _find(finder: str, picture: str) -> list[Any]:
-    """Run a finder on a picture file; InputError where it finds no face."""
-    from limner.runtime.faces.finders import find_landmarks, load_finder
-    from limner.runtime.pictures.images import read_photo
-
-    load_finder(finder)
-    faces = find_landmarks(finder, read_photo(picture, "source").on_white())
-    if not faces:
-        given = f"{Path(picture).name!r}, in which {finder!r} finds no face"
-        raise InputError("landmark-finder", given, "a picture of a face", "give --landmarks FILE")
-    return faces

@@ -17,6 +17,10 @@ __all__ = ["keys", "serve", "ui"]
 
 EngineName = Literal["threads", "ray"]
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+BundlesOption = Annotated[
+    list[str] | None,
+    typer.Option("--bundle", help="FOLDER or NAME=FOLDER; may be repeated; both shipped ones if not given."),
+]
 KeyFileOption = Annotated[Path, typer.Option("--key-file", envvar="LIMNER_KEY_FILE", help="File of the keys' hashes.")]
 keys = typer.Typer(
     help="The keys of a server: each is shown once, the file keeps hashes.",
@@ -25,10 +29,7 @@ keys = typer.Typer(
 
 
 def serve(
-    bundle: Annotated[
-        list[str] | None,
-        typer.Option("--bundle", help="FOLDER or NAME=FOLDER; may be repeated; both shipped ones if not given."),
-    ] = None,
+    bundle: BundlesOption = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8080,
     key_file: Annotated[
@@ -104,10 +105,7 @@ def serve(
 
 
 def ui(
-    bundle: Annotated[
-        list[str] | None,
-        typer.Option("--bundle", help="FOLDER or NAME=FOLDER; may be repeated; both shipped ones if not given."),
-    ] = None,
+    bundle: BundlesOption = None,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 7860,
     opens: Annotated[bool, typer.Option("--open/--no-open", help="Open it in a browser.")] = True,
     work: Annotated[

@@ -19,6 +19,7 @@ their own. A recipe carries the points that were found, so that a replay needs n
 
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,8 +27,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from limner.runtime.errors import InputError, LimnerError, nearest
 from limner.runtime.faces.landmarks import Points, check_landmarks
+from limner.runtime.pictures.images import read_photo
 
-__all__ = ["LandmarkFinder", "find_landmarks", "finder_names", "load_finder"]
+__all__ = ["LandmarkFinder", "faces_in", "find_landmarks", "finder_names", "load_finder"]
 
 GROUP = "limner.landmark_finders"
 
@@ -71,6 +73,15 @@ def find_landmarks(name: str, image_u8: NDArray[np.uint8]) -> list[Points]:
         raise LimnerError(f"the landmark finder {name!r} gave points that are no face: {reason}") from reason
     except Exception as reason:  # code of another package
         raise LimnerError(f"the landmark finder {name!r} failed: {type(reason).__name__}: {reason}") from reason
+
+
+def faces_in(name: str, path: str | Path, field: str = "landmark-finder", hint: str = "") -> list[Points]:
+    """Return the faces that the finder of that name finds in a picture file; InputError naming `field` for none."""
+    load_finder(name, field)
+    faces = find_landmarks(name, read_photo(path, "source").on_white())
+    if not faces:
+        raise InputError(field, f"{Path(path).name!r}, in which {name!r} finds no face", "a picture of a face", hint)
+    return faces
 
 
 def _entries() -> dict[str, EntryPoint]:

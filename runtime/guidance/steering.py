@@ -107,7 +107,7 @@ class Steering(ABC):
 
     @abstractmethod
     def mean_masks(self) -> list[dict[str, FloatArray]]:
-        """Return each picture's concepts and their mean masks [h,w], of the steps that they were added at."""
+        """Return each picture's concepts and their mean masks [h,w], of the steps that they were computed at."""
 
     def estimate(self, sample: FloatArray, timestep: float, index: int) -> FloatArray:
         """Return the steered estimate [N,C,h,w] in one call of the UNet."""

@@ -12,7 +12,9 @@ from limner.runtime.recipe import PromptEdit, Recipe, Source
 from limner.runtime.schema import said, to_dict
 from limner.runtime.wording.concepts import parse_concepts
 
-__all__ = ["Start", "recipe_of", "stacked", "with_drawn", "words_of"]
+__all__ = ["LATENTS", "Start", "recipe_of", "stacked", "with_drawn", "words_of"]
+
+LATENTS = ".npy"
 
 
 @dataclass(frozen=True)
@@ -23,13 +25,17 @@ class Start:
     path: str | None = None
     source: Source | None = None  # of a seed, of words
     shows: str = ""  # what a file shows, as far as words say it
-    digest: str = ""
+
+    @property
+    def latents(self) -> bool:
+        """Whether it is a file of latents, which is no picture."""
+        return self.path is not None and Path(self.path).suffix.lower() == LATENTS
 
     def source_for(self, method: Method) -> Source:
         """The source of a recipe; InputError where the method cannot start from it."""
         if self.kind == "file":
             assert self.path is not None
-            if Path(self.path).suffix.lower() == ".npy":
+            if self.latents:
                 return Source.from_w_plus(self.path)
             shows = self.shows.strip() if method.family == "diffusion" else ""
             return Source.from_image(self.path, shows or None)
@@ -47,7 +53,6 @@ def recipe_of(
     words: str,  # a text a line
     mappers: Sequence[str],
     values: Mapping[Field, Any],  # of the method's own fields
-    strength: float | None = None,
 ) -> Recipe:
     """The recipe that the form asks for; InputError naming what it does not allow."""
     groups: dict[str, dict[str, Any]] = {"options": {}, "parameters": {}, "inversion": {}}
@@ -65,7 +70,7 @@ def recipe_of(
         prompts = tuple(replace(one, options=groups["options"] | dict(one.options)) for one in prompts)
     else:
         texts = [" ".join(texts)] if method.texts == "prompt" else texts
-        prompts = tuple(PromptEdit(text, strength, groups["options"]) for text in texts)
+        prompts = tuple(PromptEdit(text, options=groups["options"]) for text in texts)
     parameters = groups["parameters"]
     if method.has("maps") and hasattr(method.parameters(), "maps"):
         parameters = {"maps": True} | parameters  # where words look is what the page shows

@@ -217,7 +217,7 @@ def start_of(desk: Desk, version: Version) -> Start:
 
 def photo_with(start: Start | None, points: Sequence[tuple[float, float]]) -> str:
     """The photograph that points are clicked in, with those that are there; nothing of what is none."""
-    if start is None or start.path is None or start.path.endswith(".npy"):
+    if start is None or start.path is None or start.latents:
         return photo_html(None)
     image = Image.fromarray(read_photo(start.path, "source").on_white())
     factor = max(1.0, max(image.size) / SHOWN_SIDE)

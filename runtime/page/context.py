@@ -32,17 +32,17 @@ class Files:
 
     def __init__(self) -> None:
         self._paths: OrderedDict[str, Path] = OrderedDict()
-        self._names: dict[Path, str] = {}
+        self._tokens: dict[Path, str] = {}
 
     def offered(self, path: Path) -> tuple[str, str]:
         """The address of a file below the page, and its name."""
-        if path not in self._names:
-            self._names[path] = secrets.token_urlsafe(24)
-        token = self._names[path]
+        if path not in self._tokens:
+            self._tokens[path] = secrets.token_urlsafe(24)
+        token = self._tokens[path]
         self._paths[token] = path
         self._paths.move_to_end(token)
         while len(self._paths) > MOST_FILES:
-            self._names.pop(self._paths.popitem(last=False)[1], None)
+            self._tokens.pop(self._paths.popitem(last=False)[1], None)
         return f"../ui-files/{token}/{path.name}", path.name
 
     def find(self, token: str) -> Path | None:

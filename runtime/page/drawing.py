@@ -1,7 +1,6 @@
 """The brush: a mask that lies over the picture and is painted on, and what was added to it and taken away."""
 
 import base64
-import binascii
 import io
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,12 @@ from PIL import Image
 from limner.runtime.errors import InputError
 from limner.runtime.page.desk import Overlay
 from limner.runtime.page.looking import TINT, TINTED, file_url, picture_url
-from limner.runtime.pictures.drawn import drawn_text, read_drawn, touched
+from limner.runtime.pictures.drawn import drawn_text, open_png, read_drawn, touched
 
 __all__ = ["brush", "drawn_over", "mask_of", "painted"]
 
 BoolArray = NDArray[np.bool_]
 SIDE = 256  # pixels of the canvas's shorter side: finer than what it paints on
-MOST_SIDE = 2048
-MOST_CHARACTERS = 2_000_000
 SHARE = 127  # of 255, of the steps that a concept's mask had a place at
 STROKE = "a stroke that adds to the mask, or takes from it"
 PNG_URL = "data:image/png;base64,"
@@ -66,15 +63,9 @@ def painted(given: object, overlays: tuple[Overlay, ...]) -> tuple[BoolArray, Bo
 
     InputError for anything else, and where it is the mask as it was.
     """
-    if not isinstance(given, str) or not given.startswith(PNG_URL) or len(given) > MOST_CHARACTERS:
+    if not isinstance(given, str) or not given.startswith(PNG_URL):
         raise InputError("brush", "nothing", STROKE)
-    try:
-        with Image.open(io.BytesIO(base64.b64decode(given[len(PNG_URL) :], validate=True)), formats=("PNG",)) as opened:
-            if max(opened.size) > MOST_SIDE:
-                raise InputError("brush", f"{opened.width} x {opened.height} pixels", f"at most {MOST_SIDE} a side")
-            now: BoolArray = np.asarray(opened.convert("RGBA"))[..., 3] > SHARE
-    except (binascii.Error, OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as reason:
-        raise InputError("brush", "what is no picture", STROKE) from reason
+    now: BoolArray = np.asarray(open_png("brush", given[len(PNG_URL) :]).convert("RGBA"))[..., 3] > SHARE
     before = mask_of(overlays, (now.shape[0], now.shape[1]))
     if np.array_equal(now, before):
         raise InputError("brush", "the mask as it was", STROKE)

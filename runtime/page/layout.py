@@ -15,9 +15,9 @@ from limner.runtime.page.looking import VERSIONS, asset, empty_stage, save_link,
 from limner.runtime.page.starting import example_pictures
 from limner.runtime.recipe import MAX_SEED, TRUNCATION
 
-__all__ = ["KINDS", "RESULT", "SOURCE", "Parts", "build"]
+__all__ = ["RESULT", "SOURCE", "Parts", "build"]
 
-KINDS = [("A picture", "file"), ("A seed", "seed"), ("Words", "words")]
+START_FROM = [("A picture", "file"), ("A seed", "seed"), ("Words", "words")]
 SOURCE, RESULT = "source", "result"
 
 
@@ -70,7 +70,7 @@ def asking(
 ) -> None:  # fmt: skip
     """Source, method, words, settings."""
     parts.add("starts", gr.Dropdown(edits, value=None, label="Begin with an example", elem_id="starts"))
-    parts.add("kind", gr.Radio(KINDS, value="file", label="Start from", elem_id="kind"))
+    parts.add("kind", gr.Radio(START_FROM, value="file", label="Start from", elem_id="kind"))
     of_files(parts)
     with gr.Row(visible=False, elem_id="of-seed") as row:
         parts.add("seed", gr.Number(7, precision=0, minimum=0, maximum=MAX_SEED, label="seed", elem_id="seed"))

@@ -185,10 +185,10 @@ class Making:
         tab = replace(tab, current=version.number)
         yield idle | self.context.view(desk, tab) | {parts.said: said_of(version)}
 
-    def stop(self, request: gr.Request) -> str:
-        """Stop was pressed."""
+    def stop(self, request: gr.Request) -> Any:
+        """Stop was pressed: what runs says itself that it ended, maybe before this answer is there."""
         stopped = self.context.edits.stop(request.session_hash or "")
-        return said("note", "It stops ..." if stopped else "Nothing runs.")
+        return gr.skip() if stopped else said("note", "Nothing runs.")
 
     async def strength(self, value: float, secret: str, tab: Tab, request: gr.Request) -> AsyncIterator[Updates]:
         """The strength of the result was moved."""

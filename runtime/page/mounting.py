@@ -132,7 +132,7 @@ def edits_to_begin_with(state: State) -> dict[str, Recipe]:
     if not path.is_file():
         return found
     recipes = read_demo(path).recipes(path.parent)
-    for recipe in sorted(recipes, key=lambda one: one.method):  # what is quick comes first
+    for recipe in sorted(recipes, key=lambda one: one.method):  # global directions, which is quick, comes first
         if recipe.method in served:
             source = recipe.source
             start = "words" if source.path is None else Path(source.path).stem

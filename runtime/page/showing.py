@@ -150,7 +150,7 @@ def other_pictures(desk: Desk, tab: Tab, first: int, second: int) -> str:
 
 def start_picture(start: Start | None) -> str:
     """The stage before the first edit."""
-    if start is None or start.path is None or start.path.endswith(".npy"):
+    if start is None or start.path is None or start.latents:
         return empty_stage()
     image = Image.fromarray(read_photo(start.path, "source").on_white())
     image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))

@@ -8,8 +8,9 @@ from typing import Any
 from limner.runtime.bundle.shipped import checkpoints_folder
 from limner.runtime.errors import InputError
 from limner.runtime.faces.face import Face, Framing
-from limner.runtime.faces.finders import find_landmarks
+from limner.runtime.faces.finders import faces_in
 from limner.runtime.faces.landmarks import Points, check_landmarks, choose_face
+from limner.runtime.page.asking import LATENTS
 from limner.runtime.pictures.carried_texts import RECIPE
 from limner.runtime.pictures.images import MAX_BYTES, read_photo, read_texts
 from limner.runtime.provenance import read_recipe
@@ -21,7 +22,7 @@ from limner.runtime.storage.files import read_plain, sha256_bytes
 
 __all__ = ["Taken", "example_pictures", "face_of", "find_file", "seeded", "take", "worded"]
 
-LATENTS, JSON = ".npy", ".json"
+JSON = ".json"
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,7 @@ def face_of(path: Path, points: str, finder: str, index: str, scale: object, shi
         return Face(_points(points), framing, paste)  # type: ignore[arg-type]
     if not finder:
         return None
-    faces = find_landmarks(finder, read_photo(path, "source").on_white())
-    if not faces:
-        given = f"{path.name!r}, in which {finder!r} finds no face"
-        raise InputError("face", given, "a picture of a face", "or its points")
+    faces = faces_in(finder, path, "face", "or its points")
     return Face(choose_face(faces, _index(index)), framing, paste)  # type: ignore[arg-type]
 
 

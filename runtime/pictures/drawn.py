@@ -10,7 +10,7 @@ from PIL import Image
 
 from limner.runtime.errors import InputError
 
-__all__ = ["MAX_MASK_SIDE", "drawn_text", "read_drawn", "touched"]
+__all__ = ["drawn_text", "open_png", "read_drawn", "touched"]
 
 BoolArray = NDArray[np.bool_]
 MAX_MASK_SIDE = 4096  # pixels
@@ -27,6 +27,14 @@ def drawn_text(mask: BoolArray) -> str:
 
 def read_drawn(field: str, text: object) -> BoolArray:
     """The mask [H,W] of a text; InputError naming `field` for anything else, and for a mask that marks no place."""
+    mask: BoolArray = np.array(open_png(field, text).convert("L")) > 127
+    if not mask.any():
+        raise InputError(field, "a mask that marks no place", "one pixel or more, or leave it out")
+    return mask
+
+
+def open_png(field: str, text: object) -> Image.Image:
+    """The picture of a text, decoded; InputError naming `field` for what is none, or too large."""
     if not isinstance(text, str) or len(text) > MAX_MASK_TEXT:
         given = f"a text of {len(text)} characters" if isinstance(text, str) else type(text).__name__
         raise InputError(field, given, f"{ALLOWED} and {MAX_MASK_TEXT} characters")
@@ -34,12 +42,10 @@ def read_drawn(field: str, text: object) -> BoolArray:
         with Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=("PNG",)) as opened:
             if max(opened.size) > MAX_MASK_SIDE:
                 raise InputError(field, f"{opened.width} x {opened.height} pixels", ALLOWED)
-            mask: BoolArray = np.array(opened.convert("L")) > 127
+            opened.load()
+            return opened
     except (binascii.Error, OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as reason:
         raise InputError(field, f"{text[:20]!r}, which is no such picture", ALLOWED) from reason
-    if not mask.any():
-        raise InputError(field, "a mask that marks no place", "one pixel or more, or leave it out")
-    return mask
 
 
 def touched(mask: BoolArray, size: tuple[int, int]) -> BoolArray:

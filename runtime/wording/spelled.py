@@ -7,13 +7,13 @@ text among several) goes as a file: `limner replay edit.json`.
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from limner.runtime.errors import InputError
 from limner.runtime.methods.registry import find_method
 from limner.runtime.recipe import TRUNCATION, PromptEdit, Recipe, Source
-from limner.runtime.schema import said, to_dict
+from limner.runtime.schema import to_dict
 from limner.runtime.settings import Settings
 from limner.runtime.wording.recipes import make_recipe, make_source
 from limner.runtime.wording.words import with_words, word_options
@@ -21,8 +21,6 @@ from limner.runtime.wording.words import with_words, word_options
 __all__ = ["as_command", "as_python"]
 
 RECIPE_FILE = "edit.json"
-OWN = {"neutral", "beta"}  # options of texts that the command line has as such
-OF_WORDS = {"weights", "word_windows", "blend", "subtract", "kind"}
 
 
 def as_command(recipe: Recipe, bundle: str | None = None, output: str = "edited.png") -> str:
@@ -144,10 +142,9 @@ def _plain(source: Source) -> Source:
 
 
 def _given(settings: Settings) -> dict[str, Any]:
-    """What settings say, as JSON data, where it is not the default anyway."""
-    names, data = said(settings), to_dict(settings)
-    kept = [one.name for one in fields(settings) if one.name in names]
-    return {name: data[name] for name in kept if name in data}
+    """What settings say, as JSON data."""
+    found: dict[str, Any] = to_dict(settings)
+    return found
 
 
 def _json(value: Any) -> str:

@@ -91,8 +91,10 @@ def test_guidances_are_the_formulas() -> None:
     psi = (estimate - uncond) * np.float32(3)
     assert drawn.add is not None and drawn.remove is not None
     kept = ((np.abs(psi) >= channel_quantile(np.abs(psi), 0.8)) | drawn.add) & ~drawn.remove
-    found = SemanticGuidance([concept], 10, momentum_scale=0.0)(0, uncond, {0: estimate})
+    guidance = SemanticGuidance([concept], 10, momentum_scale=0.0)
+    found = guidance(0, uncond, {0: estimate})
     assert found is not None
+    np.testing.assert_allclose(guidance.kept[0][0], kept.mean(axis=(0, 1)), atol=1e-7)  # what --maps and the page show
     np.testing.assert_array_equal(found, np.where(kept, psi, 0))
     attention = rng.random((4, 4)).astype(np.float32)
     plain = masked_guidance(Concept(3.0, 0.8, 0), uncond, estimate, attention, 500, "intersect")[1]

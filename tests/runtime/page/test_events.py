@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,6 +19,7 @@ from support.page import Visitor, page_at
 
 from limner.runtime import Editor, Recipe, read_recipe, write_edit
 from limner.runtime.bundle.shipped import demo_file, shipped_bundle
+from limner.runtime.cli.sheets import array_bytes
 from limner.runtime.marking.credentials import read_credentials
 from limner.runtime.marking.manifest import signed
 from limner.runtime.marking.signing import load_signing
@@ -216,8 +218,8 @@ def test_other_kinds_of_files(visitor: Visitor, tmp_path: Path) -> None:
         assert said in visitor.said and visitor["tab"].current == number
         assert "<b>" not in visitor["command"]
     latents = Editor(shipped_bundle("stylegan2"), threads=2).invert(PICTURES / "test-0093.png").w_plus[0]
-    np.save(tmp_path / "latents.npy", latents)
-    model(visitor.drop(tmp_path / "latents.npy"), "latent-mapper").set(mappers=["beard"]).edit()
+    (tmp_path / "latents.NPY").write_bytes(array_bytes(latents))
+    model(visitor.drop(tmp_path / "latents.NPY"), "latent-mapper").set(mappers=["beard"]).edit()
     assert read_recipe(desk_of(visitor).picture(6)).source.kind == "w_plus"
 
 
@@ -308,10 +310,9 @@ def test_the_brush(visitor: Visitor, method: str) -> None:
     now = mask_of(version.overlays, (256, 256))
     assert now[205:235, 55:195].all() and not now[5:95, 5:123].any()
     assert version.parent == 1 and (picture(visitor, 1) != picture(visitor, 2)).any()
-    if method == "prompt-to-prompt":  # outside the mask the pixels are those of the source
-        source = np.asarray(Image.open(desk_of(visitor).before(2)))
-        assert (picture(visitor, 2)[:40, :50] != source[:40, :50]).mean() < (
-            picture(visitor, 1)[:40, :50] != source[:40, :50]).mean() + 1e-9  # fmt: skip
+    if method == "prompt-to-prompt":  # outside both masks both edits have the source's pixels
+        outside = ~mask_of(desk_of(visitor).version(1).overlays, (128, 128)) & ~mask_of(version.overlays, (128, 128))
+        assert outside.any() and (picture(visitor, 1)[outside] == picture(visitor, 2)[outside]).all()
 
 
 def test_the_brush_on_a_face(visitor: Visitor, tmp_path: Path) -> None:
@@ -360,7 +361,7 @@ def paint(visitor: Visitor, layer: np.ndarray | str | None) -> Visitor:
 def test_a_brush_that_did_nothing(visitor: Visitor) -> None:
     model(example(visitor), "prompt-to-prompt").set(shows=SHOWS, words=SHOWS.replace("brown hair", "red hair")).edit()
     visitor.do(visitor.page.choose.draw, visitor.parts.secret, visitor.parts.tab)
-    large = np.zeros((4, 3000, 4), np.uint8)
+    large = np.zeros((4, 5000, 4), np.uint8)
     for given in (canvas_of(visitor), None, "", "data:image/png;base64,AAAA", "data:image/png;base64,\u00e9", large):
         assert paint(visitor, given).said.startswith("brush: got") and len(desk_of(visitor).versions()) == 1
     visitor.do(visitor.page.choose.close)
@@ -480,7 +481,8 @@ def test_stop(visitor: Visitor) -> None:
         running = asyncio.create_task(made())
         while not any("step 3" in one for one in visitor.history):
             await asyncio.sleep(0.01)
-        visitor.set(said=visitor.page.make.stop(visitor.request))  # type: ignore[arg-type]
+        answer = visitor.page.make.stop(visitor.request)  # type: ignore[arg-type]
+        assert answer == gr.skip()  # it comes at any time, and says nothing over what the edit says
         await asyncio.wait_for(running, 10)
 
     asyncio.run(both())

@@ -87,6 +87,15 @@ def test_what_is_refused_says_its_format_and_why(data: bytes, words: str, tmp_pa
     assert words in str(caught.value) and "PNG, JPEG, WEBP" in caught.value.allowed
 
 
+def loads(path: Path) -> bool:
+    """Whether Pillow alone reads what it wrote."""
+    try:
+        Image.open(path).load()
+    except OSError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "PA", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I;16", "F", "I"])
 def test_every_mode_of_a_tiff(mode: str, tmp_path: Path) -> None:
     values: dict[str, Any] = {
@@ -94,15 +103,19 @@ def test_every_mode_of_a_tiff(mode: str, tmp_path: Path) -> None:
         "I": Image.fromarray(gradient()[:, :, 0].astype(np.int32) * 257),
         "F": Image.fromarray(gradient()[:, :, 0].astype(np.float32) / 255),
     }
-    image = values.get(mode) or picture().convert("RGBA" if mode == "PA" else mode if mode != "LAB" else "RGB")
+    image: Any = values.get(mode) or picture().convert("RGBA" if mode == "PA" else mode if mode != "LAB" else "RGB")
     image = image.convert("PA") if mode == "PA" else image
     if mode == "LAB":
         image = ImageCms.profileToProfile(image, srgb(), ImageCms.createProfile("LAB"), outputMode="LAB")
-    packed = {"compression": "tiff_lzw"} if mode == "YCbCr" else {}  # Pillow 12 does not read its own without
     try:
-        photo = read(tmp_path / "a.tiff", image=image, **packed)
+        image.save(tmp_path / "a.tiff")
     except (OSError, KeyError):
         pytest.skip("not written by this Pillow")
+    if not loads(tmp_path / "a.tiff"):  # Pillow 12 and YCbCr that is not packed
+        with pytest.raises(InputError, match="a file of TIFF which does not decode"):
+            read_photo(tmp_path / "a.tiff")
+        image.save(tmp_path / "a.tiff", compression="tiff_lzw")
+    photo = read_photo(tmp_path / "a.tiff")
     grey = mode in values or mode in ("1", "L", "LA")
     expected = np.repeat(np.asarray(picture().convert("L"))[..., None], 3, 2) if grey else gradient()
     if mode in values:
