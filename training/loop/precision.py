@@ -17,8 +17,8 @@ def fastest_precision() -> str:
 
 
 def fast_bf16() -> bool:
-    """Whether this processor multiplies bf16 matrices itself (AMX)."""
+    """Whether this processor multiplies bf16 matrices itself (AMX, AVX-512 BF16)."""
     try:
-        return " amx_bf16" in Path("/proc/cpuinfo").read_text()
+        return not {"amx_bf16", "avx512_bf16"}.isdisjoint(Path("/proc/cpuinfo").read_text().split())
     except OSError:
         return False

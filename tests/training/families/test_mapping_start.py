@@ -51,6 +51,21 @@ def test_constructed_mapping_follows_the_coupling() -> None:
     assert float(distance.mean()) < 0.05 * spread
 
 
+def test_samples_have_the_poses_of_the_pictures() -> None:
+    """Poses beyond those of the data would be drawn by a generator that never saw them."""
+    generator, embedding = networks()
+    coupling = Coupling(STYLE, 64, pose=0.25)
+    shift_to_positive(generator, embedding)
+    construct(generator, embedding, coupling)
+    z = torch.randn(4000, 64)
+    pose = coupling(z)[1]
+    assert 0.24 < float(pose.abs().max()) <= 0.25
+    torch.testing.assert_close(pose, 0.25 * Coupling(STYLE, 64)(z)[1])
+    decoded = (generator.mapping(z) @ torch.linalg.pinv(embedding.weight.double()).float())[:, -4:]
+    assert float((decoded - pose).abs().median()) < 0.01
+    assert float(decoded.abs().max()) < 0.3
+
+
 @pytest.mark.parametrize("style", sorted(STYLES))
 @pytest.mark.parametrize("batch", [1, 3])  # torch sums small batches in another order
 def test_constructed_mapping_is_accurate_in_fp32(style: str, batch: int) -> None:

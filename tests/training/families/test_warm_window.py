@@ -95,3 +95,37 @@ def test_between_windows_the_whole_picture_is_drawn(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(type(made), "global_step", step)
         made.training_step(batch(1, 64), step)
     assert drawn == ["window", "whole", "window"]
+
+
+@torch.no_grad()
+def test_jitter_moves_options_and_leaves_poses() -> None:
+    made = module(64)
+    rows = batch(3, 64)
+    still = made._styles(rows)
+    seen: list[torch.Tensor] = []
+    made.affine = lambda codes: seen.append(codes) or still  # type: ignore[func-returns-value,assignment,method-assign]
+    code = made.embedding.encode(rows["options"], rows["pose"])[:, None]
+    made.config = WarmupConfig(jitter=0.1, blend=0.0)
+    made._styles(rows)
+    moved = (seen[-1] - code).std((0, 1))
+    assert float(moved[-len(POSE_NAMES) :].max()) == 0
+    assert float(moved[: -len(POSE_NAMES)].min()) > 0.05
+    made.config = WarmupConfig(jitter=0.0, pose_jitter=0.02, blend=0.0)
+    made._styles(rows)
+    assert 0.01 < float((seen[-1] - code)[..., -len(POSE_NAMES) :].std()) < 0.03
+
+
+def test_kernels_alone_are_stepped_by_muon() -> None:
+    from limner.training.loop.muon import Muon
+
+    made = module(64, kernel_rate=0.03)
+    optimizer = made.configure_optimizers()["optimizer"]
+    assert isinstance(optimizer, Muon)
+    kernels = {id(p) for group in optimizer.param_groups if group["matrices"] for p in group["params"]}
+    names = {name for name, p in made.generator.named_parameters() if id(p) in kernels}
+    assert names == {"conv1.conv.weight", *(f"convs.{k}.conv.weight" for k in range(8))}
+    rest = [p for group in optimizer.param_groups if not group["matrices"] for p in group["params"]]
+    trained = [*(p for p in made.generator.parameters() if p.requires_grad), *made.responses]
+    assert {id(p) for p in rest} | kernels == {id(p) for p in trained}
+    assert len(rest) + len(kernels) == len(trained)
+    assert isinstance(module(64).configure_optimizers()["optimizer"], torch.optim.Adam)

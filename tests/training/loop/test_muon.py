@@ -43,6 +43,22 @@ def test_kernels_step_along_the_orthogonalised_momentum() -> None:
     np.testing.assert_allclose(kernel.detach().numpy(), expected, atol=1e-6)
 
 
+def test_stylegan2_kernels_with_an_axis_of_one_step_as_without_it() -> None:
+    rng = np.random.default_rng(2)
+    start, gradient = torch.from_numpy(rng.normal(size=(4, 3, 3, 3))), torch.from_numpy(rng.normal(size=(4, 3, 3, 3)))
+    plain, with_axis = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start[None].clone())
+    plain.grad, with_axis.grad = gradient, gradient[None]
+    Muon([{"params": [plain, with_axis], "matrices": True}], lr=0.02).step()
+    torch.testing.assert_close(with_axis[0], plain, atol=0, rtol=0)
+
+
+def test_bfloat16_steps_are_near_those_of_float32() -> None:
+    matrices = torch.randn(2, 32, 48, generator=torch.Generator().manual_seed(0))
+    exact, fast = orthogonal(matrices), orthogonal(matrices, torch.bfloat16)
+    assert fast.dtype == torch.float32
+    assert float((fast - exact).norm() / exact.norm()) < 0.05  # fifteen products, each rounded to 8 bits
+
+
 def test_the_other_parameters_step_as_adamw_does() -> None:
     ours, theirs = (torch.nn.Parameter(torch.linspace(-1, 1, 7)) for _ in range(2))
     mine = Muon([{"params": [ours], "weight_decay": 0.1}], lr=0.01, betas=(0.9, 0.99))

@@ -25,7 +25,7 @@ from limner.training.models.irse import IdentityNet
 from limner.training.models.psp import E4eEncoder
 
 TargetLatent = Callable[[Batch], torch.Tensor]  # a batch's w_plus [N,L,D]
-OptionLoss = Callable[[torch.Tensor, Batch], torch.Tensor]  # w_plus [N,L,D] and a batch to a scalar
+CodeLosses = Callable[[torch.Tensor, Batch], dict[str, torch.Tensor]]  # w_plus [N,L,D], a batch: options, pose
 
 
 class Synthesis(Protocol):
@@ -44,6 +44,7 @@ class EncoderTraining:
     delta: float = 2e-4  # of the mean norm of a delta
     latent: float = 1.0  # mean square of the distance to the known w_plus
     options: float = 0.2  # cross-entropy of a known picture's options, read from w_plus
+    pose: float = 0.0  # mean square of the error of its pose, in the data's own limits
     image_from: float = 0.4  # share of the steps after which pictures are drawn; only the latent loss before
     deltas_from: float = 0.1  # share of the steps in which there are no deltas
     deltas_until: float = 0.5  # share of the steps after which all layers have one
@@ -72,7 +73,7 @@ class EncoderModule(pl.LightningModule):
         max_steps: int,
         seed: int = 0,
         target_w_plus: TargetLatent | None = None,  # None leaves out the latent loss
-        option_loss: OptionLoss | None = None,  # None leaves out the option loss
+        code_losses: CodeLosses | None = None,  # None leaves out the losses of options and pose
     ) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -82,7 +83,7 @@ class EncoderModule(pl.LightningModule):
                 frozen.eval().requires_grad_(False)
         self.config, self.augmentation, self.optimizer = training, augmentation, optimizer
         self.max_steps, self.seed, self.target_w_plus = max_steps, seed, target_w_plus
-        self.option_loss = option_loss
+        self.code_losses = code_losses
         self._shown: torch.Tensor | None = None
 
     def train(self, mode: bool = True) -> EncoderModule:
@@ -110,8 +111,9 @@ class EncoderModule(pl.LightningModule):
             losses["delta"] = torch.stack(deltas, 1).float().norm(dim=-1).mean()
         if self.target_w_plus is not None and self.config.latent:
             losses["latent"] = (w_plus - self.target_w_plus(batch)).square().mean()
-        if self.option_loss is not None and self.config.options:
-            losses["options"] = self.option_loss(w_plus, batch)
+        if self.code_losses is not None and (self.config.options or self.config.pose):
+            known = self.code_losses(w_plus, batch)
+            losses |= {name: value for name, value in known.items() if getattr(self.config, name)}
         if "latent" not in losses or self.global_step >= self.config.image_from * self.max_steps:
             losses |= self.image_losses(self.generator.synthesis(w_plus), target)
         self.log_dict({f"train/{name}": value for name, value in losses.items()})
@@ -135,6 +137,9 @@ class EncoderModule(pl.LightningModule):
         size = len(target)
         for name, value in self.image_losses(made, target).items():
             self.log(f"validation/{name}", value, batch_size=size)
+        if self.code_losses is not None:
+            for name, value in self.code_losses(w_plus, batch).items():
+                self.log(f"validation/{name}", value, batch_size=size)
         if self.target_w_plus is not None:
             self.log("validation/latent", (w_plus - self.target_w_plus(batch)).square().mean(), batch_size=size)
         if batch_idx == 0:

@@ -77,8 +77,9 @@ def load_identity(run: Run) -> IdentityNet | None:
 class KnownLatents:
     """What is known of the latents of pictures with known options: w = code @ embedding, and its inverse."""
 
-    def __init__(self, generator: Generator, embedding: CodeEmbedding) -> None:
-        self.generator, self.embedding = generator, embedding.requires_grad_(False)
+    def __init__(self, generator: Generator, embedding: CodeEmbedding, pose: float = 1.0) -> None:
+        """`pose` is the data's share of POSE_LIMITS."""
+        self.generator, self.embedding, self.pose = generator, embedding.requires_grad_(False), pose
         self.inverse = torch.linalg.pinv(embedding.weight.double()).float()  # [D, code]
 
     @torch.no_grad()
@@ -87,12 +88,15 @@ class KnownLatents:
         embedding = self.embedding.to(batch["pose"].device)
         return self.generator.broadcast(embedding(embedding.encode(batch["options"], batch["pose"])))
 
-    def option_loss(self, w_plus: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Mean cross-entropy of the options, from the code that the mean layer's w decodes to."""
+    def code_losses(self, w_plus: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
+        """Of the code that the mean layer's w decodes to: mean cross-entropy of the options, mean square of the
+        error of the pose, in the limits that the data keeps."""
         code = w_plus.mean(1) @ self.inverse.to(w_plus)  # [N, code]
-        blocks = code.split(self.embedding.sizes, 1)[:-1]  # the last is the pose
+        *blocks, pose = code.split(self.embedding.sizes, 1)
         options = batch["options"]
-        return torch.stack([F.cross_entropy(SHARPNESS * c, options[:, i]) for i, c in enumerate(blocks)]).mean()
+        wrong = [F.cross_entropy(SHARPNESS * block, options[:, i]) for i, block in enumerate(blocks)]
+        error = (pose - batch["pose"]) / (self.pose or 1.0)
+        return {"options": torch.stack(wrong).mean(), "pose": error.square().mean()}
 
 
 def known_latents(run: Run, generator: Generator) -> KnownLatents | None:
@@ -102,7 +106,7 @@ def known_latents(run: Run, generator: Generator) -> KnownLatents | None:
         return None
     embedding = CodeEmbedding(STYLES[run.data.style], generator.config.w_dim)
     embedding.load_state_dict(load_file(path))
-    return KnownLatents(generator, embedding)
+    return KnownLatents(generator, embedding, run.data.pose)
 
 
 def model_config(run: Run, generator: Generator) -> EncoderConfig:
@@ -126,7 +130,7 @@ def build(run: Run, cache: Path) -> tuple[EncoderModule, StepData]:
         rebase(encoder, known.embedding.weight.detach()) if run.start else encoder.codebook.fill(known.embedding.weight)
     module = EncoderModule(
         encoder, generator, load_identity(run), run.training, run.augment, run.optimizer, run.trainer.max_steps,
-        run.trainer.seed, known.target if known else None, known.option_loss if known else None,
+        run.trainer.seed, known.target if known else None, known.code_losses if known else None,
     )  # fmt: skip
     data = StepData(
         lambda: AvatarsDataset(run.data, "train", cache), lambda: AvatarsDataset(run.data, "validation", cache),

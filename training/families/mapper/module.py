@@ -89,9 +89,11 @@ class MapperModule(pl.LightningModule):
         max_steps: int,
         held_out: Tensor,  # [N,L,D] latents for the figures after the training
         seed: int = 0,
+        compile: bool = False,  # torch.compile the synthesis of training steps
     ) -> None:
         super().__init__()
         self.seed = seed
+        self._compiled = torch.compile(generator.synthesis_from_styles) if compile else None
         self.network, self.targets, self.held_out = network, targets, held_out
         self.generator, self.clip_image, self.identity, self.judge = generator, clip_image, identity, judge
         for frozen in self._frozen():
@@ -123,9 +125,16 @@ class MapperModule(pl.LightningModule):
 
     def draw(self, latent: Tensor, mapper: LatentMapper) -> Tensor:
         """A latent of the mapper's space -> image [N,3,H,W], noise fixed."""
-        if mapper.config.space == "w_plus":
-            return self.generator.synthesis(latent).float()
-        return self.generator.synthesis_from_styles(latent).float()
+        return self.synthesis(self.generator.affine(latent) if mapper.config.space == "w_plus" else latent)
+
+    def synthesis(self, style_channels: Tensor) -> Tensor:
+        """style_channels [N,S] -> image [N,3,H,W], noise fixed."""
+        drawn = self._compiled if self._compiled is not None and self.training else self.generator.synthesis_from_styles
+        return drawn(style_channels).float()
+
+    def compiled_parts(self) -> list[nn.Module]:
+        """The synthesis is compiled when the module is made."""
+        return []
 
     def edited(self, name: str, w_plus: Tensor) -> tuple[Tensor, Tensor]:
         """w_plus [N,L,D] -> the edited picture [N,3,H,W], and the step in the mapper's space."""
@@ -159,7 +168,7 @@ class MapperModule(pl.LightningModule):
     @torch.no_grad()
     def source(self, w_plus: Tensor) -> dict[str, Tensor]:
         """The picture of w_plus [N,L,D], and its features."""
-        image = self.generator.synthesis(w_plus).float()
+        image = self.synthesis(self.generator.affine(w_plus))
         found = {"image": image, "clip": self.clip_image(image).float()}
         return found if self.identity is None else found | {"identity": self.identity(image).float()}
 

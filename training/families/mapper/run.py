@@ -133,7 +133,7 @@ def build(run: Run, cache: Path) -> tuple[MapperModule, StepData]:
     module = MapperModule(
         mappers, targets, generator,
         ClipImageTower(clip, generator.config.size, run.training.preprocess), identity, judge, run.training,
-        run.optimizer, run.trainer.max_steps, held_out, run.trainer.seed,
+        run.optimizer, run.trainer.max_steps, held_out, run.trainer.seed, run.trainer.compile,
     )  # fmt: skip
     data = StepData(lambda: LatentPool(train), lambda: LatentPool(held_out), run.trainer.batch_size,
                     run.trainer.seed, run.trainer.validation_limit, run.trainer.workers)  # fmt: skip

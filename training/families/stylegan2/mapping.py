@@ -36,13 +36,14 @@ class MappingConfig:
 
 
 class Coupling:
-    """z [N, z_dim] -> options [N, O] and pose [N, 4]; a pure function of (style, z_dim, seed)."""
+    """z [N, z_dim] -> options [N, O] and pose [N, 4]; a pure function of (style, z_dim, seed, pose). Poses are uniform
+    in [-pose, pose]: the share of POSE_LIMITS that the pictures have, beyond which the generator was never trained."""
 
-    def __init__(self, style: StyleSpec, z_dim: int, seed: int = 0) -> None:
+    def __init__(self, style: StyleSpec, z_dim: int, seed: int = 0, pose: float = 1.0) -> None:
         count = len(style.options) + len(POSE_NAMES)
         rng = np.random.default_rng([seed, z_dim])
         self.directions = torch.from_numpy(np.linalg.qr(rng.normal(size=(z_dim, count)))[0]).float()
-        self.style = style
+        self.style, self.pose = style, pose
         self.tables = [self._cumulative(o.name) for o in style.options]
 
     def _cumulative(self, name: str) -> Tensor:
@@ -65,7 +66,7 @@ class Coupling:
             rows = table[chosen[names.index("mouth")]] if len(table) > 1 else table.expand(len(z), -1)
             pick = (quantile[:, i : i + 1] > rows).sum(1).clamp(max=rows.shape[1] - 1)
             chosen.append(pick)
-        return torch.stack(chosen, 1), 2 * quantile[:, len(names) :] - 1
+        return torch.stack(chosen, 1), self.pose * (2 * quantile[:, len(names) :] - 1)
 
 
 class Ticks(pl.LightningDataModule):

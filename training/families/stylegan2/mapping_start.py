@@ -133,10 +133,10 @@ def _thresholds(cumulative: Tensor) -> tuple[np.ndarray, list[int]]:
     return (math.sqrt(2) * torch.erfinv(2 * inner - 1)).numpy(), choices
 
 
-def _pose_row(layer: _Layer, units: list[int]) -> tuple[np.ndarray, float]:
-    """1 + (2 Phi(u) - 1), linear between the knots, constant beyond them."""
+def _pose_row(layer: _Layer, units: list[int], most: float) -> tuple[np.ndarray, float]:
+    """1 + most (2 Phi(u) - 1), linear between the knots, constant beyond them."""
     knots = np.array(POSE_KNOTS)
-    values = 1 + torch.erf(torch.tensor(knots) / math.sqrt(2)).numpy()
+    values = 1 + most * torch.erf(torch.tensor(knots) / math.sqrt(2)).numpy()
     slopes = np.concatenate([[0.0], np.diff(values) / np.diff(knots), [0.0]])
     row, bias = np.zeros(layer.width), float(values[0])
     lifted, *corners = units
@@ -192,7 +192,7 @@ def construct(generator: Generator, embedding: CodeEmbedding, coupling: Coupling
     needed = max(len(first.biases), plan.choices(style), len(embedding.weight))
     if config.w_dim < needed:
         raise InputError("model.w_dim", str(config.w_dim), f"{needed} or more for this style")
-    pose_at = [second.keep(*_pose_row(second, units)) for units in plan.pose]
+    pose_at = [second.keep(*_pose_row(second, units, coupling.pose)) for units in plan.pose]
     for ramps in plan.all_ramps:
         ramps.cut(second)
     pose_at = [third.keep(third.row({at: 1.0})) for at in pose_at]

@@ -85,7 +85,7 @@ def build(run: Run, cache: Path) -> tuple[pl.LightningModule, pl.LightningDataMo
     )  # fmt: skip
     bf16 = run.trainer.precision.startswith("bf16")
     if run.stage == "mapping":
-        coupling = Coupling(STYLES[run.data.style], run.model.z_dim, run.mapping.seed)
+        coupling = Coupling(STYLES[run.data.style], run.model.z_dim, run.mapping.seed, run.data.pose)
         if run.mapping.start == "constructed":
             shift_to_positive(generator, embedding)
             construct(generator, embedding, coupling)

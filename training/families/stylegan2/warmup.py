@@ -6,7 +6,7 @@ stage begins. What is trained of the affine layers is the response R = A E^T of 
 so that Adam scales rare and small choices (a mouth) by their own gradients; A follows. Three habits make the
 latent space one that edits well:
 
-* jitter: each layer's code is disturbed a little, so that pictures are stable around their latents;
+* jitter: each layer's code of options is disturbed a little, so that pictures are stable around their latents;
 * code blending: a little of another avatar's code is mixed in, so that off-target leaks are absorbed;
 * sparse styles: the response of style channels to each choice is soft-thresholded now and then, so that a
   style channel answers to few attributes (and to_rgb styles, which global directions never edit, to fewer).
@@ -26,6 +26,7 @@ from limner.training.avatars.attributes import POSE_NAMES, StyleSpec
 from limner.training.avatars.dataset import image_float
 from limner.training.families.patch_terms import patch_terms
 from limner.training.families.stylegan2.overdrive import Overdrive, OverdriveConfig
+from limner.training.loop.muon import Muon
 from limner.training.models.patches import PatchDiscriminator
 from limner.training.models.stylegan2 import Generator, SynthesisState
 
@@ -38,7 +39,8 @@ class WarmupConfig:
     learning_rate: float = 3e-3  # of the synthesis network
     final_learning_rate: float = 2e-4  # cosine decay over the last stage
     ema: float = 0.999  # decay of the average that is kept
-    jitter: float = 0.1  # standard deviation of the noise on codes
+    jitter: float = 0.1  # standard deviation of the noise on the codes of options
+    pose_jitter: float = 0.0  # the same of poses, whose limits are about a pixel: what is more than 0.02 blurs every edge
     blend: float = 0.2  # largest share of another code
     blend_probability: float = 0.25  # share of the codes that are mixed
     shrink: float = 1.5e-3  # soft threshold on the styles' responses, see `shrink_styles`; 0 for none
@@ -46,6 +48,7 @@ class WarmupConfig:
     to_rgb_shrink: float = 5.0  # times as strong for to_rgb styles
     gradient_weight: float = 1.0  # weight of the L1 of picture gradients
     response_rate: float = 2e-3  # learning rate of the styles' responses to choices
+    kernel_rate: float = 0.0  # learning rate of Muon for 3 x 3 kernels; 0 leaves them to Adam with the others
     focus_box: tuple[float, float, float, float] = (0.28, 0.26, 0.72, 0.72)  # left, top, right, bottom: the face
     focus_weight: float = 3.0  # times as much as the rest that pixels inside the box count
     edge_weight: float = 4.0  # how much more edges of the target count in the L1
@@ -130,6 +133,7 @@ class WarmupModule(pl.LightningModule):
         self.discriminator = PatchDiscriminator(32) if config.adversarial and learn_responses else None
         self.max_steps = sum(steps for _, steps in config.stages)
         self._draw = torch.compile(self._synthesize) if compile_synthesis else self._synthesize
+        self._draw_face = torch.compile(self._synthesize_window) if compile_synthesis else self._synthesize_window
 
     inverse: Tensor
 
@@ -147,21 +151,26 @@ class WarmupModule(pl.LightningModule):
         return state.skip
 
     def _draw_window(self, style_channels: Tensor, resolution: int) -> tuple[Tensor, slice]:
-        """The face alone: all layers up to 32 px, then the layers above on a window of the features. Returns what
-        was made, [N,3,h,w], and which rows and columns of the picture these are."""
+        """The face alone. Returns what was made, [N,3,h,w], and which rows and columns of the picture these are."""
         (start, stop), margin, times = self.config.window, self.config.window_margin, resolution // 32
+        made = self._draw_face(style_channels, self._layers_until(32), self._layers_until(resolution))
+        inner = slice(margin * times, (stop - start - margin) * times)
+        seen = slice((start + margin) * times, (stop - margin) * times)
+        return made[..., inner, inner], seen
+
+    def _synthesize_window(self, style_channels: Tensor, whole: int, until: int) -> Tensor:
+        """The first `whole` layers, those up to 32 px, then the ones before `until` on a window of the features."""
+        start, stop = self.config.window
         generator = self.generator
-        state = generator.advance(generator.start(len(style_channels)), style_channels, self._layers_until(32), "none")
+        state = generator.advance(generator.start(len(style_channels)), style_channels, whole, "none")
         if state.skip is None:
             raise RuntimeError("synthesis made no picture")
         cut = (..., slice(start, stop), slice(start, stop))
         state = SynthesisState(state.done, state.x[cut], state.skip[cut])
-        made = generator.advance(state, style_channels, self._layers_until(resolution), "none").skip
+        made = generator.advance(state, style_channels, until, "none").skip
         if made is None:
             raise RuntimeError("synthesis made no picture")
-        inner = slice(margin * times, (stop - start - margin) * times)
-        seen = slice((start + margin) * times, (stop - margin) * times)
-        return made[..., inner, inner], seen
+        return made
 
     def _layers_until(self, resolution: int) -> int:
         return sum(s.resolution <= resolution for s in self.generator.layers)
@@ -174,7 +183,9 @@ class WarmupModule(pl.LightningModule):
         mixed = code.lerp(code[torch.randperm(len(code))], share)
         mixed[:, -len(POSE_NAMES) :] = code[:, -len(POSE_NAMES) :]  # a pose is not absorbed
         codes, rgb_codes = self.overdrive(mixed, generator.num_ws)
-        noise = config.jitter * torch.randn(codes.shape)
+        amount = torch.full(codes.shape[-1:], config.jitter)
+        amount[-len(POSE_NAMES) :] = config.pose_jitter
+        noise = amount * torch.randn(codes.shape)
         device = generator.latent_avg.device  # the module itself may be no part of what is trained
         styles = self.affine((codes + noise).to(device))
         if self.config.overdrive.probability == 0:
@@ -269,13 +280,21 @@ class WarmupModule(pl.LightningModule):
         self.log("validation_psnr_db", (10 * torch.log10(4 / error)).mean(), prog_bar=True)
 
     def configure_optimizers(self) -> Any:
+        trained = [p for p in self.generator.parameters() if p.requires_grad]
+        kernels = [p for p in trained if self.config.kernel_rate and p.ndim == 5 and p.shape[-1] > 1]
         groups: list[dict[str, Any]] = [
-            {"params": [p for p in self.generator.parameters() if p.requires_grad]},
+            {"params": [p for p in trained if all(p is not kernel for kernel in kernels)]},
             {"params": list(self.responses), "lr": self.config.response_rate},
         ]
         if self.discriminator is not None:
             groups.append({"params": list(self.discriminator.parameters())})
-        optimizer = torch.optim.Adam(groups, self.config.learning_rate, betas=(0.9, 0.99))
+        optimizer: torch.optim.Optimizer
+        if kernels:
+            groups.append({"params": kernels, "lr": self.config.kernel_rate, "matrices": True})
+            precision = self.generator.compute_dtype
+            optimizer = Muon(groups, self.config.learning_rate, betas=(0.9, 0.99), precision=precision)
+        else:
+            optimizer = torch.optim.Adam(groups, self.config.learning_rate, betas=(0.9, 0.99))
         total = sum(steps for _, steps in self.config.stages)
         last = self.config.stages[-1][1]
         floor = self.config.final_learning_rate / self.config.learning_rate
