@@ -113,6 +113,14 @@ def test_resume_gives_the_weights_of_an_uninterrupted_run(mapper_checkpoints: Pa
     assert (tmp_path / "whole" / "grids" / "0000006.png").exists()
 
 
+def test_compiled_trainings_take_the_same_steps(mapper_checkpoints: Path, tmp_path: Path) -> None:
+    """Within 1e-3 of the largest weight: sums in another order, six steps of Ranger."""
+    plain = train(tiny_run(mapper_checkpoints), tmp_path / "plain")
+    compiled = train(tiny_run(mapper_checkpoints, "trainer.compile=true"), tmp_path / "compiled")
+    for key, value in plain.items():
+        torch.testing.assert_close(compiled[key], value, atol=1e-3 * float(value.abs().max()), rtol=0)
+
+
 def test_several_prompts_in_one_run_are_each_alone(mapper_checkpoints: Path, tmp_path: Path) -> None:
     both = train(tiny_run(mapper_checkpoints), tmp_path / "both")
     for i, prompt in enumerate(PROMPTS):

@@ -130,6 +130,29 @@ def test_module_trains_the_encoder_alone(tmp_path: Path) -> None:
     assert grid is not None and grid.shape == (8, 3, 32, 32)
 
 
+def test_losses_of_known_codes_are_those_of_what_w_decodes_to() -> None:
+    from limner.training.avatars.attributes import STYLES
+    from limner.training.families.encoder.run import SHARPNESS, KnownLatents
+    from limner.training.families.stylegan2.warmup import CodeEmbedding
+
+    style = STYLES["avataaars"]
+    embedding = CodeEmbedding(style, 128)
+    generator = Generator(StyleGAN2Config(32, 8, 128, 2, channels={4: 8, 8: 8, 16: 8, 32: 8}))
+    known = KnownLatents(generator, embedding, pose=0.25)
+    options = torch.stack([torch.randint(len(o.choices), (6,)) for o in style.options], 1)
+    pose = torch.rand(6, 4) / 2 - 0.25
+    batch = {"options": options, "pose": pose}
+    exact = known.code_losses(known.target(batch), batch)
+    sizes = torch.tensor([float(len(o.choices)) for o in style.options])
+    expected = torch.log(1 + (sizes - 1) * torch.exp(torch.tensor(-SHARPNESS))).mean()  # one-hot codes
+    torch.testing.assert_close(exact["options"], expected, atol=1e-4, rtol=0)
+    assert float(exact["pose"]) < 1e-6
+    moved = known.code_losses(known.target({"options": options, "pose": pose + 0.125}), batch)
+    torch.testing.assert_close(moved["pose"], torch.tensor(0.25), atol=1e-4, rtol=0)  # half of the limits
+    other = (options + 1) % sizes.long()
+    assert float(known.code_losses(known.target({"options": other, "pose": pose}), batch)["options"]) > 5
+
+
 def test_codebook_gives_back_latents_of_codes() -> None:
     torch.manual_seed(0)
     book = torch.randn(9, 32)
