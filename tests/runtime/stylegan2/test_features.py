@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from support.toy_bundle import FEATURES, PIXELS, SIZE, ToyWeights, build_toy_bundle, toy_fixture  # noqa: F401
 
 from limner.runtime import Editor, PromptEdit, Recipe, Source
@@ -64,7 +65,7 @@ def test_the_fit_against_dense_bfgs_in_float64(toy: Toy, models: Models) -> None
             if last is not None:
                 pairs.append((u - last[0], g - last[1]))
             last = u, g
-            step = inverse_hessian(pairs, 0.1 * size / np.sqrt(np.mean(g**2))) @ g
+            step = inverse_hessian(pairs, 0.01 * size / np.sqrt(np.mean(g**2))) @ g
             u = u - step * min(1.0, size / np.sqrt(np.mean(step**2)))
         offset = found[row].offset.reshape(-1)
         np.testing.assert_allclose(offset, u, atol=5e-3 * np.abs(u).max())
@@ -206,15 +207,19 @@ def test_out_of_range(portrait: Path, name: str, value: float) -> None:
         recipe_of(portrait, "global-directions", **{name: value})
 
 
-def test_the_shipped_bundle_keeps_a_likeness() -> None:
-    """Held-out pictures come back at 33 dB and more, and an edit elsewhere leaves their pixels alone."""
+def test_the_shipped_bundle_keeps_a_likeness(tmp_path: Path) -> None:
+    """Held-out pictures come back at 41 dB and more, and an edit elsewhere leaves their pixels alone. What W+ does not
+    hold, here a face that lies lower than any that was trained on, is found five times as exactly."""
     pictures = checkpoints_folder() / "avatars" / "pictures"
     editor = Editor(shipped_bundle(), threads=2)
     for name in ("test-0014.png", "test-0091.png"):
         found = editor.invert(pictures / name)
-        assert found.features is not None and found.scores["pixel"] < 4 / 10**3.3
-        plain = editor.invert(pictures / name, InversionParameters())
-        assert plain.features is None and found.scores["pixel"] < 0.2 * plain.scores["pixel"]
+        assert found.features is not None and found.scores["pixel"] < 4 / 10**4.1
+        assert found.scores["pixel"] < 0.4 * editor.invert(pictures / name, InversionParameters()).scores["pixel"]
+        with Image.open(pictures / name) as picture:
+            Image.fromarray(np.roll(np.array(picture.convert("RGB")), 3, 0)).save(tmp_path / name)
+        lower, plain = editor.invert(tmp_path / name), editor.invert(tmp_path / name, InversionParameters())
+        assert plain.features is None and lower.scores["pixel"] < 0.2 * plain.scores["pixel"]
     source = Source.from_image(pictures / "test-0091.png")
     edit = editor.edit(Recipe("latent-mapper", source, (PromptEdit("beard"),)))
     hair = np.abs(edit.image[:24].astype(int) - edit.source[:24])
