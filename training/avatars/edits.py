@@ -32,8 +32,6 @@ EDITS = (
     _edit("long hair", "hair", "long", "a person with long hair", 12.0, 0.2, sega=STEERED),
     _edit("blonde", "hair_color", "blonde", "a person with blonde hair", 6.0, 0.2, sega=STEERED),
     _edit("red hair", "hair_color", "red", "a person with red hair", 9.0, 0.1, optimized=RED),
-    _edit(
-        "blue background", "background", "blue", "a person, blue background", 8.0, 0.2, "a person, gray background"
-    ),
+    _edit("blue background", "background", "blue", "a person, blue background", 8.0, 0.2, "a person, gray background"),
     _edit("red clothes", "clothes_color", "red", "a person wearing red clothes", 5.0, 0.2, sega=STEERED),
 )

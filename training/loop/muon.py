@@ -6,7 +6,8 @@
 `orthogonal` replaces the singular values of a matrix by numbers near 1, by five steps of the quintic iteration
 X <- a X + (b A + c A A) X with A = X X^T (Jordan et al. 2024, "Muon: an optimizer for hidden layers"). With the factor
 0.2 sqrt(max(O, I)) the update is as large as AdamW's, whose learning rates then apply (Liu et al. 2025, "Muon is
-scalable for LLM training", eq. 4). A kernel [O, I, h, w] is the matrix [O, I h w], and so is StyleGAN2's [1, O, I, h, w].
+scalable for LLM training", eq. 4). A kernel [O, I, h, w] is the matrix [O, I h w], and so is
+StyleGAN2's [1, O, I, h, w].
 """
 
 from __future__ import annotations

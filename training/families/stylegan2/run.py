@@ -158,13 +158,13 @@ The synthesis network was not trained adversarially from scratch. It was warm-st
 known options, as a code of one-hot blocks, pass a frozen random embedding to w, and the synthesis network draws the
 picture (L1 weighted towards edges and the face, L1 of gradients; 64 px, then 128 px). So pictures of known options
 supervised the generator, not only the encoder. What disturbs the codes makes the latent space one that edits well:
-noise per layer, on options alone; a little of other codes mixed in; codes over-driven towards one option (c + k (t - u),
-the picture of t as the target, in half of the cases with the to_rgb styles left alone); codes drawn towards the mean
-(truncation) with the picture unchanged; and a soft threshold on the response of style channels to each choice. The
-mapping network was then written by construction: its layers compute the choices that z stands for under a fixed coupling
-that gives options the data's frequencies (`mapping_start.py` beside `training/families/stylegan2/run.py`), and the
-embedding. The adversarial stage (non-saturating loss, lazy R1, path length, style mixing) is in the code and tested;
-these weights have not been through it.
+noise per layer, on options alone; a little of other codes mixed in; codes over-driven towards one option (c +
+k (t - u), the picture of t as the target, in half of the cases with the to_rgb styles left alone); codes drawn towards
+the mean (truncation) with the picture unchanged; and a soft threshold on the response of style channels to each choice.
+The mapping network was then written by construction: its layers compute the choices that z stands for under a fixed
+coupling that gives options the data's frequencies (`mapping_start.py` beside `training/families/stylegan2/run.py`), and
+the embedding. The adversarial stage (non-saturating loss, lazy R1, path length, style mixing) is in the code and
+tested; these weights have not been through it.
 
 Shipped weights: some 31,000 steps with Adam (4 to 8 pictures a step, the first at 64 px, many of the face window
 alone), which left everything but the face soft: 27.3 dB, held-out pictures drawn from their codes. Then 13,000 steps of
