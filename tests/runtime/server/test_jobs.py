@@ -66,7 +66,7 @@ def test_a_job_tells_how_far_it_is_and_gives_its_edit(server: Server) -> None:
 @pytest.mark.parametrize(("count", "kind"), [(0, "png"), (3, "webp")])
 def test_pictures_on_the_way(server: Server, count: int, kind: str) -> None:
     with server.client() as client:
-        asked = {"recipe": recipe(60 + count, 40), "partial_images": count, "output_format": kind}
+        asked = {"recipe": recipe(72 + count, 40), "partial_images": count, "output_format": kind}
         job = client.post("/v1/jobs", json=asked).json()["id"]
         assert ended(client, job)["state"] == "succeeded"
         for _ in range(2):  # whoever comes later sees them too
