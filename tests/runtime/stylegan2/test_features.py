@@ -215,7 +215,8 @@ def test_the_shipped_bundle_keeps_a_likeness(tmp_path: Path) -> None:
     for name in ("test-0014.png", "test-0091.png"):
         found = editor.invert(pictures / name)
         assert found.features is not None and found.scores["pixel"] < 4 / 10**4.1
-        assert found.scores["pixel"] < 0.4 * editor.invert(pictures / name, InversionParameters()).scores["pixel"]
+        longer = editor.invert(pictures / name, InversionParameters(feature_steps=40))  # W+ alone has 35 dB and more
+        assert longer.scores["pixel"] < 0.2 * editor.invert(pictures / name, InversionParameters()).scores["pixel"]
         with Image.open(pictures / name) as picture:
             Image.fromarray(np.roll(np.array(picture.convert("RGB")), 3, 0)).save(tmp_path / name)
         lower, plain = editor.invert(tmp_path / name), editor.invert(tmp_path / name, InversionParameters())

@@ -211,3 +211,14 @@ def test_a_mapper_run_is_refused_before_it_works(case: str, tmp_path: Path, limn
     assert files == {path.name: path.read_bytes() for path in out.iterdir()}
     if case == "twice":
         assert limner(*words, "--dry-run").code == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "fast"),
+    [("fpu avx512f amx_bf16 amx_tile", True), ("fpu avx512f avx512_bf16", True), ("fpu avx2 avx512f", False)],
+)
+def test_processors_that_multiply_bf16_themselves(monkeypatch: pytest.MonkeyPatch, flags: str, fast: bool) -> None:
+    from limner.training.loop.precision import fast_bf16
+
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"flags\t\t: {flags}\n")
+    assert fast_bf16() is fast
