@@ -25,6 +25,7 @@ from limner.runtime.errors import InputError, LimnerError
 from limner.runtime.storage.stopping import stop_asked
 from limner.training.loop.callbacks import Grids, WeightAverage
 from limner.training.loop.checkpoints import BEST, LAST, Checkpoints
+from limner.training.loop.compiling import compile_parts, leave_compiled
 from limner.training.loop.extras import check_loggers, make_callbacks, make_loggers
 from limner.training.loop.muon import Muon
 from limner.training.loop.precision import fastest_precision
@@ -197,27 +198,6 @@ def fit(
     elif config.keep == "best" and not fast_dev_run:
         module.load_state_dict(torch.load(out / BEST, map_location="cpu", weights_only=True)["state_dict"])
     return trainer
-
-
-def compile_parts(module: pl.LightningModule, on_gpu: bool = False) -> None:
-    """torch.compile what the module names as its heavy parts, in place; InputError for a family that names none.
-
-    On a GPU each pass is replayed as one CUDA graph where the module says `replays`, that it goes through its parts and
-    back once a step: small networks wait for launches otherwise.
-    """
-    parts = getattr(module, "compiled_parts", None)
-    if parts is None:
-        raise InputError("trainer.compile", "true", f"false for a {type(module).__name__}",
-                         "stylegan2 has a setting `compile` of its own")  # fmt: skip
-    mode = "reduce-overhead" if on_gpu and getattr(module, "replays", False) else None
-    for part in parts():
-        part.compile(mode=mode)
-
-
-def leave_compiled(module: pl.LightningModule) -> None:
-    """Let the heavy parts be called as they were: figures are of other sizes, which would be compiled anew."""
-    for part in cast(Any, module).compiled_parts():
-        part._compiled_call_impl = None
 
 
 def pictures_seen(module: pl.LightningModule, config: TrainerConfig) -> int:

@@ -146,7 +146,7 @@ def test_settings_that_cannot_act_are_refused(
 
 def test_compiling_is_refused_where_nothing_would_be_compiled() -> None:
     made = resolve("mapper", overrides=["trainer.compile=true"])
-    from limner.training.loop.runner import compile_parts
+    from limner.training.loop.compiling import compile_parts
 
     with pytest.raises(InputError, match=r"trainer\.compile"):
         compile_parts(pl.LightningModule())
@@ -157,7 +157,7 @@ def test_compiling_is_refused_where_nothing_would_be_compiled() -> None:
     ("on_gpu", "once", "mode"), [(False, True, None), (True, True, "reduce-overhead"), (True, False, None)]
 )
 def test_on_a_gpu_each_pass_is_one_graph(on_gpu: bool, once: bool, mode: str | None) -> None:
-    from limner.training.loop.runner import compile_parts
+    from limner.training.loop.compiling import compile_parts
 
     class Part(torch.nn.Linear):
         def compile(self, *_: object, **options: object) -> None:

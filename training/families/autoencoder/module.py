@@ -42,6 +42,7 @@ class AutoencoderTraining:
     crop_until: float = 0.7  # share of the steps on crops: with the pixel and KL terms alone
     focus_box: tuple[float, float, float, float] = (0.28, 0.26, 0.72, 0.72)  # left, top, right, bottom: the face
     focus_weight: float = 1.0  # times as much as the rest that pixels inside the box count in L1 and square
+    decoder_only: bool = False  # latents stay what they are, and so does what was trained on them; needs `start`
 
     def __post_init__(self) -> None:
         for name in ("adversarial_from", "crop_until"):
@@ -120,6 +121,9 @@ class AutoencoderModule(pl.LightningModule):
         self.network, self.discriminator, self.features = network, discriminator, features
         if features is not None:
             features.eval().requires_grad_(False)
+        if training.decoder_only:
+            network.encoder.requires_grad_(False)
+            network.quant_conv.requires_grad_(False)
         self.config, self.optimizer, self.max_steps, self.seed = training, optimizer, max_steps, seed
         self._shown: Tensor | None = None
 
@@ -147,8 +151,9 @@ class AutoencoderModule(pl.LightningModule):
         noise = torch.randn(posterior.mean.shape, generator=rng, device=rng.device).to(image)
         made = self.network.decode(posterior.mean + posterior.std * noise).sample
         losses = self.reconstruction(made, image)
-        losses["kl"] = kl_divergence(posterior.mean, posterior.logvar)
-        if self.config.decorrelation:
+        if not self.config.decoder_only:
+            losses["kl"] = kl_divergence(posterior.mean, posterior.logvar)
+        if self.config.decorrelation and not self.config.decoder_only:
             losses["decorrelation"] = correlation(posterior.mean)
         total = torch.stack([getattr(self.config, name) * value for name, value in losses.items()]).sum()
         if self.is_adversarial:

@@ -45,6 +45,8 @@ class Run:
     def __post_init__(self) -> None:
         if self.model.size != self.data.size:
             raise ValueError(f"model.size is {self.model.size} and data.size is {self.data.size}; allowed: the same")
+        if self.training.decoder_only and not self.start:
+            raise ValueError("training.decoder_only is true without `start`, the autoencoder whose latents stay")
 
 
 def load_features(run: Run) -> IdentityNet | None:
@@ -82,17 +84,24 @@ def first_network(run: Run) -> AutoencoderKL:
     return network
 
 
+def scaling_factor(run: Run, network: AutoencoderKL, cache: Path) -> float:
+    """What brings the latents to deviation 1; of latents that stayed, the one that they had."""
+    if run.training.decoder_only:
+        return float(load_autoencoder(run.start).config.scaling_factor)
+    return 1.0 / latent_deviation(network, AvatarsDataset(run.data, "train", cache))
+
+
 def save(run: Run, module: AutoencoderModule, folder: Path, cache: Path) -> dict[str, Any]:
     """Measure the scaling factor, write the checkpoint, measure it on test pictures, write the card."""
     network = module.network.eval()
-    deviation = latent_deviation(network, AvatarsDataset(run.data, "train", cache))
-    save_autoencoder(folder, network, 1.0 / deviation)
+    scale = scaling_factor(run, network, cache)
+    save_autoencoder(folder, network, scale)
     stored = load_autoencoder(folder)
     judge = load_model(run.judge) if run.judge else None
     test = AvatarsDataset(run.data, "test", cache)
     figures = {
         "pictures seen in training": pictures_seen(module, run.trainer),
-        "scaling factor": round(1.0 / deviation, 5),
+        "scaling factor": round(scale, 5),
         **evaluate(stored, judge if isinstance(judge, Judge) else None, test),
     }
     image = image_float(test.batch(torch.arange(min(SHOWN, len(test))).numpy())["image"])

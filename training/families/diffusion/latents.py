@@ -16,7 +16,9 @@ import torch
 
 from limner.runtime.storage.files import sha256_file, write_atomically
 from limner.runtime.storage.folders import file_beside
+from limner.training.avatars.attributes import STYLES
 from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataset, image_float
+from limner.training.avatars.regions import regions
 from limner.training.config import to_plain
 from limner.training.loop.batches import Batch
 from limner.training.loop.progress import track
@@ -29,22 +31,28 @@ BATCH = 32  # pictures encoded at once
 
 
 class LatentDataset:
-    """Items of one split: moments float32 [2C,h,w], and the pictures' attributes int64."""
+    """Items of one split: moments float32 [2C,h,w], the pictures' attributes int64, and with `places` their regions."""
 
-    def __init__(self, pictures: AvatarsDataset, moments: np.ndarray) -> None:
-        self.pictures, self.moments = pictures, moments
+    def __init__(self, pictures: AvatarsDataset, moments: np.ndarray, places: bool = False) -> None:
+        self.pictures, self.moments, self.places = pictures, moments, places
 
     def __len__(self) -> int:
         return len(self.moments)
 
     def batch(self, indices: np.ndarray) -> Batch:
-        return {
+        found = {
             "moments": torch.from_numpy(self.moments[indices].astype(np.float32)),
             "attributes": torch.from_numpy(self.pictures.attributes[indices].astype(np.int64)),
         }
+        if self.places:
+            image, options = self.pictures.batch(indices)["image"], self.pictures.options[indices]
+            found["regions"] = regions(STYLES[self.pictures.config.style], image, options, self.moments.shape[-1])
+        return found
 
 
-def latents_of(config: AvatarsConfig, split: str, autoencoder: str | Path, cache: Path) -> LatentDataset:
+def latents_of(
+    config: AvatarsConfig, split: str, autoencoder: str | Path, cache: Path, places: bool = False
+) -> LatentDataset:
     """The latents of a split, read from the cache or encoded now."""
     pictures = AvatarsDataset(config, split, cache)
     folder = cache / f"latents-{_key(config, Path(autoencoder))}"
@@ -53,7 +61,7 @@ def latents_of(config: AvatarsConfig, split: str, autoencoder: str | Path, cache
         shape = encode_all(load_autoencoder(autoencoder), pictures, path)
         write_atomically(note, json.dumps({"shape": shape}).encode())
     shape = tuple(json.loads(note.read_text())["shape"])
-    return LatentDataset(pictures, np.memmap(path, np.float16, "r", shape=shape))
+    return LatentDataset(pictures, np.memmap(path, np.float16, "r", shape=shape), places)
 
 
 @torch.no_grad()

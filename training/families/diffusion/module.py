@@ -20,6 +20,7 @@ from limner.training.avatars.attributes import StyleSpec
 from limner.training.avatars.captions import ATTRIBUTES, PLAIN_COLORS, caption
 from limner.training.avatars.tokens import CONTEXT_LENGTH, CaptionTokenizer
 from limner.training.families.diffusion.drawing import Sampler, noise_levels
+from limner.training.families.diffusion.places import keep_maps, noun_ids, noun_places, places_loss
 from limner.training.loop.batches import Batch, step_generator
 from limner.training.loop.runner import OptimizerConfig, optimizer_of
 from limner.training.loop.steps import draw_number, uses_scaler
@@ -40,6 +41,7 @@ class DenoiserTraining:
     fewest_mentions: int = 2  # attributes in a caption; the number is drawn evenly from here to all of them
     background_at_end: float = 0.25  # of captions with a background: named last, after a comma
     worn_is_named: float = 0.0  # share of captions that name a beard, a moustache or glasses wherever there are any
+    places: float = 0.0  # weight of the term that lets nouns of clothes and background look at them; 0 for none
     min_snr: float = 5.0  # gamma of the weighting; 0 for none
     guidance: float = 4.0  # of the pictures in the grid
     steps: int = 20  # of the pictures in the grid
@@ -60,20 +62,26 @@ class DenoiserTraining:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 to 1")
         if not 0 <= self.fewest_mentions <= len(ATTRIBUTES):
             raise ValueError(f"fewest_mentions is {self.fewest_mentions}; allowed: 0 to {len(ATTRIBUTES)}")
+        if not 0 <= self.places < float("inf"):
+            raise ValueError(f"places is {self.places}; allowed: 0 or more")
         if not self.prompts:
             raise ValueError("prompts is empty; allowed: one or more texts")
 
 
 class Describer:
-    """Adds input_ids [N,77] to a batch: one caption a picture, composed of many attributes, or empty."""
+    """Adds input_ids [N,77] to a batch: one caption a picture, composed of many attributes, or empty; where the batch has
+    regions, also noun_places bool [N,R,77]."""
 
     def __init__(self, style: StyleSpec, tokenizer: CaptionTokenizer, training: DenoiserTraining) -> None:
         self.tokenizer, self.config = tokenizer, training
         self.values = {name: style.attribute_values(name) for name, _ in style.attributes}
+        self.nouns = noun_ids(tokenizer)
 
     def __call__(self, batch: Batch, rng: np.random.Generator) -> Batch:
         texts = [self.text(row, rng) for row in batch["attributes"].tolist()]
-        return {**batch, "input_ids": self.tokenizer.encode(texts, CONTEXT_LENGTH)}
+        ids = self.tokenizer.encode(texts, CONTEXT_LENGTH)
+        named = {"noun_places": noun_places(ids, self.nouns)} if "regions" in batch else {}
+        return {**batch, "input_ids": ids, **named}
 
     def text(self, row: Sequence[int], rng: np.random.Generator) -> str:
         """A caption that is true of the attribute indices `row`."""
@@ -129,6 +137,7 @@ class DenoiserModule(pl.LightningModule):
         levels = noise_levels(SCHEDULER)
         self.register_buffer("levels", levels, persistent=False)
         self.register_buffer("weights", snr_weights(levels, training.min_snr), persistent=False)
+        self.maps = keep_maps(network) if training.places else []
         self._shown: Tensor | None = None
 
     levels: Tensor  # cumulative product of alphas [1000]
@@ -159,11 +168,24 @@ class DenoiserModule(pl.LightningModule):
         draws = step_generator(self.seed, draw_number(self), self.device)  # every process its own noise
         error, step = self.losses(batch, draws)
         self.log("train/error", error.mean().detach())
-        return (error * self.weights[step]).mean()
+        total = (error * self.weights[step]).mean()
+        if self.maps:
+            places = self.places(batch)
+            self.log("train/places", places.detach())
+            total = total + self.config.places * places
+        return total
+
+    def places(self, batch: Batch) -> Tensor:
+        """How far the nouns of the last call look past their regions."""
+        return places_loss(
+            [kept.map for kept in self.maps if kept.map is not None], batch["noun_places"], batch["regions"]
+        )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         error, step = self.losses(batch, step_generator(self.seed + 1, batch_idx, "cpu"))
         self.log("validation/error", error.mean(), batch_size=len(error))
+        if self.maps:
+            self.log("validation/places", self.places(batch), batch_size=len(error))
         for name, rows in (("early", step < 333), ("middle", (step >= 333) & (step < 667)), ("late", step >= 667)):
             if rows.any():
                 self.log(f"validation/{name}", error[rows].mean(), batch_size=int(rows.sum()))

@@ -75,9 +75,10 @@ def build(run: Run, cache: Path) -> tuple[DenoiserModule, StepData]:
         first_network(run, latent_size, channels, width), text_encoder, Sampler(vae, tokenizer, latent_size),
         run.training, run.optimizer, run.trainer.max_steps, run.trainer.seed,
     )  # fmt: skip
+    places = run.training.places > 0
     data = StepData(
-        lambda: latents_of(run.data, "train", run.autoencoder, cache),
-        lambda: latents_of(run.data, "validation", run.autoencoder, cache),
+        lambda: latents_of(run.data, "train", run.autoencoder, cache, places),
+        lambda: latents_of(run.data, "validation", run.autoencoder, cache, places),
         run.trainer.batch_size, run.trainer.seed, run.trainer.validation_limit, run.trainer.workers,
         Describer(style, tokenizer, run.training),
     )  # fmt: skip

@@ -1,0 +1,108 @@
+"""Words that look where their thing is: regions of drawings, places of nouns, the divergence."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from limner.export.diffusion.layers import choose_layers
+from limner.training.avatars.attributes import STYLES
+from limner.training.avatars.captions import BACKGROUND, CLOTHES_COLOR, GARMENTS
+from limner.training.avatars.regions import NOUNS, regions
+from limner.training.avatars.tokens import CaptionTokenizer
+from limner.training.families.diffusion.places import (
+    MapAttention,
+    keep_maps,
+    noun_ids,
+    noun_places,
+    places_loss,
+)
+from limner.training.models.diffusion import DenoiserConfig, build_denoiser
+
+STYLE = STYLES["avataaars"]
+
+
+def drawing(clothes: tuple[int, int, int], background: tuple[int, int, int]) -> torch.Tensor:
+    """32 x 32: background, clothes in the lowest quarter between columns 8 and 24, and a hat of their colour."""
+    image = torch.tensor(background, dtype=torch.uint8)[:, None, None].repeat(1, 32, 32)
+    for rows in (slice(0, 4), slice(24, 32)):
+        image[:, rows, 8:24] = torch.tensor(clothes, dtype=torch.uint8)[:, None, None]
+    return image[None]
+
+
+def options_of(**values: str) -> np.ndarray:
+    row = [option.values.index(values.get(option.name, option.values[0])) for option in STYLE.options]
+    return np.array([row])
+
+
+def test_regions_are_the_places_of_their_colours_and_a_hat_is_no_clothes() -> None:
+    image = drawing((0xFF, 0x5C, 0x5C), (0xA5, 0xD6, 0xA7))
+    found = regions(STYLE, image, options_of(clothes_color="ff5c5c", background="a5d6a7"), 8)
+    clothes, background = torch.zeros(8, 8), torch.ones(8, 8)
+    clothes[6:, 2:6] = 1
+    background[6:, 2:6] = background[0, 2:6] = 0
+    assert torch.equal(found, torch.stack([clothes, background])[None])
+    other = regions(STYLE, image, options_of(clothes_color="5199e4", background="a5d6a7"), 8)
+    assert not other[:, 0].any()
+
+
+def test_every_noun_that_captions_use_is_known() -> None:
+    phrases = [garment for garments in GARMENTS.values() for garment in garments]
+    assert all(phrase.split()[-1] in NOUNS[0] for phrase in phrases)
+    for table, nouns, bare in ((CLOTHES_COLOR, NOUNS[0], ("all {c}", "dressed in {c}", "in {c}")),
+                               (BACKGROUND, NOUNS[1], ("on {c}",))):  # fmt: skip
+        for phrase in (phrase for slot in table.values() for phrase in slot):
+            assert phrase in bare or phrase.split()[-1] in nouns, phrase
+
+
+def test_nouns_are_found_with_all_of_their_tokens() -> None:
+    tokenizer = CaptionTokenizer("checkpoints/avatars/clip")
+    text = "a person in a red t-shirt on a blue background"
+    ids = tokenizer.encode([text, "a person with a hat"], 77)
+    found = noun_places(ids, noun_ids(tokenizer))
+    before = tokenizer.encode(["a person in a red"]).shape[1] - 1  # start, and no end
+    after = tokenizer.encode(["a person in a red t-shirt"]).shape[1] - 1
+    assert found[0, 0].nonzero().flatten().tolist() == list(range(before, after))
+    assert found[0, 1].nonzero().flatten().tolist() == [tokenizer.encode([text]).shape[1] - 2]
+    assert not found[1].any()
+
+
+def test_the_divergence_is_that_of_distributions() -> None:
+    torch.manual_seed(0)
+    maps = [torch.rand(2, 16, 77) for _ in range(2)]
+    wanted = torch.rand(2, 2, 4, 4)
+    wanted[1, 1] = 0  # a region that is not there
+    named = torch.zeros(2, 2, 77, dtype=torch.bool)
+    named[0, 0, 5] = named[0, 1, 7] = named[1, 1, 9] = True
+    words = sum(maps) / 2
+    expected = [
+        torch.distributions.kl_divergence(
+            torch.distributions.Categorical(wanted[0, region].flatten()),
+            torch.distributions.Categorical(words[0, :, at]),
+        )
+        for region, at in ((0, 5), (1, 7))
+    ]
+    torch.testing.assert_close(places_loss(maps, named, wanted), torch.stack(expected).mean())
+    assert places_loss(maps, torch.zeros_like(named), wanted) == 0
+    maps[0][0, :, 5] = maps[1][0, :, 5] = wanted[0, 0].flatten()
+    assert places_loss(maps, named[:, :1], wanted[:, :1]).abs() < 1e-6
+
+
+@pytest.mark.parametrize(("size", "widths"), [(16, (32, 64)), (32, (32, 32, 64))])
+def test_maps_are_those_that_a_local_edit_averages_and_the_picture_is_the_same(
+    size: int, widths: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    network = build_denoiser(DenoiserConfig(widths, head_width=16, groups=16), size, 4, 24).eval()
+    latents, states, steps = torch.randn(2, 4, size, size), torch.randn(2, 77, 24), torch.tensor([5, 600])
+    with torch.no_grad():
+        before = network(latents, steps, states).sample
+        maps = keep_maps(network)
+        after = network(latents, steps, states).sample
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
+    layers = {name for name, kept in network.attn_processors.items() if isinstance(kept, MapAttention)}
+    assert layers == {f"{name}.processor" for name in choose_layers(network).blends}
+    for kept in maps:
+        assert kept.map is not None
+        torch.testing.assert_close(kept.map.sum(-1), torch.ones(2, 256))
