@@ -16,8 +16,8 @@ __all__ = ["NOUNS", "REGIONS", "regions"]
 REGIONS = ("clothes", "background")
 OPTIONS = ("clothes_color", "background")  # whose choices are hexadecimal colours
 NOUNS: tuple[tuple[str, ...], ...] = (  # what captions call them
-    ("clothes", "clothing", "outfit", "t-shirt", "tee", "shirt", "hoodie", "sweatshirt", "overalls", "dungarees", "blazer",
-     "jacket", "sweater", "pullover"),
+    ("clothes", "clothing", "outfit", "t-shirt", "tee", "shirt", "hoodie", "sweatshirt", "overalls", "dungarees",
+     "blazer", "jacket", "sweater", "pullover"),
     ("background", "backdrop", "wall"),
 )  # fmt: skip
 NEAR = 12  # levels of 255 that a pixel may be off its colour

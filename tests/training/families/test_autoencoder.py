@@ -169,3 +169,25 @@ def test_tiny_run_resumes_and_writes_a_card(tiny_cache: Path, tmp_path: Path, ti
         assert torch.equal(later.network.state_dict()[name], value)
     with pytest.raises(InputError, match="of other sizes"):
         autoencoder.build(resolve("autoencoder", overrides=[*start, "model.widths=[8, 8, 8, 8]"]), tiny_cache)
+
+
+def test_a_decoder_that_goes_on_alone_leaves_the_latents_as_they_are(
+    tiny_cache: Path, tmp_path: Path, tiny_data: dict[str, object]
+) -> None:
+    model = {"size": 32, "widths": (8, 8, 16), "groups": 4}
+    torch.manual_seed(0)
+    first = build_autoencoder(AutoencoderConfig(**model))
+    save_autoencoder(tmp_path / "first", first, 0.25)
+    values = [
+        f"data={tiny_data}", "identity=", "judge=", "model={size: 32, widths: [8, 8, 16], groups: 4}",
+        "model.latent_channels=4", "training.decoder_only=true", "trainer.batch_size=8", "trainer.validation_limit=8",
+        "trainer.max_steps=2", "optimizer.name=muon",
+    ]  # fmt: skip
+    run = resolve("autoencoder", overrides=[*values, f"start={tmp_path / 'first'}"])
+    run_family("autoencoder", run, tmp_path / "run", tmp_path / "model", tiny_cache)
+    before, after = (load_autoencoder(tmp_path / name) for name in ("first", "model"))
+    changed = {name for name, value in after.state_dict().items() if not torch.equal(value, before.state_dict()[name])}
+    assert changed and all(name.startswith(("decoder.", "post_quant_conv.")) for name in changed)
+    assert after.config.scaling_factor == 0.25
+    with pytest.raises(InputError, match="decoder_only is true without `start`"):
+        resolve("autoencoder", overrides=values)

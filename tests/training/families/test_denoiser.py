@@ -226,3 +226,23 @@ def test_tiny_run_resumes_and_diffusers_reads_it(
     ids = pipeline.tokenizer(["a person with Glasses!"], padding="max_length", max_length=77).input_ids
     assert ids == CaptionTokenizer(parts["folder"]).encode(["a person with Glasses!"], 77).tolist()
     assert "Columns:" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_a_denoiser_whose_words_learn_their_places(
+    tiny_cache: Path, tmp_path: Path, tiny_data: dict[str, object], parts: dict[str, Any]
+) -> None:
+    """The term is in the loss and in the logs of steps and validations."""
+    save_autoencoder(tmp_path / "vae", parts["vae"], 0.5)
+    run = resolve("diffusion", overrides=[
+        f"data={tiny_data}", f"autoencoder={tmp_path / 'vae'}", f"clip={parts['folder']}", "judge=",
+        "model={widths: [16, 32], head_width: 16, groups: 8}", "trainer.batch_size=8", "trainer.validation_limit=8",
+        "trainer.validate_every=3", "trainer.max_steps=3", "trainer.log_every=1", "training.steps=2",
+        "training.prompts=[a person]", "training.places=1",
+    ])  # fmt: skip
+    run_family("diffusion", run, tmp_path / "run", tmp_path / "model", tiny_cache)
+    rows = [line.split(",") for line in (tmp_path / "run" / "csv" / "0" / "metrics.csv").read_text().splitlines()]
+    found = dict(zip(rows[0], zip(*rows[1:], strict=True), strict=True))
+    for name in ("train/places", "validation/places"):
+        assert any(value and float(value) > 0 for value in found[name])
+    with pytest.raises(InputError, match="places is -1"):
+        resolve("diffusion", overrides=["training.places=-1"])

@@ -69,8 +69,8 @@ class DenoiserTraining:
 
 
 class Describer:
-    """Adds input_ids [N,77] to a batch: one caption a picture, composed of many attributes, or empty; where the batch has
-    regions, also noun_places bool [N,R,77]."""
+    """Adds input_ids [N,77] to a batch: one caption a picture, composed of many attributes, or empty; where the batch
+    has regions, also noun_places bool [N,R,77]."""
 
     def __init__(self, style: StyleSpec, tokenizer: CaptionTokenizer, training: DenoiserTraining) -> None:
         self.tokenizer, self.config = tokenizer, training
@@ -177,9 +177,7 @@ class DenoiserModule(pl.LightningModule):
 
     def places(self, batch: Batch) -> Tensor:
         """How far the nouns of the last call look past their regions."""
-        return places_loss(
-            [kept.map for kept in self.maps if kept.map is not None], batch["noun_places"], batch["regions"]
-        )
+        return places_loss([kept.take() for kept in self.maps], batch["noun_places"], batch["regions"])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         error, step = self.losses(batch, step_generator(self.seed + 1, batch_idx, "cpu"))

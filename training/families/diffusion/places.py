@@ -1,8 +1,8 @@
 """Words that look where their thing is: cross-attention of a noun spread over the region that it names.
 
-Local edits take their mask from the attention of a word (Prompt-to-Prompt, section 3.2). A small model draws clothes and
-background of one colour right without looking at them there. The term that teaches it to is one of supervised maps, as
-TokenCompose's (Wang et al. 2023, eq. 3 and 4), in one formula that does not depend on how much attention a word gets:
+Local edits take their mask from the attention of a word (Prompt-to-Prompt, section 3.2). A small model draws clothes
+and background of one colour right without looking at them there. The term that teaches it to is one of supervised maps,
+as TokenCompose's (Wang et al. 2023), in one formula that does not depend on how much attention a word gets:
 
     KL(r / sum r || a / sum a)        of a noun's map a, a mean over heads and layers, and the region r
 """
@@ -31,6 +31,12 @@ class MapAttention:
 
     def __init__(self) -> None:
         self.map: Tensor | None = None
+
+    def take(self) -> Tensor:
+        """The map of the last call, which is let go: a CUDA graph that is replayed would write over it."""
+        assert self.map is not None
+        taken, self.map = self.map, None
+        return taken
 
     def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, **_: Any) -> Tensor:
         q, k, v = (

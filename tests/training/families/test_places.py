@@ -104,5 +104,25 @@ def test_maps_are_those_that_a_local_edit_averages_and_the_picture_is_the_same(
     layers = {name for name, kept in network.attn_processors.items() if isinstance(kept, MapAttention)}
     assert layers == {f"{name}.processor" for name in choose_layers(network).blends}
     for kept in maps:
-        assert kept.map is not None
-        torch.testing.assert_close(kept.map.sum(-1), torch.ones(2, 256))
+        torch.testing.assert_close(kept.take().sum(-1), torch.ones(2, 256))
+        assert kept.map is None
+
+
+def test_a_word_learns_to_look_at_a_region_that_latents_show() -> None:
+    torch.manual_seed(0)
+    network = build_denoiser(DenoiserConfig((32, 64), head_width=16, groups=16), 16, 4, 24)
+    maps = keep_maps(network)
+    wanted = torch.zeros(2, 1, 16, 16)
+    wanted[0, :, 10:] = wanted[1, :, :, :5] = 1
+    latents, states = torch.randn(2, 4, 16, 16) * 0.1 + wanted, torch.randn(2, 77, 24)
+    named = torch.zeros(2, 1, 77, dtype=torch.bool)
+    named[:, :, 4] = True
+    optimizer, found = torch.optim.Adam(network.parameters(), 2e-3), []
+    for _ in range(40):
+        network(latents, torch.tensor([1, 1]), states)
+        loss = places_loss([kept.take() for kept in maps], named, wanted)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        found.append(loss.item())
+    assert found[-1] < 0.1 * found[0]
