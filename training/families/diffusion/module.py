@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,7 +76,11 @@ class Describer:
     def __init__(self, style: StyleSpec, tokenizer: CaptionTokenizer, training: DenoiserTraining) -> None:
         self.tokenizer, self.config = tokenizer, training
         self.values = {name: style.attribute_values(name) for name, _ in style.attributes}
-        self.nouns = noun_ids(tokenizer)
+
+    @cached_property
+    def nouns(self) -> list[list[list[int]]]:
+        """Token ids of the nouns of clothes and background."""
+        return noun_ids(self.tokenizer)
 
     def __call__(self, batch: Batch, rng: np.random.Generator) -> Batch:
         texts = [self.text(row, rng) for row in batch["attributes"].tolist()]
