@@ -1,44 +1,98 @@
-"""Where a drawing shows its clothes and its background: the places of their own flat colours, coarsely."""
+"""Where a drawing shows what words name: places of flat colours, and of a face that never moves, coarsely."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from limner.training.avatars.attributes import StyleSpec
+from limner.training.avatars.attributes import COVERED_HAIR, StyleSpec
+from limner.training.avatars.captions import EXPRESSION
 
-__all__ = ["NOUNS", "REGIONS", "regions"]
+__all__ = ["NOUNS", "regions"]
 
-REGIONS = ("clothes", "background")
-OPTIONS = ("clothes_color", "background")  # whose choices are hexadecimal colours
-NOUNS: tuple[tuple[str, ...], ...] = (  # what captions call them
-    ("clothes", "clothing", "outfit", "t-shirt", "tee", "shirt", "hoodie", "sweatshirt", "overalls", "dungarees",
-     "blazer", "jacket", "sweater", "pullover"),
-    ("background", "backdrop", "wall"),
-)  # fmt: skip
+NOUNS: Mapping[str, tuple[str, ...]] = {  # region -> what captions call it
+    "hair": ("hair", "haircut", "bob", "bun", "afro", "curls", "hat", "cap", "hijab", "headscarf", "veil", "turban"),
+    "facial_hair": ("beard", "moustache", "mustache", "facial hair"),
+    "eyewear": ("glasses", "eyeglasses", "spectacles", "sunglasses", "shades", "eyewear"),
+    "expression": (*dict.fromkeys(word for phrases in EXPRESSION.values() for word in phrases["before"]),
+                   "smile", "frown", "expression", "mouth", "teeth", "look"),
+    "skin": ("skin",),
+    "clothes": ("clothes", "clothing", "outfit", "t-shirt", "tee", "shirt", "hoodie", "sweatshirt", "overalls",
+                "dungarees", "blazer", "jacket", "sweater", "pullover"),
+    "background": ("background", "backdrop", "wall"),
+}  # fmt: skip
+Box = tuple[float, float, float, float]  # left, top, right, bottom: shares of the sides
+EYES: Box = (0.3, 0.33, 0.7, 0.49)
+MOUTH: Box = (0.39, 0.52, 0.61, 0.68)
+BEARD: Box = (0.32, 0.45, 0.68, 0.72)
+SCALP: Box = (0.3, 0.08, 0.7, 0.34)
+FACES: Mapping[str, Mapping[str, tuple[Box, ...]]] = {  # style -> region -> boxes of its face
+    "avataaars": {"facial_hair": (BEARD,), "eyewear": (EYES,), "expression": (EYES, MOUTH), "hair": (SCALP,)},
+}
 NEAR = 12  # levels of 255 that a pixel may be off its colour
+FINE = 4  # pixels along a side of a place that are looked at
 CHEST = 0.6  # share of the height above which the colour of clothes may be that of a hat or of glasses
 
 
 def regions(style: StyleSpec, image: Tensor, options: np.ndarray, side: int) -> Tensor:
-    """Shares [N,2,side,side] of each place that are clothes and background, 0 to 1.
+    """Shares [N,R,side,side] of each place that show the regions of NOUNS, 0 to 1; nothing where a style has no table.
 
     image uint8 [N,3,H,W] with H and W multiples of `side`; options int [N,O] of the drawings. What is shaded, and a
-    collar of another colour, is left out.
+    collar of another colour, is left out; a bald head's hair is its scalp.
+    """
+    skip = max(1, image.shape[-1] // (FINE * side))
+    image = image[..., ::skip, ::skip]
+    places = {name: colored(style, image, options, name) for name in ("skin", "clothes_color", "background")}
+    places["clothes"] = places.pop("clothes_color")
+    places["clothes"][:, : round(CHEST * image.shape[-2])] = False
+    boxes = FACES.get(style.name, {})
+    for name in ("facial_hair", "eyewear", "expression"):
+        places[name] = inside(image, boxes.get(name, ())).expand(len(image), -1, -1)
+    places["hair"] = hair(style, image, options)
+    found = torch.stack([places[name] for name in NOUNS], 1).float()
+    return F.adaptive_avg_pool2d(found, side)
+
+
+def hair(style: StyleSpec, image: Tensor, options: np.ndarray) -> Tensor:
+    """The places of hair, of what covers it, or of a bald scalp: bool [N,H,W]; a beard of its colour is left out.
+
+    Hair in shades is what of the scalp is neither skin nor background.
     """
     names = [option.name for option in style.options]
-    found = []
-    for name in OPTIONS:
-        at = names.index(name)
-        palette = torch.tensor([rgb(choice) for choice in style.options[at].values], dtype=torch.int16)
-        color = palette[torch.from_numpy(options[:, at].astype(np.int64))]  # [N,3]
-        found.append(((image.to(torch.int16) - color[:, :, None, None]).abs() <= NEAR).all(1))
-    found[0][:, : round(CHEST * image.shape[-2])] = False
-    return F.adaptive_avg_pool2d(torch.stack(found, 1).float(), side)
+    choices = style.option("hair").choices
+    kinds = [choices[k][1] for k in options[:, names.index("hair")].tolist()]
+    places = colored(style, image, options, "hair_color")
+    covered = torch.tensor([kind in COVERED_HAIR and kind != "bald" for kind in kinds])[:, None, None]
+    if "hat_color" in names:
+        places = torch.where(covered, colored(style, image, options, "hat_color"), places)
+    boxes = FACES.get(style.name, {})
+    scalp = inside(image, boxes.get("hair", ()))
+    bare = colored(style, image, options, "skin") | colored(style, image, options, "background")
+    places = (places & ~inside(image, boxes.get("facial_hair", ()))) | (scalp & ~bare)
+    bald = torch.tensor([kind == "bald" for kind in kinds])[:, None, None]
+    return torch.where(bald, scalp, places)
+
+
+def colored(style: StyleSpec, image: Tensor, options: np.ndarray, name: str) -> Tensor:
+    """Where pictures have the colour of one of their options: bool [N,H,W]."""
+    at = [option.name for option in style.options].index(name)
+    palette = torch.tensor([rgb(choice) for choice in style.options[at].values], dtype=torch.int16)
+    color = palette[torch.from_numpy(options[:, at].astype(np.int64))]  # [N,3]
+    near: Tensor = ((image.to(torch.int16) - color[:, :, None, None]).abs() <= NEAR).all(1)
+    return near
+
+
+def inside(image: Tensor, boxes: Sequence[Box]) -> Tensor:
+    """The places of boxes: bool [1,H,W]."""
+    height, width = image.shape[-2:]
+    found = torch.zeros(1, height, width, dtype=torch.bool)
+    for left, top, right, bottom in boxes:
+        found[:, round(top * height) : round(bottom * height), round(left * width) : round(right * width)] = True
+    return found
 
 
 def rgb(code: str) -> Sequence[int]:

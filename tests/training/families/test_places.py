@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from limner.export.diffusion.layers import choose_layers
-from limner.training.avatars.attributes import STYLES
-from limner.training.avatars.captions import BACKGROUND, CLOTHES_COLOR, GARMENTS
+from limner.training.avatars.attributes import STYLES, sample_in_split
+from limner.training.avatars.captions import BACKGROUND, CLOTHES_COLOR, EYEWEAR, FACIAL_HAIR, GARMENTS, SKIN
 from limner.training.avatars.regions import NOUNS, regions
+from limner.training.avatars.render import render
 from limner.training.avatars.tokens import CaptionTokenizer
 from limner.training.families.diffusion.places import (
     MapAttention,
@@ -36,24 +37,65 @@ def options_of(**values: str) -> np.ndarray:
     return np.array([row])
 
 
+def region(name: str) -> int:
+    return list(NOUNS).index(name)
+
+
 def test_regions_are_the_places_of_their_colours_and_a_hat_is_no_clothes() -> None:
     image = drawing((0xFF, 0x5C, 0x5C), (0xA5, 0xD6, 0xA7))
     found = regions(STYLE, image, options_of(clothes_color="ff5c5c", background="a5d6a7"), 8)
     clothes, background = torch.zeros(8, 8), torch.ones(8, 8)
     clothes[6:, 2:6] = 1
     background[6:, 2:6] = background[0, 2:6] = 0
-    assert torch.equal(found, torch.stack([clothes, background])[None])
+    assert torch.equal(found[0, region("clothes")], clothes)
+    assert torch.equal(found[0, region("background")], background)
     other = regions(STYLE, image, options_of(clothes_color="5199e4", background="a5d6a7"), 8)
-    assert not other[:, 0].any()
+    assert not other[:, region("clothes")].any()
+
+
+def test_hair_is_its_colour_a_hat_or_a_bald_scalp_and_no_beard() -> None:
+    hair, skin = (0x2C, 0x1B, 0x18), (0xFF, 0xDB, 0xB4)
+    image = drawing((1, 1, 1), (0xA5, 0xD6, 0xA7))
+    image[0, :, 4:24, 8:24] = torch.tensor(skin, dtype=torch.uint8)[:, None, None]
+    for rows, columns in ((slice(4, 8), slice(8, 24)), (slice(16, 20), slice(11, 21))):  # hair, a beard of its colour
+        image[0, :, rows, columns] = torch.tensor(hair, dtype=torch.uint8)[:, None, None]
+    bald, short, hat = (
+        next(value for value, attribute, _ in STYLE.option("hair").choices if attribute == kind)
+        for kind in ("bald", "short", "hat")
+    )
+    common = {"hair_color": "2c1b18", "hat_color": "ff5c5c", "skin": "ffdbb4", "background": "a5d6a7"}
+    found = [
+        regions(STYLE, image, options_of(hair=kind, **common), 8)[0, region("hair")] for kind in (bald, short, hat)
+    ]
+    assert found[1][1, 2:6].all() and not found[1][4].any()  # hair, no beard
+    assert found[0][2, 3:5].all() and not found[0][3:].any()  # the scalp
+    assert not found[2][2:].any()
+
+
+@pytest.mark.parametrize("name", ["avataaars", "personas", "micah"])
+def test_every_style_has_regions(name: str) -> None:
+    style = STYLES[name]
+    avatars = [sample_in_split(style, "validation", index) for index in range(4)]
+    image = torch.from_numpy(np.stack([render(style, avatar, 64) for avatar in avatars])).permute(0, 3, 1, 2)
+    found = regions(style, image, np.array([avatar.options for avatar in avatars]), 16)
+    assert found.shape == (4, len(NOUNS), 16, 16) and found.min() >= 0 and found.max() <= 1
+    for part in ("background", "clothes"):
+        assert (found[:, region(part)].sum((1, 2)) > 2).sum() >= 3, part
 
 
 def test_every_noun_that_captions_use_is_known() -> None:
-    phrases = [garment for garments in GARMENTS.values() for garment in garments]
-    assert all(phrase.split()[-1] in NOUNS[0] for phrase in phrases)
-    for table, nouns, bare in ((CLOTHES_COLOR, NOUNS[0], ("all {c}", "dressed in {c}", "in {c}")),
-                               (BACKGROUND, NOUNS[1], ("on {c}",))):  # fmt: skip
-        for phrase in (phrase for slot in table.values() for phrase in slot):
-            assert phrase in bare or phrase.split()[-1] in nouns, phrase
+    tables = {
+        "clothes": [[garment for garments in GARMENTS.values() for garment in garments],
+                    [p for slot in CLOTHES_COLOR.values() for p in slot]],
+        "background": [[p for slot in BACKGROUND.values() for p in slot]],
+        "facial_hair": [[p for value in ("beard", "moustache") for p in FACIAL_HAIR[value]["with"]]],
+        "eyewear": [[p for value in ("glasses", "sunglasses") for p in EYEWEAR[value]["with"]]],
+        "skin": [[p for value in SKIN.values() for p in value["with"]]],
+    }  # fmt: skip
+    bare = ("all {c}", "dressed in {c}", "in {c}", "on {c}")
+    for name, lists in tables.items():
+        for phrase in (phrase for phrases in lists for phrase in phrases if phrase not in bare):
+            assert phrase.split()[-1] in NOUNS[name], phrase
 
 
 def test_nouns_are_found_with_all_of_their_tokens() -> None:
@@ -63,9 +105,11 @@ def test_nouns_are_found_with_all_of_their_tokens() -> None:
     found = noun_places(ids, noun_ids(tokenizer))
     before = tokenizer.encode(["a person in a red"]).shape[1] - 1  # start, and no end
     after = tokenizer.encode(["a person in a red t-shirt"]).shape[1] - 1
-    assert found[0, 0].nonzero().flatten().tolist() == list(range(before, after))
-    assert found[0, 1].nonzero().flatten().tolist() == [tokenizer.encode([text]).shape[1] - 2]
-    assert not found[1].any()
+    assert found[0, region("clothes")].nonzero().flatten().tolist() == list(range(before, after))
+    assert found[0, region("background")].nonzero().flatten().tolist() == [tokenizer.encode([text]).shape[1] - 2]
+    assert found[1].any(-1).nonzero().flatten().tolist() == [region("hair")]
+    facial = noun_places(tokenizer.encode(["a person with no facial hair"], 77), noun_ids(tokenizer))
+    assert facial[0].any(-1).nonzero().flatten().tolist() == [region("facial_hair")]
 
 
 def test_the_divergence_is_that_of_distributions() -> None:

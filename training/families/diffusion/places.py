@@ -67,7 +67,7 @@ def keep_maps(network: UNet2DConditionModel) -> list[MapAttention]:
 
 def noun_ids(tokenizer: CaptionTokenizer) -> list[list[list[int]]]:
     """The token ids of every noun of every region, start and end left out."""
-    return [[row[1 : row.index(tokenizer.end)] for row in tokenizer.encode(nouns).tolist()] for nouns in NOUNS]
+    return [[row[1 : row.index(tokenizer.end)] for row in tokenizer.encode(nouns).tolist()] for nouns in NOUNS.values()]
 
 
 def noun_places(ids: Tensor, nouns: Sequence[Sequence[Sequence[int]]]) -> Tensor:
@@ -79,6 +79,8 @@ def noun_places(ids: Tensor, nouns: Sequence[Sequence[Sequence[int]]]) -> Tensor
             starts = (windows == torch.tensor(spelling)).all(-1)
             for shift in range(len(spelling)):
                 found[:, region, shift : shift + starts.shape[1]] |= starts
+    hair, beard = (list(NOUNS).index(name) for name in ("hair", "facial_hair"))
+    found[:, hair] &= ~found[:, beard]  # facial hair
     return found
 
 
