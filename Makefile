@@ -81,8 +81,7 @@ export: $(FULL) ## Export checkpoints/avatars to the bundle of ONNX graphs, with
 
 .PHONY: export-diffusion
 export-diffusion: $(FULL) ## Make a bundle of checkpoints/avatars/diffusion, in place, with its parity report
-	$(BIN)/limner export onnx --model checkpoints/avatars/diffusion --in-place \
-		--blend-layers "down_blocks.1.*.attn2,up_blocks.1.*.attn2" $(ARGS)
+	$(BIN)/limner export onnx --model checkpoints/avatars/diffusion --in-place $(ARGS)
 
 .PHONY: sd15-scale
 sd15-scale: $(FULL) ## Export and edit with a random pipeline of Stable Diffusion 1.5's size (minutes to an hour, 16 GB)
