@@ -14,6 +14,7 @@ from limner.runtime.errors import InputError
 from limner.training.avatars.attributes import STYLES, sample_in_split
 from limner.training.avatars.captions import BACKGROUND, EYEWEAR, FACIAL_HAIR, HAIR_COLORS
 from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataset, image_float
+from limner.training.avatars.descriptions import describe
 from limner.training.avatars.tokens import CaptionTokenizer, write_tokenizer
 from limner.training.families.diffusion.drawing import Sampler, noise_levels
 from limner.training.families.diffusion.figures import held_out_captions
@@ -148,6 +149,21 @@ def test_captions_are_true_and_cover_synonyms_order_and_place() -> None:
     assert sum(any(end and end in text for text in named) for end in set(backgrounds)) >= 3
     places = [text.index("glasses") / len(text) for text in named if "glasses" in text]
     assert max(places) - min(places) > 0.3
+
+
+def test_some_captions_are_descriptions_of_all_that_there_is() -> None:
+    rng = np.random.default_rng(0)
+    training = DenoiserTraining(caption_dropout=0.0, described=0.5)
+    describer = Describer(STYLE, None, training)  # type: ignore[arg-type]
+    avatar = next(a for a in (sample_in_split(STYLE, "train", i) for i in range(200))
+                  if {"facial_hair": "none", "eyewear": "glasses"}.items() <= a.attributes(STYLE).items())  # fmt: skip
+    words = avatar.attributes(STYLE)
+    texts = [describer.text(avatar.attribute_indices(STYLE), rng) for _ in range(400)]
+    known = {describe(words, silent) for silent in ("", "facial_hair", "eyewear", "expression")}
+    assert 0.4 < sum(text in known for text in texts) / 400 < 0.6
+    assert {describe(words), describe(words, "facial_hair")} <= set(texts)
+    with pytest.raises(InputError, match=r"training\.described.*personas, without clothes.*allowed: 0"):
+        Describer(STYLES["personas"], None, training)  # type: ignore[arg-type]
 
 
 def test_what_is_worn_is_named() -> None:

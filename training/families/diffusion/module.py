@@ -17,8 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from limner.runtime.errors import InputError
 from limner.training.avatars.attributes import StyleSpec
 from limner.training.avatars.captions import ATTRIBUTES, PLAIN_COLORS, caption
+from limner.training.avatars.descriptions import describe
 from limner.training.avatars.tokens import CONTEXT_LENGTH, CaptionTokenizer
 from limner.training.families.diffusion.drawing import Sampler, noise_levels
 from limner.training.families.diffusion.places import keep_maps, noun_ids, noun_places, places_loss
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
 
+SILENT = ("", "facial_hair", "eyewear", "expression")  # what a description may leave unsaid where it is not there
 WORN = ("facial_hair", "eyewear")  # attributes that are there or not: what a text leaves unsaid, its picture lacks
 
 
@@ -42,6 +45,9 @@ class DenoiserTraining:
     fewest_mentions: int = 2  # attributes in a caption; the number is drawn evenly from here to all of them
     background_at_end: float = 0.25  # of captions with a background: named last, after a comma
     worn_is_named: float = 0.0  # share of captions that name a beard, a moustache or glasses wherever there are any
+    described: float = (
+        0.0  # share of captions that say all of a picture in one order, as sources of edits are described
+    )
     places: float = 0.0  # weight of the term that lets nouns of clothes and background look at them; 0 for none
     min_snr: float = 5.0  # gamma of the weighting; 0 for none
     guidance: float = 4.0  # of the pictures in the grid
@@ -58,7 +64,7 @@ class DenoiserTraining:
     )
 
     def __post_init__(self) -> None:
-        for name in ("caption_dropout", "background_at_end", "worn_is_named"):
+        for name in ("caption_dropout", "background_at_end", "worn_is_named", "described"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 to 1")
         if not 0 <= self.fewest_mentions <= len(ATTRIBUTES):
@@ -76,6 +82,11 @@ class Describer:
     def __init__(self, style: StyleSpec, tokenizer: CaptionTokenizer, training: DenoiserTraining) -> None:
         self.tokenizer, self.config = tokenizer, training
         self.values = {name: style.attribute_values(name) for name, _ in style.attributes}
+        if training.described and not set(ATTRIBUTES) <= set(self.values):
+            lacks = ", ".join(sorted(set(ATTRIBUTES) - set(self.values)))
+            raise InputError(
+                "training.described", f"{training.described} for drawings of {style.name}, without {lacks}", "0"
+            )
 
     @cached_property
     def nouns(self) -> list[list[list[int]]]:
@@ -93,6 +104,8 @@ class Describer:
         if rng.random() < self.config.caption_dropout:
             return ""
         words = {name: values[i] for (name, values), i in zip(self.values.items(), row, strict=True)}
+        if self.config.described and rng.random() < self.config.described:
+            return describe(words, str(rng.choice(SILENT)))
         seen = [name for name in words if words[name] != "hidden"]
         count = int(rng.integers(min(self.config.fewest_mentions, len(seen)), len(seen) + 1))
         mention = [str(name) for name in rng.choice(seen, count, replace=False)]
