@@ -60,7 +60,8 @@ def regions(style: StyleSpec, image: Tensor, options: np.ndarray, side: int) -> 
 def hair(style: StyleSpec, image: Tensor, options: np.ndarray) -> Tensor:
     """The places of hair, of what covers it, or of a bald scalp: bool [N,H,W]; a beard of its colour is left out.
 
-    Hair in shades is what of the scalp is neither skin nor background.
+    Of a style whose face is known it is all above the chest that is neither skin nor background nor the face: hair comes
+    in shades. Below, and in other styles, it is what has its colour.
     """
     names = [option.name for option in style.options]
     choices = style.option("hair").choices
@@ -69,12 +70,14 @@ def hair(style: StyleSpec, image: Tensor, options: np.ndarray) -> Tensor:
     covered = torch.tensor([kind in COVERED_HAIR and kind != "bald" for kind in kinds])[:, None, None]
     if "hat_color" in names:
         places = torch.where(covered, colored(style, image, options, "hat_color"), places)
-    boxes = FACES.get(style.name, {})
-    scalp = inside(image, boxes.get("hair", ()))
-    bare = colored(style, image, options, "skin") | colored(style, image, options, "background")
-    places = (places & ~inside(image, boxes.get("facial_hair", ()))) | (scalp & ~bare)
+    boxes = FACES.get(style.name)
+    if boxes is None:
+        return places
+    rest = ~(colored(style, image, options, "skin") | colored(style, image, options, "background"))
+    rest[:, round(CHEST * image.shape[-2]) :] = False
+    places = (places | rest) & ~inside(image, [*boxes["facial_hair"], *boxes["eyewear"]])
     bald = torch.tensor([kind == "bald" for kind in kinds])[:, None, None]
-    return torch.where(bald, scalp, places)
+    return torch.where(bald, inside(image, boxes["hair"]), places)
 
 
 def colored(style: StyleSpec, image: Tensor, options: np.ndarray, name: str) -> Tensor:

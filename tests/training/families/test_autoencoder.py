@@ -174,9 +174,8 @@ def test_tiny_run_resumes_and_writes_a_card(tiny_cache: Path, tmp_path: Path, ti
 def test_a_decoder_that_goes_on_alone_leaves_the_latents_as_they_are(
     tiny_cache: Path, tmp_path: Path, tiny_data: dict[str, object]
 ) -> None:
-    model = {"size": 32, "widths": (8, 8, 16), "groups": 4}
     torch.manual_seed(0)
-    first = build_autoencoder(AutoencoderConfig(**model))
+    first = build_autoencoder(AutoencoderConfig(32, (8, 8, 16), groups=4))
     save_autoencoder(tmp_path / "first", first, 0.25)
     values = [
         f"data={tiny_data}", "identity=", "judge=", "model={size: 32, widths: [8, 8, 16], groups: 4}",

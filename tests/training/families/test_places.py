@@ -119,7 +119,7 @@ def test_the_divergence_is_that_of_distributions() -> None:
     wanted[1, 1] = 0  # a region that is not there
     named = torch.zeros(2, 2, 77, dtype=torch.bool)
     named[0, 0, 5] = named[0, 1, 7] = named[1, 1, 9] = True
-    words = sum(maps) / 2
+    words = (maps[0] + maps[1]) / 2
     expected = [
         torch.distributions.kl_divergence(
             torch.distributions.Categorical(wanted[0, region].flatten()),
