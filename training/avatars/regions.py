@@ -60,8 +60,8 @@ def regions(style: StyleSpec, image: Tensor, options: np.ndarray, side: int) -> 
 def hair(style: StyleSpec, image: Tensor, options: np.ndarray) -> Tensor:
     """The places of hair, of what covers it, or of a bald scalp: bool [N,H,W]; a beard of its colour is left out.
 
-    Of a style whose face is known it is all above the chest that is neither skin nor background nor the face: hair comes
-    in shades. Below, and in other styles, it is what has its colour.
+    Of a style whose face is known it is all above the chest that is neither skin nor background nor face: hair comes in
+    shades. Below, and in other styles, it is what has its colour.
     """
     names = [option.name for option in style.options]
     choices = style.option("hair").choices
