@@ -11,9 +11,10 @@ $limner edit $from/test-0115.png $from/test-0093.png --mapper glasses --out "$wo
 $limner edit $from/test-0115.png $from/test-0093.png "a person with red hair" --method latent-optimization \
     --out "$work" --sheet $to/latent-optimization.png
 who="a smiling person with tanned skin"
-rest="no beard and no glasses, wearing a yellow sweater, green background"
-$limner edit seed:1 seed:5 --source-prompt "$who, long brown hair, $rest" --prompt "$who, long pink hair, $rest" \
-    --blend hair --out "$work" --sheet $to/prompt-to-prompt.png
+rest="long brown hair, no beard and no glasses"
+$limner edit seed:1 seed:6 --source-prompt "$who, $rest, wearing a yellow sweater, green background" \
+    --prompt "$who, $rest, wearing a red sweater, green background" --blend sweater \
+    --out "$work" --sheet $to/prompt-to-prompt.png
 $limner edit seed:1 seed:4 --source-prompt \
     "a smiling person with long brown hair and no beard, wearing a blue sweater, green background" \
     --concept +glasses --out "$work" --sheet $to/sega.png
