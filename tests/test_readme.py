@@ -66,9 +66,9 @@ def readme_lines() -> list[str]:
 JUDGED: dict[str, list[tuple[str, dict[str, str]]]] = {
     "limner edit portrait.png --mapper glasses -o": [("glasses.png", {"eyewear": "glasses"})],
     'limner edit portrait.png "a bald person" -m': [("bald.png", {"hair": "bald"})],
-    'limner edit seed:5 --source-prompt "a person with short black hair and no beard in a red hoodie"   --prompt '
-    '"a person with short black hair and a beard in a red hoodie" --blend beard -o': [
-        ("swapped.png", {"facial_hair": "beard", "hair_color": "black"})
+    'limner edit seed:1 --source-prompt "a person with brown skin, short black hair and no beard in a red hoodie"   '
+    '--prompt "a person with brown skin, short black hair and a beard in a red hoodie" --blend beard -o': [
+        ("swapped.png", {"facial_hair": "beard", "hair_color": "black", "skin": "brown"})
     ],
     'limner edit seed:7 --source-prompt "a person with pale skin, short red hair and a beard"   --concept +glasses '
     "--concept -beard -o": [("steered.png", {"eyewear": "glasses", "hair_color": "red"})],
