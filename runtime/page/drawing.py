@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from limner.runtime.errors import InputError
 from limner.runtime.page.desk import Overlay
@@ -18,6 +18,7 @@ __all__ = ["brush", "drawn_over", "mask_of", "painted"]
 
 BoolArray = NDArray[np.bool_]
 SIDE = 256  # pixels of the canvas's shorter side: finer than what it paints on
+BESIDE = SIDE // 16  # pixels of it that a place of an attention map is wide
 SHARE = 127  # of 255, of the steps that a concept's mask had a place at
 STROKE = "a stroke that adds to the mask, or takes from it"
 PNG_URL = "data:image/png;base64,"
@@ -61,6 +62,7 @@ def brush(picture: Path, overlays: tuple[Overlay, ...]) -> str:
 def painted(given: object, overlays: tuple[Overlay, ...]) -> tuple[BoolArray, BoolArray]:
     """What was added to a version's mask and taken away, [H,W] each, from the canvas as a data URL.
 
+    With what was taken goes what lies beside it: words look anew in the next edit, and a place beside would come back.
     InputError for anything else, and where it is the mask as it was.
     """
     if not isinstance(given, str) or not given.startswith(PNG_URL):
@@ -69,7 +71,8 @@ def painted(given: object, overlays: tuple[Overlay, ...]) -> tuple[BoolArray, Bo
     before = mask_of(overlays, (now.shape[0], now.shape[1]))
     if np.array_equal(now, before):
         raise InputError("brush", "the mask as it was", STROKE)
-    return now & ~before, before & ~now
+    taken = Image.fromarray(before & ~now).convert("L").filter(ImageFilter.MaxFilter(2 * BESIDE + 1))
+    return now & ~before, (np.asarray(taken) > 0) & ~now
 
 
 def drawn_over(options: Any, add: BoolArray, remove: BoolArray) -> dict[str, str]:
