@@ -93,8 +93,8 @@ JUDGED: dict[str, list[tuple[str, dict[str, str]]]] = {
         ("seed-7-edited-3.png", {"eyewear": "glasses", "hair": "long", "hair_color": "brown"})
     ],
     "limner edit photo.png --method sega": [("photo-edited-2.png", {"eyewear": "glasses", "hair_color": "red"})],
-    "limner edit seed:5": [("seed-5-edited.png", {"facial_hair": "beard", "hair_color": "black"})],
-    "limner edit seed:1": [("seed-1-edited.png", {"hair_color": "pink", "hair": "long", "facial_hair": "none"})],
+    "limner edit seed:1": [("seed-1-edited.png", {"facial_hair": "beard", "hair_color": "black", "skin": "brown"})],
+    "limner edit seed:3": [("seed-3-edited.png", {"hair_color": "pink", "hair": "short", "facial_hair": "none"})],
     "limner edit photo.png --method prompt-to-prompt": [
         ("photo-edited-3.png", {"hair_color": "blonde", "facial_hair": "none", "eyewear": "none"})
     ],
