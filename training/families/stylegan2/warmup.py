@@ -40,9 +40,7 @@ class WarmupConfig:
     final_learning_rate: float = 2e-4  # cosine decay over the last stage
     ema: float = 0.999  # decay of the average that is kept
     jitter: float = 0.1  # standard deviation of the noise on the codes of options
-    pose_jitter: float = (
-        0.0  # the same of poses, whose limits are about a pixel: what is more than 0.02 blurs every edge
-    )
+    pose_jitter: float = 0.0  # the same of poses, whose limits are about a pixel: more than 0.02 blurs every edge
     blend: float = 0.2  # largest share of another code
     blend_probability: float = 0.25  # share of the codes that are mixed
     shrink: float = 1.5e-3  # soft threshold on the styles' responses, see `shrink_styles`; 0 for none
