@@ -9,7 +9,7 @@ seen on any picture. Hence, r = relevance dt as in `global_directions`:
                               on the natural image manifold, section 3.3) invert pictures
     v_c stays 0               where |r_c| < relevance: StyleCLIP's beta (section 6.2), held during the whole walk
 
-Both thresholds count as half the largest |r| where they are above that: any words leave some channels.
+A threshold that no channel reaches counts as half the largest |r|: any words leave some channels.
 """
 
 from collections.abc import Sequence
@@ -41,8 +41,13 @@ def warm_start(
     v, free = [], []
     for direction in directions:
         size = np.abs(np.where(movable, relevance @ direction, 0))
-        most = float(size.max(initial=0)) / 2
-        beta = min(max(start_beta, least), most)
-        v.append(np.float32(start) * channel_direction(relevance, sigma, direction, movable, beta=beta))
-        free.append(movable & (size >= min(least, most)))
+        begins, moves = (_reached(threshold, size) for threshold in (max(start_beta, least), least))
+        v.append(np.float32(start) * channel_direction(relevance, sigma, direction, movable, beta=begins))
+        free.append(movable & (size >= moves))
     return np.stack(v), np.stack(free)
+
+
+def _reached(threshold: float, size: NDArray[np.floating]) -> float:
+    """Return the threshold, or half the largest |r| where no channel reaches it."""
+    largest = float(size.max(initial=0))
+    return threshold if threshold <= largest else largest / 2

@@ -15,6 +15,7 @@ from limner.runtime.errors import InputError
 from limner.runtime.methods.latent_optimization import LatentOptimizationParameters, OptimizationOptions
 from limner.runtime.recipe import PromptEdit, Recipe, Source
 from limner.runtime.schema import to_dict
+from limner.runtime.stylegan2.global_directions import channel_direction
 from limner.runtime.stylegan2.latent_optimization import schedule, walk
 from limner.runtime.stylegan2.networks import Models
 from limner.runtime.stylegan2.warm_start import warm_start
@@ -42,8 +43,8 @@ def editor(toy: Toy) -> Editor:
 def reference_start(weights: ToyWeights, dt: Array) -> tuple[Array, NDArray[np.bool_]]:
     """Channel by channel, float64."""
     r = np.array([float(row.astype(np.float64) @ dt) for row in weights.relevance]) * EDITABLE
-    half = np.abs(r).max() / 2  # no threshold counts as more
-    begins, moves = np.abs(r) >= min(START_BETA, half), np.abs(r) >= min(LEAST, half)
+    largest = np.abs(r).max()
+    begins, moves = (np.abs(r) >= (least if least <= largest else largest / 2) for least in (START_BETA, LEAST))
     return START * np.where(begins, r, 0) / np.abs(r).max(), moves
 
 
@@ -154,7 +155,7 @@ def test_bad_values_name_the_field(editor: Editor) -> None:
 
 
 def test_thresholds_leave_channels_for_any_words(toy: Toy) -> None:
-    """Half the largest |r| is the most that either counts."""
+    """One that no channel reaches counts as half the largest |r|."""
     dt = np.eye(CLIP_DIM)[2]
     size = np.abs(toy[1].relevance.astype(np.float64) @ dt) * EDITABLE
     rows = [dt.astype(np.float32)]
@@ -163,3 +164,15 @@ def test_thresholds_leave_channels_for_any_words(toy: Toy) -> None:
     np.testing.assert_array_equal(v[0] != 0, free[0])
     with pytest.raises(InputError, match="no channel has to do with"):
         warm_start(0 * toy[1].relevance, rows, EDITABLE, start=2.0, start_beta=0.1, least=0.1)
+
+
+def test_a_threshold_that_a_channel_reaches_counts_as_it_is_given(toy: Toy) -> None:
+    """Begun there and not moved, a walk is the global direction at the same alpha and beta."""
+    relevance, dt = toy[1].relevance, np.eye(CLIP_DIM, dtype=np.float32)[2]
+    size = np.sort(np.abs(relevance @ dt) * EDITABLE)[::-1]
+    beta = float(size[1] + size[0]) / 2
+    assert beta > size[0] / 2
+    v, free = warm_start(relevance, [dt], EDITABLE, start=2.0, start_beta=beta, least=float(size[2]))
+    direction = channel_direction(relevance, np.ones(STYLES, np.float32), dt, EDITABLE, beta=beta)
+    np.testing.assert_array_equal(v[0], 2 * direction)
+    assert np.count_nonzero(v[0]) == 1 and free.sum() == 3
