@@ -4,7 +4,7 @@ from limner.runtime.study.samples import EditSpec
 
 __all__ = ["EDITS", "EDITS_VERSION"]
 
-EDITS_VERSION = 3  # of texts, values and settings below: figures of two versions are not compared
+EDITS_VERSION = 4  # of texts, values and settings below: figures of two versions are not compared
 GLOBAL, OPTIMIZED, SEGA = "global-directions", "latent-optimization", "sega:generated"
 
 
@@ -17,21 +17,27 @@ def _edit(
 
 
 MEANS = {"optimized": OPTIMIZED, "sega": SEGA}
-BALD = {"start": 14.0, "start_beta": 0.45}
-RED = {"start": 8.0, "start_beta": 0.15}
-FROWN = {"start": 9.0, "start_beta": 0.38, "steps": 20, "direction_scale": 4.0}
+BALD = {"start": 16.0, "start_beta": 0.45, "relevance": 0.3, "learning_rate": 0.1}
+SMILE = {"start": 9.0, "start_beta": 0.4, "relevance": 0.4}
+SURPRISE = {"start": 8.0, "start_beta": 0.4, "relevance": 0.4, "learning_rate": 0.2}
+FROWN = {"start": 10.0, "start_beta": 0.7, "relevance": 0.5, "learning_rate": 0.1}
+LONG = {"start": 12.0, "start_beta": 0.2}
+RED = {"start": 8.0, "start_beta": 0.1}
+BLUE = {"start": 7.5, "start_beta": 0.45, "relevance": 0.45, "learning_rate": 0.05}
+# The colour farthest from blue: its way to blue is every other colour's as well.
+YELLOW = "a person, yellow background"
 STEERED = {"scale": 4.5}
 EDITS = (
     _edit("beard", "facial_hair", "beard", "a person with a beard", 4.0, 0.2, "a person with a moustache"),
     _edit("glasses", "eyewear", "glasses", "a person with glasses", 4.0, 0.2, sega={"threshold": 0.95}),
     _edit("sunglasses", "eyewear", "sunglasses", "a person with sunglasses", 4.5, 0.2, sega=STEERED),
     _edit("bald", "hair", "bald", "a bald person", 16.0, 0.45, optimized=BALD),
-    _edit("smiling", "expression", "smiling", "a smiling person", 9.0, 0.4),
-    _edit("surprised", "expression", "surprised", "a surprised person", 8.0, 0.4, sega=STEERED),
-    _edit("sad", "expression", "sad", "a person with a frown", 6.0, 0.3, "a person with a smile", optimized=FROWN),
-    _edit("long hair", "hair", "long", "a person with long hair", 12.0, 0.2, sega=STEERED),
+    _edit("smiling", "expression", "smiling", "a smiling person", 9.0, 0.4, optimized=SMILE),
+    _edit("surprised", "expression", "surprised", "a surprised person", 8.0, 0.4, optimized=SURPRISE, sega=STEERED),
+    _edit("sad", "expression", "sad", "a person with a frown", 10.0, 0.7, "a person with a smile", optimized=FROWN),
+    _edit("long hair", "hair", "long", "a person with long hair", 12.0, 0.2, optimized=LONG, sega=STEERED),
     _edit("blonde", "hair_color", "blonde", "a person with blonde hair", 6.0, 0.2, sega=STEERED),
     _edit("red hair", "hair_color", "red", "a person with red hair", 9.0, 0.1, optimized=RED),
-    _edit("blue background", "background", "blue", "a person, blue background", 8.0, 0.2, "a person, gray background"),
+    _edit("blue background", "background", "blue", "a person, blue background", 7.0, 0.45, YELLOW, optimized=BLUE),
     _edit("red clothes", "clothes_color", "red", "a person wearing red clothes", 5.0, 0.2, sega=STEERED),
 )
