@@ -1,43 +1,73 @@
 """The twelve edits that the shipped models are judged by, and their own settings, chosen on validation pictures."""
 
+from typing import Any
+
 from limner.runtime.study.samples import EditSpec
 
 __all__ = ["EDITS", "EDITS_VERSION"]
 
 EDITS_VERSION = 4  # of texts, values and settings below: figures of two versions are not compared
-GLOBAL, OPTIMIZED, SEGA = "global-directions", "latent-optimization", "sega:generated"
+
+OWN: dict[str, dict[str, dict[str, Any]]] = {  # method, with its part where they differ -> edit -> settings
+    "latent-optimization": {
+        "bald": {"start": 16.0, "start_beta": 0.45, "relevance": 0.3, "learning_rate": 0.1},
+        "smiling": {"start": 9.0, "start_beta": 0.4, "relevance": 0.4},
+        "surprised": {"start": 8.0, "start_beta": 0.4, "relevance": 0.4, "learning_rate": 0.2},
+        "sad": {"start": 10.0, "start_beta": 0.7, "relevance": 0.5, "learning_rate": 0.1},
+        "long hair": {"start": 12.0, "start_beta": 0.2},
+        "red hair": {"start": 8.0, "start_beta": 0.1},
+        "blue background": {"start": 7.5, "start_beta": 0.45, "relevance": 0.45, "learning_rate": 0.05},
+    },
+    "sega:generated": {
+        "beard": {"threshold": 0.9},
+        "glasses": {"scale": 7.0, "threshold": 0.95},
+        "sunglasses": {"scale": 5.0, "threshold": 0.95},
+        "bald": {"scale": 6.0, "threshold": 0.9},
+        "smiling": {"threshold": 0.9},
+        "surprised": {"scale": 5.0, "threshold": 0.9},
+        "sad": {"threshold": 0.9},
+        "long hair": {"scale": 5.0, "threshold": 0.9},
+        "red hair": {"threshold": 0.7},
+        "blue background": {"threshold": 0.7},
+        "red clothes": {"threshold": 0.7},
+    },
+    "sega:real": {
+        "glasses": {"scale": 3.0},
+        "sunglasses": {"scale": 3.0},
+        "bald": {"scale": 5.0},
+        "smiling": {"scale": 3.0},
+        "surprised": {"scale": 3.0},
+        "sad": {"scale": 3.0},
+        "long hair": {"threshold": 0.7},
+        "blonde": {"scale": 3.0},
+        "red hair": {"scale": 3.5, "threshold": 0.9},
+        "blue background": {"threshold": 0.7},
+        "red clothes": {"scale": 3.0},
+    },
+}
 
 
 def _edit(
-    name: str, attribute: str, value: str, text: str, alpha: float, beta: float, neutral: str = "a person",
-    **own: dict[str, float],
-) -> EditSpec:  # fmt: skip
-    settings = {GLOBAL: {"alpha": alpha, "beta": beta}}
-    return EditSpec(name, attribute, value, text, neutral, settings | {MEANS[key]: one for key, one in own.items()})
+    name: str, attribute: str, value: str, text: str, alpha: float, beta: float, neutral: str = "a person"
+) -> EditSpec:
+    own = {"global-directions": {"alpha": alpha, "beta": beta}}
+    own |= {method: edits[name] for method, edits in OWN.items() if name in edits}
+    return EditSpec(name, attribute, value, text, neutral, own)
 
 
-MEANS = {"optimized": OPTIMIZED, "sega": SEGA}
-BALD = {"start": 16.0, "start_beta": 0.45, "relevance": 0.3, "learning_rate": 0.1}
-SMILE = {"start": 9.0, "start_beta": 0.4, "relevance": 0.4}
-SURPRISE = {"start": 8.0, "start_beta": 0.4, "relevance": 0.4, "learning_rate": 0.2}
-FROWN = {"start": 10.0, "start_beta": 0.7, "relevance": 0.5, "learning_rate": 0.1}
-LONG = {"start": 12.0, "start_beta": 0.2}
-RED = {"start": 8.0, "start_beta": 0.1}
-BLUE = {"start": 7.5, "start_beta": 0.45, "relevance": 0.45, "learning_rate": 0.05}
-# The colour farthest from blue: its way to blue is every other colour's as well.
+# Compared with the colour farthest from blue, whose way to blue has every other colour's in it.
 YELLOW = "a person, yellow background"
-STEERED = {"scale": 4.5}
 EDITS = (
     _edit("beard", "facial_hair", "beard", "a person with a beard", 4.0, 0.2, "a person with a moustache"),
-    _edit("glasses", "eyewear", "glasses", "a person with glasses", 4.0, 0.2, sega={"threshold": 0.95}),
-    _edit("sunglasses", "eyewear", "sunglasses", "a person with sunglasses", 4.5, 0.2, sega=STEERED),
-    _edit("bald", "hair", "bald", "a bald person", 16.0, 0.45, optimized=BALD),
-    _edit("smiling", "expression", "smiling", "a smiling person", 9.0, 0.4, optimized=SMILE),
-    _edit("surprised", "expression", "surprised", "a surprised person", 8.0, 0.4, optimized=SURPRISE, sega=STEERED),
-    _edit("sad", "expression", "sad", "a person with a frown", 10.0, 0.7, "a person with a smile", optimized=FROWN),
-    _edit("long hair", "hair", "long", "a person with long hair", 12.0, 0.2, optimized=LONG, sega=STEERED),
-    _edit("blonde", "hair_color", "blonde", "a person with blonde hair", 6.0, 0.2, sega=STEERED),
-    _edit("red hair", "hair_color", "red", "a person with red hair", 9.0, 0.1, optimized=RED),
-    _edit("blue background", "background", "blue", "a person, blue background", 7.0, 0.45, YELLOW, optimized=BLUE),
-    _edit("red clothes", "clothes_color", "red", "a person wearing red clothes", 5.0, 0.2, sega=STEERED),
+    _edit("glasses", "eyewear", "glasses", "a person with glasses", 4.0, 0.2),
+    _edit("sunglasses", "eyewear", "sunglasses", "a person with sunglasses", 4.5, 0.2),
+    _edit("bald", "hair", "bald", "a bald person", 16.0, 0.45),
+    _edit("smiling", "expression", "smiling", "a smiling person", 9.0, 0.4),
+    _edit("surprised", "expression", "surprised", "a surprised person", 8.0, 0.4),
+    _edit("sad", "expression", "sad", "a person with a frown", 10.0, 0.7, "a person with a smile"),
+    _edit("long hair", "hair", "long", "a person with long hair", 12.0, 0.2),
+    _edit("blonde", "hair_color", "blonde", "a person with blonde hair", 6.0, 0.2),
+    _edit("red hair", "hair_color", "red", "a person with red hair", 9.0, 0.1),
+    _edit("blue background", "background", "blue", "a person, blue background", 7.0, 0.45, YELLOW),
+    _edit("red clothes", "clothes_color", "red", "a person wearing red clothes", 5.0, 0.2),
 )
