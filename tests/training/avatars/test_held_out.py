@@ -124,11 +124,14 @@ def test_the_folder(tmp_path: Path) -> None:
         write_samples(tmp_path / "a", "test", 1)
 
 
-def test_own_settings_of_an_edit_are_for_generated_pictures_alone(bundle: Bundle) -> None:
+def test_own_settings_of_an_edit_are_for_a_part_of_the_pictures(bundle: Bundle) -> None:
     sample = sample_of(WORDS)
-    for picture, scale in ((None, 4.5), ("x.png", None)):
+    for picture, scale in ((None, 5.0), ("x.png", 3.0)):
         found = recipe_of(bundle, "sega", BY_NAME["sunglasses"], sample, picture, {})
         assert [(one.text, one.strength, one.options.away) for one in found.prompts] == [
             ("sunglasses", scale, False), ("glasses", scale, True)]  # fmt: skip
+    for edit, picture in ((BY_NAME["blonde"], None), (BY_NAME["blue background"], "x.png")):  # no scale
+        scales = [one.strength for one in recipe_of(bundle, "sega", edit, sample, picture, {}).prompts]
+        assert scales == [None] * len(scales) and scales
     other = replace(BY_NAME["sunglasses"], own={})
     assert recipe_of(bundle, "sega", other, sample, None, {}).prompts[0].strength is None
