@@ -45,10 +45,8 @@ class DenoiserTraining:
     fewest_mentions: int = 2  # attributes in a caption; the number is drawn evenly from here to all of them
     background_at_end: float = 0.25  # of captions with a background: named last, after a comma
     worn_is_named: float = 0.0  # share of captions that name a beard, a moustache or glasses wherever there are any
-    described: float = (
-        0.0  # share of captions that say all of a picture in one order, as sources of edits are described
-    )
-    places: float = 0.0  # weight of the term that lets nouns of clothes and background look at them; 0 for none
+    described: float = 0.0  # share of captions that say all of a picture, as the texts of edits do; avataaars alone
+    places: float = 0.0  # weight of the term that lets nouns look at what they name; 0 for none
     min_snr: float = 5.0  # gamma of the weighting; 0 for none
     guidance: float = 4.0  # of the pictures in the grid
     steps: int = 20  # of the pictures in the grid
