@@ -1,7 +1,7 @@
 """A recipe as it runs: what it leaves open filled in, what cannot act refused, and left out of what comes back.
 
 A method says which of its settings have no say beside the others (`Method.idle`), as {field: what decides instead};
-a field is "parameters.NAME" or "inversion.NAME".
+a field is "parameters.NAME" or "inversion.NAME", or "seed".
 """
 
 from collections.abc import Mapping
@@ -71,7 +71,10 @@ def refuse_idle(recipe: Recipe, idle: Mapping[str, str]) -> None:
     for where, reason in idle.items():
         section, _, name = where.partition(".")
         settings = getattr(recipe, section)
-        if name in said(settings):
+        if where == "seed":
+            if settings:
+                raise InputError(where, str(settings), f"0 beside {reason}", "it would change nothing")
+        elif name in said(settings):
             raise InputError(
                 where, repr(getattr(settings, name)), f"nothing beside {reason}", "it would change nothing"
             )

@@ -31,7 +31,7 @@ FloatArray = NDArray[np.float32]
 class Guidance:
     """What guides the run.
 
-    Direct inversion gives `replay`: the source's latents after every step, which take the place of computed ones.
+    Direct and edit-friendly inversion give `replay`: the source's latents after every step, which take the place of computed ones.
     Negative-prompt inversion gives `uncond`, the token states of the source's own prompt, and `same`.
     """
 
@@ -63,6 +63,7 @@ def edit_latents(
     start: FloatArray,  # [C,h,w], latents of the first step, with the sampler's scale
     guidance: Guidance,
     *,
+    first: int = 0,  # the sampler's step that the plan's first one is
     draw: Callable[[], FloatArray] | None = None,  # standard normal draws [1,C,h,w], for a sampler that takes them
     want_source: bool = True,  # whether the source's picture is asked for
     want_maps: bool = False,
@@ -75,7 +76,7 @@ def edit_latents(
     if not guidance.scale > 1.0:
         hint = "7.5 is usual"
         raise InputError("parameters.guidance_scale", f"{guidance.scale:g}", "more than 1 with edits", hint)
-    run = _Run(networks, plan, guidance, want_source, want_maps)
+    run = _Run(networks, plan, guidance, want_source, want_maps, first)
     members = len(plan.prompts)
     latents = denoise(
         sampler,
@@ -83,6 +84,7 @@ def edit_latents(
         run.estimate,
         draw=None if draw is None else lambda: np.repeat(draw(), members, axis=0),
         after=run.after,
+        first=first,
         progress=progress,
         watch=watch(networks, progress, row=1),
     )
@@ -94,9 +96,16 @@ class _Run:
     """The state of one run."""
 
     def __init__(
-        self, networks: DiffusionNetworks, plan: Plan, guidance: Guidance, want_source: bool, want_maps: bool
+        self,
+        networks: DiffusionNetworks,
+        plan: Plan,
+        guidance: Guidance,
+        want_source: bool,
+        want_maps: bool,
+        first: int,
     ) -> None:
         self.networks = networks
+        self.first = first
         self.plan = plan
         self.guidance = guidance
         self.blends = [None if edit.blend is None else LocalBlend(edit.blend) for edit in plan.edits]
@@ -115,6 +124,7 @@ class _Run:
 
     def estimate(self, sample: FloatArray, timestep: float, index: int) -> FloatArray:
         """Guided outputs of all members; zeros for a source that nothing asks for any more."""
+        index -= self.first
         rows = self.control.rows(index)
         members = [row.member for row in rows]
         states = np.stack([self.texts[row.member] if row.conditional else self.guidance.uncond for row in rows])
@@ -134,6 +144,7 @@ class _Run:
 
     def after(self, index: int, latents: FloatArray) -> FloatArray:
         """Replay the source, then blend the local edits."""
+        index -= self.first
         latents = latents.copy()  # the sampler may remember what it gave
         if self.guidance.replay is not None:
             latents[0] = self.guidance.replay[index]

@@ -8,12 +8,13 @@ file is inverted without gradients, `inversion.kind`:
     direct            the source's latents are replayed as they were found (Ju et al. 2023); taken if none is named
     negative-prompt   the source's text in place of the unconditional one (Miyake et al. 2023)
     ddim              plain DDIM inversion
+    edit-friendly     noise maps that give the picture back, drawn step by step (Huberman-Spiegelglas et al. 2023)
 
-Files take DDIM without noise, whatever `sampler` and `eta` say. A prompt's strength mixes the latents that come out,
+Files take DDIM without noise, edit-friendly ones with all of it (eta 1), whatever `sampler` and `eta` say. A prompt's strength mixes the latents that come out,
 0 for the source's and 1 for the edit's; how strong a word is, its weight says.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,8 +29,9 @@ from limner.runtime.attention.plan import Control, Plan, plan_edits
 from limner.runtime.attention.words import read_prompt
 from limner.runtime.bundle.loading import Bundle
 from limner.runtime.diffusion.ddim_inversion import InvertedPath, invert_with_prompts
+from limner.runtime.diffusion.edit_friendly import SOURCE_GUIDANCE, NoiseMaps, edit_friendly_invert
 from limner.runtime.diffusion.networks import DiffusionNetworks
-from limner.runtime.diffusion.sampling import generate, new_sampler
+from limner.runtime.diffusion.sampling import generate, new_sampler, plain_estimate
 from limner.runtime.diffusion.sources import DiffusionStart
 from limner.runtime.guidance.masks import enlarged
 from limner.runtime.methods.prompt_to_prompt import PromptToPromptParameters
@@ -76,16 +78,18 @@ def _run_source(
     """Run all edits of one source."""
     parameters: PromptToPromptParameters = recipes[0].parameters
     inversion: DiffusionInversionParameters = recipes[0].inversion
-    scale = 1.0 if inversion.guidance_scale is None else inversion.guidance_scale
-    inversion = replace(inversion, kind=inversion.kind or "direct", guidance_scale=scale)
+    kind = inversion.kind or "direct"
+    usual = SOURCE_GUIDANCE if kind == "edit-friendly" else 1.0
+    scale = usual if inversion.guidance_scale is None else inversion.guidance_scale
+    inversion = replace(inversion, kind=kind, guidance_scale=scale)
     if start.clean is not None:
-        parameters = replace(parameters, sampler="ddim", eta=0.0)
+        parameters = replace(parameters, sampler="ddim", eta=1.0 if kind == "edit-friendly" else 0.0)
     with timer.stage("text"):
         plan = _plan(networks.tokenizer, start.prompt, recipes, parameters)
-    path: InvertedPath | None = None
+    path: InvertedPath | NoiseMaps | None = None
     if start.clean is not None:
         with timer.stage("inversion"):
-            path = invert_with_prompts(networks, start.clean, [start.prompt], parameters.steps, scale, progress)
+            path = _inverted(networks, start, parameters.steps, inversion, progress)
     kept = (
         start.compare
         or start.clean is not None
@@ -108,6 +112,22 @@ def _run_source(
     return [
         _outcome(networks, recipe, edited, member, before, source) for member, recipe in enumerate(resolved, start=1)
     ]
+
+
+def _inverted(
+    networks: DiffusionNetworks,
+    start: DiffusionStart,
+    steps: int,
+    inversion: DiffusionInversionParameters,
+    progress: Progress | None,
+) -> InvertedPath | NoiseMaps:
+    """The way from the picture to noise, as `inversion` says."""
+    assert start.clean is not None and inversion.guidance_scale is not None
+    if inversion.kind != "edit-friendly":
+        return invert_with_prompts(networks, start.clean, [start.prompt], steps, inversion.guidance_scale, progress)
+    text, uncond = networks.token_states([start.prompt], "source.prompt"), networks.token_states([""])
+    estimate = plain_estimate(networks, text, uncond, inversion.guidance_scale)
+    return edit_friendly_invert(networks, start.clean, estimate, steps, inversion.skip, start.draws(), progress)
 
 
 def needed(bundle: Bundle, recipe: Recipe) -> tuple[str, ...]:
@@ -135,21 +155,28 @@ def _sample(
     plan: Plan,
     parameters: PromptToPromptParameters,
     inversion: DiffusionInversionParameters,
-    path: InvertedPath | None,
+    path: InvertedPath | NoiseMaps | None,
     want_source: bool,
     progress: Progress | None,
 ) -> Edited:
-    sampler = new_sampler(networks, parameters)
+    maps = path if isinstance(path, NoiseMaps) else None
+    sampler = new_sampler(networks, parameters) if maps is None else maps.sampler
     same = path is not None and inversion.kind == "negative-prompt"
     uncond = networks.token_states([start.prompt if same else parameters.negative_prompt], "negative_prompt")[0]
-    replay = path.latents[1:, 0] if path is not None and inversion.kind == "direct" else None
-    draw = start.draws()
-    first = draw() * np.float32(sampler.init_noise_sigma) if path is None else path.noise
-    guided = parameters.guided_steps(len(sampler.timesteps))
+    draw: Callable[[], FloatArray] = start.draws()
+    replay: FloatArray | None = None
+    if path is None:
+        noise = draw() * np.float32(sampler.init_noise_sigma)
+    elif maps is not None:
+        noise, replay, draw = maps.start, maps.path[:, 0], maps.replay()
+    else:
+        noise = path.noise
+        replay = path.latents[1:, 0] if inversion.kind == "direct" else None
+    guided = parameters.guided_steps(parameters.steps)
     guidance = Guidance(parameters.guidance_scale, uncond, guided, same, replay)
     shared = networks.sharing(parameters.cache_interval)
     return edit_latents(
-        shared, sampler, plan, first[0], guidance, draw=draw, want_source=want_source, want_maps=parameters.maps,
+        shared, sampler, plan, noise[0], guidance, first=0 if maps is None else maps.first, draw=draw, want_source=want_source, want_maps=parameters.maps,
         progress=progress,
     )  # fmt: skip
 

@@ -24,9 +24,10 @@ from limner.runtime.errors import InputError
 from limner.runtime.schema import require_number
 from limner.runtime.timing import Progress
 
-__all__ = ["NoiseMaps", "edit_friendly_invert", "edit_friendly_sampler"]
+__all__ = ["SOURCE_GUIDANCE", "NoiseMaps", "edit_friendly_invert", "edit_friendly_sampler"]
 
 FloatArray = NDArray[np.float32]
+SOURCE_GUIDANCE = 3.5  # of a picture's prompt, as in the published code and LEDITS++
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +38,7 @@ class NoiseMaps:
     first: int
     start: FloatArray  # x_T [N,C,h,w]
     maps: FloatArray  # z, [S-first,N,C,h,w]; a step without variance has zeros
+    path: FloatArray  # [S-first,N,C,h,w], the latents after each step; the last are the picture itself
 
     @property
     def steps(self) -> int:
@@ -84,4 +86,5 @@ def edit_friendly_invert(
         noisy[index + 1] = mean + scale * z  # what sampling will really reach
         if progress is not None:
             progress(index - first + 1, steps, {})
-    return NoiseMaps(sampler, first, noisy[first], np.stack(maps))
+    path = [noisy[index] for index in range(first + 1, total)]
+    return NoiseMaps(sampler, first, noisy[first], np.stack(maps), np.stack([*path, clean]))

@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from limner.runtime.diffusion.edit_friendly import NoiseMaps, edit_friendly_invert
+from limner.runtime.diffusion.edit_friendly import SOURCE_GUIDANCE, NoiseMaps, edit_friendly_invert
 from limner.runtime.diffusion.networks import DiffusionNetworks
 from limner.runtime.diffusion.previews import watch
 from limner.runtime.diffusion.sampling import denoise, new_sampler
@@ -34,7 +34,6 @@ __all__ = ["edited_latents", "run"]
 
 FloatArray = NDArray[np.float32]
 MOST_WARMUP = 10  # of the published guidance, for its 50 steps; the masked one has none
-SOURCE_GUIDANCE = 3.5  # of a picture's prompt, as in LEDITS++
 
 
 def run(
@@ -146,7 +145,12 @@ def _inverted(
         progress,
     )
     return [
-        replace(found, start=found.start[row : row + 1], maps=found.maps[:, row : row + 1])
+        replace(
+            found,
+            start=found.start[row : row + 1],
+            maps=found.maps[:, row : row + 1],
+            path=found.path[:, row : row + 1],
+        )
         for row in (places[key] for key in keys)
     ]
 

@@ -19,7 +19,7 @@ from limner.runtime.settings import SamplingParameters, Settings, idle_sampling,
 __all__ = ["Compat", "ControlParameters", "EditOptions", "PromptToPromptParameters", "Window", "method", "read_window"]
 
 NAME = "prompt-to-prompt"
-INVERSIONS = ("direct", "negative-prompt", "ddim")
+INVERSIONS = ("direct", "negative-prompt", "ddim", "edit-friendly")
 MAX_STRENGTH = 2.0
 MAX_WEIGHT = 100.0
 Compat = Literal["correct", "published"]
@@ -124,6 +124,10 @@ def idle(recipe: Recipe) -> dict[str, str]:
         found["inversion.skip"] = f"the inversion's kind, which is {kind!r}"
         if kind == "negative-prompt":
             found["parameters.negative_prompt"] = "negative-prompt inversion, where the source's text takes its place"
+        if kind == "edit-friendly":
+            del found["inversion.skip"]
+        else:
+            found["seed"] = f"the inversion's kind, which is {kind!r} and draws nothing"
     local = ("blend_start", "blend_threshold", "keep_outside")
     if not options.blend:
         found |= {f"parameters.{name}": "an edit without words to blend" for name in local}
@@ -147,6 +151,6 @@ method = Method(
     graphs_of="limner.runtime.attention.prompt_to_prompt:needed",
     texts="prompt",
     usual=True,
-    takes=("maps",),
+    takes=("maps", "seed"),
     idle=idle,
 )

@@ -64,9 +64,11 @@ def recipe_of(
     method, part = method_of(name), "generated" if picture is None else "real"
     own = {key: value for key, value in edit.settings(name, part).items() if key not in settings}
     prompts = _prompts(method, name, edit, sample.edits[edit.name], own)
-    given = {key: value for key, value in settings.items() if not key.startswith(INVERSION)}
-    inversion = {key[len(INVERSION) :]: value for key, value in settings.items() if key.startswith(INVERSION)}
-    parameters = given if method.texts == "concept" else own | given  # a concept has its own settings on its text
+    if method.texts == "concept":  # which has what it can of its own settings on its text
+        own = {key: value for key, value in own.items() if key not in ("scale", *options_of(method.options))}
+    whole_run = own | settings
+    parameters = {key: value for key, value in whole_run.items() if not key.startswith(INVERSION)}
+    inversion = {key[len(INVERSION) :]: value for key, value in whole_run.items() if key.startswith(INVERSION)}
     source = _source(method, sample, sample.edits[edit.name], picture)
     recipe = Recipe(method.name, source, prompts, parameters, {} if picture is None else inversion)
     whole = completed(bundle, recipe)

@@ -6,7 +6,7 @@ from limner.runtime.study.samples import EditSpec
 
 __all__ = ["EDITS", "EDITS_VERSION"]
 
-EDITS_VERSION = 4  # of texts, values and settings below: figures of two versions are not compared
+EDITS_VERSION = 5  # of texts, values and settings below: figures of two versions are not compared
 
 OWN: dict[str, dict[str, dict[str, Any]]] = {  # method, with its part where they differ -> edit -> settings
     "latent-optimization": {
@@ -22,7 +22,7 @@ OWN: dict[str, dict[str, dict[str, Any]]] = {  # method, with its part where the
         "beard": {"threshold": 0.9},
         "glasses": {"scale": 7.0, "threshold": 0.95},
         "sunglasses": {"scale": 5.0, "threshold": 0.95},
-        "bald": {"scale": 6.0, "threshold": 0.9},
+        "bald": {"scale": 6.0, "threshold": 0.9, "warmup": 1, "momentum_scale": 0.0},
         "smiling": {"threshold": 0.9},
         "surprised": {"scale": 5.0, "threshold": 0.9},
         "sad": {"threshold": 0.9},
@@ -34,7 +34,7 @@ OWN: dict[str, dict[str, dict[str, Any]]] = {  # method, with its part where the
     "sega:real": {
         "glasses": {"scale": 3.0},
         "sunglasses": {"scale": 3.0},
-        "bald": {"scale": 5.0},
+        "bald": {"inversion.guidance_scale": 1.5},
         "smiling": {"scale": 3.0},
         "surprised": {"scale": 3.0},
         "sad": {"scale": 3.0},

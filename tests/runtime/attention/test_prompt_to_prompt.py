@@ -1,10 +1,12 @@
-"""The method: recipes to pictures, edits that share their source, pictures inverted three ways, and what is refused."""
+"""The method: recipes to pictures, edits that share their source, pictures inverted four ways, and what is refused."""
 
 from dataclasses import replace
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
+import torch
 from support.attention_twin import Twin, text_table, tiny_unet
 
 from limner.runtime.attention.keep import feathered
@@ -108,6 +110,62 @@ def test_pictures(networks: DiffusionNetworks, kind: str, rows: int) -> None:
     assert np.abs(picture(found) - found.reconstruction()).max() > 0.01
 
 
+@pytest.mark.parametrize("skip", [0.0, 0.5])
+def test_edit_friendly_pictures(networks: DiffusionNetworks, skip: float) -> None:
+    """The source is exact; without windows the edit is DDPM sampling with the noise maps, as diffusers does it."""
+    source, text = Source("image", prompt=TEXT), "a person with blue hair"
+    changes: dict[str, Any] = {"source": source, "inversion": {"kind": "edit-friendly", "skip": skip}, "seed": 3}
+    windows = {"cross_replace": 0.0, "self_replace": 0.0, "guidance_scale": 5.0}
+    found = run(networks, recipe(text, parameters=windows, **changes))[0]
+    assert calls(networks) == [2] * STEPS + [2] * STEPS  # guided inversion, then the edit's two rows
+    assert found.recipe.inversion.guidance_scale == 3.5 and found.recipe.parameters.eta == 1.0
+    start = resolve_start(networks, recipe(text, **changes), PICTURE, (None, None))
+    clean = start.clean
+    assert clean is not None and found.reconstruction is not None
+    np.testing.assert_array_equal(found.reconstruction(), networks.decode(clean))
+    states = {one: networks.token_states([one]) for one in (TEXT, text, "")}
+
+    def guided(sample: Any, timestep: Any, told: str, scale: float) -> Any:
+        given = sample.numpy().astype(np.float32)
+        free, shown = (networks.unet(given, float(timestep), states[one]).output for one in ("", told))
+        return torch.from_numpy(free + scale * (shown - free)).double()
+
+    total, draw = int(STEPS * (1 + skip)), np.random.RandomState(3)
+    scheduler = diffusers.DDIMScheduler.from_config(SCHEDULE | {"set_alpha_to_one": False})
+    scheduler.set_timesteps(total)
+    steps = scheduler.timesteps[total - STEPS :]
+    picture_latents, bars = torch.from_numpy(clean).double(), scheduler.alphas_cumprod.double()
+    noisy = {STEPS: picture_latents}
+    for k in reversed(range(STEPS)):
+        noise = torch.from_numpy(draw.standard_normal(clean.shape[1:]))
+        noisy[k] = bars[steps[k]].sqrt() * picture_latents + (1 - bars[steps[k]]).sqrt() * noise
+    kept, edited = noisy[0], noisy[0]
+    for k, timestep in enumerate(steps):
+        output = guided(kept, timestep, TEXT, 3.5)
+        mean = scheduler.step(output, timestep, kept, eta=1.0, variance_noise=torch.zeros_like(kept)).prev_sample
+        other = guided(edited, timestep, text, 5.0)
+        moved = scheduler.step(other, timestep, edited, eta=1.0, variance_noise=torch.zeros_like(kept)).prev_sample
+        shared = noisy[k + 1] - mean if timestep > 0 else 0.0  # sigma z; the step to 0 has no variance
+        edited, kept = moved + shared, noisy[k + 1]
+    expected = networks.decode(edited.numpy().astype(np.float32))
+    assert float(np.abs(picture(found) - expected).max()) < 1e-3
+    assert float(np.abs(expected - found.reconstruction()).max()) > 0.01
+
+
+def test_edit_friendly_takes_the_attention_of_the_source(networks: DiffusionNetworks) -> None:
+    source = Source("image", prompt=TEXT)
+    given: dict[str, Any] = {"source": source, "inversion": {"kind": "edit-friendly"}}
+    free, held = (
+        run(networks, recipe(parameters={"cross_replace": part, "self_replace": part}, **given))[0] for part in (0, 1)
+    )
+    assert float(np.abs(picture(free) - picture(held)).max()) > 0.01
+    local = run(networks, recipe(options={"blend": ["hair"]}, **given))[0]
+    assert "mask" in local.pictures and local.reconstruction is not None
+    outside = local.pictures["mask"][:, :, 0] == 0
+    share = feathered(~outside, outside.shape[0] // 8) == 0
+    np.testing.assert_array_equal(picture(local)[0][:, share], local.reconstruction()[0][:, share])
+
+
 def test_source_of_a_picture_is_dropped_after_the_windows(networks: DiffusionNetworks) -> None:
     run(networks, recipe(source=Source("image", prompt=TEXT), parameters={"cross_replace": 0.3, "self_replace": 0.4}))
     assert calls(networks) == [1] * STEPS + [3, 3, 2, 2, 2, 2]  # int(0.3 * 7) = int(0.4 * 6) = 2
@@ -135,7 +193,8 @@ def test_maps_and_masks_are_pictures(networks: DiffusionNetworks) -> None:
         ({"options": {"kind": "swap"}}, "prompts.options.kind", "'replace'"),
         ({"options": {"subtract": ["hair"]}}, "prompts.options.subtract", "without blend"),
         ({"source": Source("image")}, "source.prompt", "what the picture shows"),
-        ({"source": Source("image", prompt=TEXT), "inversion": {"kind": "edit-friendly"}}, "inversion.kind", "direct"),
+        ({"source": Source("image", prompt=TEXT), "inversion": {"kind": "null-text"}}, "inversion.kind", "direct"),
+        ({"source": Source("image", prompt=TEXT), "inversion": {"skip": 1.0}}, "inversion.skip", "from 0 to 0.9"),
         (
             {
                 "source": Source("image", prompt=TEXT),

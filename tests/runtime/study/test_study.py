@@ -78,6 +78,16 @@ def test_a_recipe_for_each_kind_of_text(styles: Editor, diffusion: Editor, sampl
     assert [(one.text, one.options.away, one.strength) for one in real.prompts] == [
         ("glad", False, None), ("calm", True, None)]  # fmt: skip
     assert (real.source.kind, real.source.prompt, real.inversion.skip) == ("image", "calm head", 0.3)
+    own = {"scale": 2.0, "warmup": 1, "momentum_scale": 0.0, "inversion.guidance_scale": 1.5}
+    asked = replace(cap, own={"sega": own})
+    real, generated = (recipe_of(diffusion.bundle, "sega", asked, sample, one, STEPS) for one in ("x.png", None))
+    assert (real.prompts[0].strength, real.prompts[0].options.warmup) == (2.0, 1)
+    assert real.inversion.guidance_scale == 1.5  # all of an edit's own settings act, of a concept's too
+    assert (generated.parameters.momentum_scale, generated.inversion.guidance_scale) == (0.0, None)
+    with pytest.raises(InputError, match="inversion.skap"):
+        recipe_of(
+            diffusion.bundle, "sega", replace(cap, own={"sega": {"inversion.skap": 0.1}}), sample, "x.png", STEPS
+        )
     directed = recipe_of(styles.bundle, "global-directions", glad, sample, "x.png", {"alpha": 5.0, "beta": 0.2})
     assert (directed.parameters.alpha, directed.parameters.beta) == (
         5.0,

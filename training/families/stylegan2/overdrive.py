@@ -4,6 +4,10 @@ A global direction adds the same offset to every source: an edit towards choice 
 c + k (t - u), with the source's choice c and the mean choice u, not the one-hot t. The warm start shows the
 generator such codes with the picture of t as the target, so that the stronger choice wins and nothing of c is
 left; it also shows codes drawn towards the mean (truncation) with the picture unchanged.
+
+A text says "long hair", not which: its direction is the mean over such variants. One variant of each value, the first of
+its likeliest, stands in for it: it is what is drawn where a code tells no more (`StandIns` chooses such pictures). And an
+edit by style channels moves those alone that have most to do with it: `sparse` leaves out the others.
 """
 
 from __future__ import annotations
@@ -25,6 +29,10 @@ class OverdriveConfig:
     most: float = 2.5  # largest k
     variant: tuple[float, float] = (0.3, 1.0)  # share of k that tells the variants of one attribute value apart
     layer_spread: float = 0.3  # each layer's k is k times 1 +- this
+    stand_in: float = 0.0  # share of pictures whose code tells a value alone, of values with more variants than one
+    apart: bool = False  # options that depend on another, and that one, are over-driven one by one too
+    sparse: float = 0.0  # share of over-driven pictures whose offset is that of the channels it moves most, to_rgb none
+    sparse_most: float = 0.5  # largest threshold there: a share of the largest offset in deviations of its channel
     plain_rgb: float = 0.5  # share of over-driven pictures whose to_rgb styles stay those of the source
     weights: dict[str, float] = field(default_factory=dict)  # option -> how often it is chosen, 1 where not given
     truncation: float = 0.0  # share of pictures whose code is drawn towards the mean
@@ -44,6 +52,7 @@ class Overdrive:
         self.value_mean = torch.zeros(size, size)  # row of choice t: mean code of the choices with t's attribute value
         leader = dict(style.attributes).get("expression", "")
         self.groups = torch.zeros(0, size)
+        self.alone = torch.zeros(size, size)  # row of a choice: its option's choices
         masks: dict[str, Tensor] = {}
         for option, start, count in zip(style.options, starts, sizes, strict=True):
             weights = torch.tensor([c[2] for c in option.choices])
@@ -53,11 +62,17 @@ class Overdrive:
                 self.value_mean[start + k, start : start + count] = weights * same / (weights * same).sum()
             key = leader if option.depends_on and leader in names else option.name
             masks.setdefault(key, torch.zeros(size))[start : start + count] = 1
+            if config.apart and key == leader:
+                masks[f"{option.name} alone"] = torch.zeros(size)
+                masks[f"{option.name} alone"][start : start + count] = 1
+            self.alone[start : start + count, start : start + count] = 1
         self.groups = torch.stack(list(masks.values()))
         self.chances = torch.tensor([float(config.weights.get(name, 1.0)) for name in masks])
 
-    def __call__(self, code: Tensor, layers: int) -> tuple[Tensor, Tensor]:
-        """code [N, K] of the pictures to draw -> (codes [N, L, K], codes [N, L, K] of the to_rgb styles)."""
+    def __call__(self, code: Tensor, layers: int, stand_in: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """code [N, K] of the pictures to draw, stand_in int [N] which choice is told by its value alone, -1 for none ->
+        (codes [N, L, K], codes [N, L, K] of the to_rgb styles, thresholds [N]
+        of the channels' offset to the to_rgb styles' codes; 0 where all move)."""
         config, count = self.config, len(code)
         truncated = (torch.rand(count, 1) < config.truncation).float()
         psi = 1 - truncated * torch.rand(count, 1) * (1 - config.truncation_least)
@@ -67,13 +82,20 @@ class Overdrive:
         base[:, -len(POSE_NAMES) :] = code[:, -len(POSE_NAMES) :]
         chosen = (torch.rand(count, 1) < config.probability).float()
         mask = self.groups[self.chances.multinomial(count, replacement=True)] * chosen
+        stand_in = torch.full((count,), -1) if stand_in is None else stand_in.cpu()
+        by_value = (stand_in >= 0)[:, None]
+        mask = torch.where(by_value, self.alone[stand_in.clamp(min=0)], mask)
         source = torch.where(mask > 0, code[torch.randperm(count)], base)
         value = code @ self.value_mean
         k = config.least + torch.rand(count, 1, 1) * (config.most - config.least)
         k = k * (1 + config.layer_spread * (2 * torch.rand(count, layers, 1) - 1))
+        sparse = torch.rand(count) < config.sparse
+        thresholds = torch.rand(count) * config.sparse_most * sparse
+        k = k * (1 + 2 * thresholds[:, None, None])  # fewer channels, further
         low, high = config.variant
         share = low + torch.rand(count, 1) * (high - low)
+        share = torch.where(by_value, 0.0, share)
         offset = mask * (value - mean + share * (code - value))
         rows = source[:, None] + k * offset[:, None]
-        plain = (torch.rand(count, 1, 1) < config.plain_rgb).float()
-        return rows, rows + plain * (source[:, None] - rows)
+        plain = ((torch.rand(count) < config.plain_rgb) | sparse).float()[:, None, None]
+        return rows, rows + plain * (source[:, None] - rows), thresholds

@@ -22,6 +22,7 @@ from limner.training.families.stylegan2.adversarial import StyleGAN2Module, Styl
 from limner.training.families.stylegan2.figures import evaluate
 from limner.training.families.stylegan2.mapping import Coupling, MappingConfig, MappingModule, Ticks
 from limner.training.families.stylegan2.mapping_start import construct, shift_to_positive
+from limner.training.families.stylegan2.stand_ins import StandIns
 from limner.training.families.stylegan2.warmup import CodeEmbedding, WarmupConfig, WarmupModule
 from limner.training.loop.batches import StepData
 from limner.training.loop.runner import TrainerConfig
@@ -79,8 +80,10 @@ def networks(run: Run) -> tuple[Generator, CodeEmbedding]:
 def build(run: Run, cache: Path) -> tuple[pl.LightningModule, pl.LightningDataModule]:
     """The stage's module and its data."""
     generator, embedding = networks(run)
+    share = run.warmup.overdrive.stand_in
+    train = AvatarsDataset if not share else lambda *given: StandIns(AvatarsDataset(*given), share)
     data = StepData(
-        lambda: AvatarsDataset(run.data, "train", cache), lambda: AvatarsDataset(run.data, "validation", cache),
+        lambda: train(run.data, "train", cache), lambda: AvatarsDataset(run.data, "validation", cache),
         run.trainer.batch_size, run.trainer.seed, run.trainer.validation_limit, run.trainer.workers,
     )  # fmt: skip
     bf16 = run.trainer.precision.startswith("bf16")

@@ -182,7 +182,7 @@ class WarmupModule(pl.LightningModule):
         share = torch.rand(len(code), 1) * config.blend * (torch.rand(len(code), 1) < config.blend_probability)
         mixed = code.lerp(code[torch.randperm(len(code))], share)
         mixed[:, -len(POSE_NAMES) :] = code[:, -len(POSE_NAMES) :]  # a pose is not absorbed
-        codes, rgb_codes = self.overdrive(mixed, generator.num_ws)
+        codes, rgb_codes, thresholds = self.overdrive(mixed, generator.num_ws, batch.get("stand_in"))
         amount = torch.full(codes.shape[-1:], config.jitter)
         amount[-len(POSE_NAMES) :] = config.pose_jitter
         noise = amount * torch.randn(codes.shape)
@@ -192,7 +192,22 @@ class WarmupModule(pl.LightningModule):
             return styles
         rgb_styles = self.affine((rgb_codes + noise).to(device))
         is_rgb = torch.cat([torch.full((s.channels,), s.kind == "to_rgb") for s in generator.layers]).to(styles.device)
-        return torch.where(is_rgb, rgb_styles, styles)
+        kept = is_rgb
+        if self.config.overdrive.sparse:
+            kept = is_rgb | ~self.moves_most(styles - rgb_styles, thresholds.to(device), ~is_rgb)
+        return torch.where(kept, rgb_styles, styles)
+
+    @torch.no_grad()
+    def moves_most(self, offset: Tensor, thresholds: Tensor, counted: Tensor) -> Tensor:
+        """Which style channels [N, S] an offset [N, S] moves by at least `thresholds` [N] of the largest among the
+        `counted` [S] ones, in deviations of each channel over the options' own frequencies."""
+        shares = self.overdrive.mean.to(offset)  # [K]
+        codes = torch.eye(len(shares)).to(offset)[:, None].expand(-1, self.generator.num_ws, -1)
+        responses = self.affine(codes) - self.affine(torch.zeros_like(codes[:1]))  # [K, S]
+        blocks = (shares[:, None] * responses).split(self.embedding.sizes)
+        variance = (shares[:, None] * responses.square()).sum(0) - sum(block.sum(0).square() for block in blocks)
+        size = offset.abs() / (variance.clamp(min=0).sqrt() + 0.01 * variance.clamp(min=0).mean().sqrt() + 1e-9)
+        return size >= thresholds[:, None] * (size * counted).amax(1, keepdim=True)
 
     @property
     def rate_factor(self) -> float:
