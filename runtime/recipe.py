@@ -163,7 +163,7 @@ class Recipe:
     prompts: tuple[PromptEdit, ...]
     parameters: Any = field(default_factory=dict)  # the method's own dataclass
     inversion: Any = field(default_factory=dict)  # (Diffusion)InversionParameters; says nothing unless for an image
-    seed: int = 0  # of the draws at the inversion of a picture, for methods that draw any (SEGA)
+    seed: int = 0  # of the draws at the inversion of a picture, where it draws any (edit-friendly)
     bundle: str | None = None  # Bundle.digest, filled in by the Editor and compared where it was given
     version: int = RECIPE_VERSION
 

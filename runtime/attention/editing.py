@@ -31,7 +31,8 @@ FloatArray = NDArray[np.float32]
 class Guidance:
     """What guides the run.
 
-    Direct and edit-friendly inversion give `replay`: the source's latents after every step, which take the place of computed ones.
+    Direct and edit-friendly inversion give `replay`: the source's latents after every step, which take the place of
+    computed ones.
     Negative-prompt inversion gives `uncond`, the token states of the source's own prompt, and `same`.
     """
 

@@ -10,8 +10,9 @@ file is inverted without gradients, `inversion.kind`:
     ddim              plain DDIM inversion
     edit-friendly     noise maps that give the picture back, drawn step by step (Huberman-Spiegelglas et al. 2023)
 
-Files take DDIM without noise, edit-friendly ones with all of it (eta 1), whatever `sampler` and `eta` say. A prompt's strength mixes the latents that come out,
-0 for the source's and 1 for the edit's; how strong a word is, its weight says.
+Files take DDIM without noise, edit-friendly ones with all of it (eta 1), whatever `sampler` and `eta` say. A prompt's
+strength mixes the latents that come out, 0 for the source's and 1 for the edit's; how strong a word is, its weight
+says.
 """
 
 from collections.abc import Callable, Sequence
@@ -159,26 +160,34 @@ def _sample(
     want_source: bool,
     progress: Progress | None,
 ) -> Edited:
-    maps = path if isinstance(path, NoiseMaps) else None
-    sampler = new_sampler(networks, parameters) if maps is None else maps.sampler
+    sampler, first = new_sampler(networks, parameters), 0
     same = path is not None and inversion.kind == "negative-prompt"
     uncond = networks.token_states([start.prompt if same else parameters.negative_prompt], "negative_prompt")[0]
     draw: Callable[[], FloatArray] = start.draws()
     replay: FloatArray | None = None
     if path is None:
         noise = draw() * np.float32(sampler.init_noise_sigma)
-    elif maps is not None:
-        noise, replay, draw = maps.start, maps.path[:, 0], maps.replay()
+    elif isinstance(path, NoiseMaps):
+        sampler, first, draw = path.sampler, path.first, path.replay()
+        noise, replay = path.start, path.path[:, 0]
     else:
         noise = path.noise
         replay = path.latents[1:, 0] if inversion.kind == "direct" else None
-    guided = parameters.guided_steps(parameters.steps)
+    guided = parameters.guided_steps(len(sampler.timesteps) - first)
     guidance = Guidance(parameters.guidance_scale, uncond, guided, same, replay)
     shared = networks.sharing(parameters.cache_interval)
     return edit_latents(
-        shared, sampler, plan, noise[0], guidance, first=0 if maps is None else maps.first, draw=draw, want_source=want_source, want_maps=parameters.maps,
+        shared,
+        sampler,
+        plan,
+        noise[0],
+        guidance,
+        first=first,
+        draw=draw,
+        want_source=want_source,
+        want_maps=parameters.maps,
         progress=progress,
-    )  # fmt: skip
+    )
 
 
 def _plain(networks: DiffusionNetworks, start: DiffusionStart, parameters: PromptToPromptParameters) -> FloatArray:

@@ -66,7 +66,7 @@ def recipe_of(
     prompts = _prompts(method, name, edit, sample.edits[edit.name], own)
     if method.texts == "concept":  # which has what it can of its own settings on its text
         own = {key: value for key, value in own.items() if key not in ("scale", *options_of(method.options))}
-    whole_run = own | settings
+    whole_run = {**own, **settings}
     parameters = {key: value for key, value in whole_run.items() if not key.startswith(INVERSION)}
     inversion = {key[len(INVERSION) :]: value for key, value in whole_run.items() if key.startswith(INVERSION)}
     source = _source(method, sample, sample.edits[edit.name], picture)

@@ -6,7 +6,7 @@
                           "strength": 6.0, "beta": 0.1, "parameters": {}}]}]}
 
 Of a row, method, edits and a picture are needed, or for a method on a diffusion bundle a prompt (and a seed)
-instead; beside a picture the prompt says what it shows. Of an edit, text is needed; for sega it is a concept,
+instead; beside a picture the prompt says what it shows, and the seed is that of its noise. Of an edit, text is needed; for sega it is a concept,
 `strength` its signed scale, `more` further ones. The bundle's defaults fill in the rest.
 """
 
@@ -79,7 +79,14 @@ class Demo:
     def recipes(self, folder: Path) -> list[Recipe]:
         """Return one recipe per edit, row by row; InputError names what one of them does not allow."""
         return [
-            Recipe(row.method, row.source(folder), edit.prompts, edit.parameters, row.inversion)
+            Recipe(
+                row.method,
+                row.source(folder),
+                edit.prompts,
+                edit.parameters,
+                row.inversion,
+                row.seed if row.picture else 0,
+            )
             for row in self.rows
             for edit in row.edits
         ]

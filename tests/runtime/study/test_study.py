@@ -84,10 +84,8 @@ def test_a_recipe_for_each_kind_of_text(styles: Editor, diffusion: Editor, sampl
     assert (real.prompts[0].strength, real.prompts[0].options.warmup) == (2.0, 1)
     assert real.inversion.guidance_scale == 1.5  # all of an edit's own settings act, of a concept's too
     assert (generated.parameters.momentum_scale, generated.inversion.guidance_scale) == (0.0, None)
-    with pytest.raises(InputError, match="inversion.skap"):
-        recipe_of(
-            diffusion.bundle, "sega", replace(cap, own={"sega": {"inversion.skap": 0.1}}), sample, "x.png", STEPS
-        )
+    with pytest.raises(InputError, match=r"inversion\.skap"):
+        recipe_of(diffusion.bundle, "sega", replace(cap, own={"sega": {"inversion.skap": 0.1}}), sample, "x.png", STEPS)
     directed = recipe_of(styles.bundle, "global-directions", glad, sample, "x.png", {"alpha": 5.0, "beta": 0.2})
     assert (directed.parameters.alpha, directed.parameters.beta) == (
         5.0,

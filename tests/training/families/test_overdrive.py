@@ -84,7 +84,14 @@ def test_a_value_alone_is_told_for_its_stand_in() -> None:
 
 def test_stand_ins_are_drawn_beside_the_data(tmp_path: Path) -> None:
     assert stand_ins(STYLE)[0, STYLE.options[0].values.index("straight01")] == 6
-    assert not any(STYLE.options[place].name == "hair_color" for place, _ in stand_ins(STYLE))
+    assert stand_ins(STYLE)[0, STYLE.options[0].values.index("none")] == 1
+    assert {STYLE.options[place].name for place, _ in stand_ins(STYLE)} == {
+        "hair",
+        "facial_hair",
+        "eyewear",
+        "mouth",
+        "clothes",
+    }
     data = AvatarsDataset(AvatarsConfig(size=32, train=400, validation=8, test=8), "train", tmp_path)
     drawn = StandIns(data, 0.5)
     indices = np.arange(200)
@@ -143,4 +150,4 @@ def test_sparse_offsets_leave_to_rgb_alone() -> None:
     rows, rgb, thresholds = Overdrive(STYLE, over)(code, 3)
     assert torch.equal(rgb, rgb[:, :1].expand(-1, 3, -1))
     assert not torch.allclose(rows, rgb)
-    assert 0 < float(thresholds.min()) and float(thresholds.max()) <= 0.5
+    assert float(thresholds.min()) > 0 and float(thresholds.max()) <= 0.5

@@ -5,9 +5,9 @@ c + k (t - u), with the source's choice c and the mean choice u, not the one-hot
 generator such codes with the picture of t as the target, so that the stronger choice wins and nothing of c is
 left; it also shows codes drawn towards the mean (truncation) with the picture unchanged.
 
-A text says "long hair", not which: its direction is the mean over such variants. One variant of each value, the first of
-its likeliest, stands in for it: it is what is drawn where a code tells no more (`StandIns` chooses such pictures). And an
-edit by style channels moves those alone that have most to do with it: `sparse` leaves out the others.
+A text says "long hair", not which: its direction is the mean over such variants. One variant of each value, the first
+of its likeliest, stands in for it: it is what is drawn where a code tells no more (`StandIns` chooses such pictures).
+And an edit by style channels moves those alone that have most to do with it: `sparse` leaves out the others.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class OverdriveConfig:
     most: float = 2.5  # largest k
     variant: tuple[float, float] = (0.3, 1.0)  # share of k that tells the variants of one attribute value apart
     layer_spread: float = 0.3  # each layer's k is k times 1 +- this
-    stand_in: float = 0.0  # share of pictures whose code tells a value alone, of values with more variants than one
+    stand_in: float = 0.0  # share of pictures whose code tells a value alone, see `stand_ins.py`
     apart: bool = False  # options that depend on another, and that one, are over-driven one by one too
     sparse: float = 0.0  # share of over-driven pictures whose offset is that of the channels it moves most, to_rgb none
     sparse_most: float = 0.5  # largest threshold there: a share of the largest offset in deviations of its channel

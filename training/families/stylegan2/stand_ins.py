@@ -1,7 +1,8 @@
 """Pictures whose code will tell one option by its value alone, beside those of the data as they come.
 
 Of the variants that a value has (six haircuts are "long"), the first of the likeliest stands in for it. What a text's
-direction says is shared among the variants, so the more a value has, the more often its stand-in is drawn.
+direction says is shared among the variants, so the more a value has, the more often its stand-in is drawn. Options
+whose every value is one choice, colours for the most, have no need of it.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ from limner.training.avatars.dataset import AvatarsDataset
 
 __all__ = ["StandIns", "stand_ins"]
 
+LEAST = 3  # variants that a value of fewer counts as: a head has to go bald under any hair
+
 
 def stand_ins(style: StyleSpec) -> dict[tuple[int, int], int]:
-    """(option, choice) that stands in for a value of more than one variant -> how many variants."""
+    """(option, choice) that stands in for a value -> how many variants; options where some value has more than one."""
     found = {}
     for place, option in enumerate(style.options):
-        for value in dict.fromkeys(choice[1] for choice in option.choices if choice[1]):
+        values = [choice[1] for choice in option.choices if choice[1]]
+        for value in dict.fromkeys(values) if len(set(values)) < len(values) else ():
             mine = [k for k, choice in enumerate(option.choices) if choice[1] == value]
-            if len(mine) > 1:
-                found[place, max(mine, key=lambda k: option.choices[k][2])] = len(mine)
+            found[place, max(mine, key=lambda k: option.choices[k][2])] = len(mine)
     return found
 
 
@@ -41,8 +44,8 @@ class StandIns:
             shown = np.flatnonzero(data.options[:, option] == choice)
             if len(shown):
                 self.pictures.append((sum(sizes[:option]) + choice, shown))
-                weights.append(variants - 1.0)
-        self.chances = np.array(weights) / max(sum(weights), 1.0)
+                weights.append(max(variants, LEAST))
+        self.chances = np.array(weights) / max(sum(weights), 1)
 
     def __len__(self) -> int:
         return len(self.data)
