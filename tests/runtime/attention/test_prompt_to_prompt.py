@@ -1,5 +1,6 @@
 """The method: recipes to pictures, edits that share their source, pictures inverted four ways, and what is refused."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from support.attention_twin import Twin, text_table, tiny_unet
 
 from limner.runtime.attention.keep import feathered
 from limner.runtime.bundle.manifest import DiffusionMeta
+from limner.runtime.completing import idle_settings, refuse_idle
 from limner.runtime.diffusion.networks import DiffusionNetworks
 from limner.runtime.diffusion.samplers.schedule import SchedulerConfig
 from limner.runtime.diffusion.sources import resolve_start
@@ -150,6 +152,23 @@ def test_edit_friendly_pictures(networks: DiffusionNetworks, skip: float) -> Non
     expected = networks.decode(edited.numpy().astype(np.float32))
     assert float(np.abs(picture(found) - expected).max()) < 1e-3
     assert float(np.abs(expected - found.reconstruction()).max()) > 0.01
+
+
+def test_what_an_inversion_does_not_use_is_refused() -> None:
+    source = Source("image", prompt=TEXT)
+    drawn = {"inversion": {"kind": "edit-friendly", "skip": 0.3}, "seed": 3}
+    whole = recipe(source=source, **drawn)
+    refuse_idle(whole, idle_settings(whole))
+    for kind in (None, "direct", "negative-prompt", "ddim"):
+        for changes, words in (
+            ({"seed": 3, "inversion": {"kind": kind}}, "seed: got 3; allowed: 0 beside the inversion's kind"),
+            ({"inversion": {"kind": kind, "skip": 0.3}}, "inversion.skip: got 0.3; allowed: nothing beside the"),
+        ):
+            whole = recipe(source=source, **changes)
+            with pytest.raises(InputError, match=re.escape(words)):
+                refuse_idle(whole, idle_settings(whole))
+    with pytest.raises(InputError, match="which draws nothing"):
+        recipe(seed=3)  # a source from a prompt has its own
 
 
 def test_edit_friendly_takes_the_attention_of_the_source(networks: DiffusionNetworks) -> None:

@@ -82,7 +82,7 @@ def test_settings_of_a_refinement_that_does_not_run(toy: Toy, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("changes", "field", "words"),
     [
-        ({"seed": 9}, "seed", "it is for sega with a picture file"),
+        ({"seed": 9}, "seed", "it is for prompt-to-prompt, sega with a picture file"),
         ({"prompts": (replace(BEARD, options={"weights": {"a": 2}}),)}, "prompts.options.weights", "prompt-to-"),
         (
             {"method": "latent-mapper", "prompts": (replace(BEARD, options={"beta": 0.1}),)},

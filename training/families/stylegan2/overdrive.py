@@ -87,15 +87,20 @@ class Overdrive:
         mask = torch.where(by_value, self.alone[stand_in.clamp(min=0)], mask)
         source = torch.where(mask > 0, code[torch.randperm(count)], base)
         value = code @ self.value_mean
-        k = config.least + torch.rand(count, 1, 1) * (config.most - config.least)
-        k = k * (1 + config.layer_spread * (2 * torch.rand(count, layers, 1) - 1))
-        sparse = torch.rand(count) < config.sparse
-        thresholds = torch.rand(count) * config.sparse_most * sparse
-        k = k * (1 + 2 * thresholds[:, None, None])  # fewer channels, further
+        k, thresholds = self._strength(count, layers)
         low, high = config.variant
         share = low + torch.rand(count, 1) * (high - low)
         share = torch.where(by_value, 0.0, share)
         offset = mask * (value - mean + share * (code - value))
         rows = source[:, None] + k * offset[:, None]
-        plain = ((torch.rand(count) < config.plain_rgb) | sparse).float()[:, None, None]
+        plain = ((torch.rand(count) < config.plain_rgb) | (thresholds > 0)).float()[:, None, None]
         return rows, rows + plain * (source[:, None] - rows), thresholds
+
+    def _strength(self, count: int, layers: int) -> tuple[Tensor, Tensor]:
+        """How far each picture is over-driven, k [N, L, 1], and the thresholds [N] of its channels."""
+        config, thresholds = self.config, torch.zeros(count)
+        k = config.least + torch.rand(count, 1, 1) * (config.most - config.least)
+        k = k * (1 + config.layer_spread * (2 * torch.rand(count, layers, 1) - 1))
+        if config.sparse:
+            thresholds = torch.rand(count) * config.sparse_most * (torch.rand(count) < config.sparse)
+        return k * (1 + 2 * thresholds[:, None, None]), thresholds  # fewer channels, further
