@@ -312,6 +312,10 @@ def test_the_shipped_demo_is_a_list_of_edits_by_all_methods() -> None:
     assert {row.method for row in plan.rows} == set(method_names())
     assert len(plan.recipes(demo_file().parent)) == sum(len(row.edits) for row in plan.rows)
     assert all((demo_file().parent / row.picture).is_file() for row in plan.rows if row.picture)
+    seeds = [(row.picture != "", row.seed) for row in plan.rows for _ in row.edits]
+    for recipe, (picture, seed) in zip(plan.recipes(demo_file().parent), seeds, strict=True):
+        assert (recipe.seed, recipe.source.seed) == ((seed, None) if picture else (0, seed))
+    assert any(picture and seed for picture, seed in seeds)
 
 
 @pytest.mark.parametrize(
