@@ -6,8 +6,8 @@
                           "strength": 6.0, "beta": 0.1, "parameters": {}}]}]}
 
 Of a row, method, edits and a picture are needed, or for a method on a diffusion bundle a prompt (and a seed)
-instead; beside a picture the prompt says what it shows, and the seed is that of its noise. Of an edit, text is needed; for sega it is a concept,
-`strength` its signed scale, `more` further ones. The bundle's defaults fill in the rest.
+instead; beside a picture the prompt says what it shows, and the seed is that of its noise. Of an edit, text is needed;
+for sega it is a concept, `strength` its signed scale, `more` further ones. The bundle's defaults fill in the rest.
 """
 
 from dataclasses import dataclass, field

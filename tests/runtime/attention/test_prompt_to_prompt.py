@@ -156,7 +156,7 @@ def test_edit_friendly_pictures(networks: DiffusionNetworks, skip: float) -> Non
 
 def test_what_an_inversion_does_not_use_is_refused() -> None:
     source = Source("image", prompt=TEXT)
-    drawn = {"inversion": {"kind": "edit-friendly", "skip": 0.3}, "seed": 3}
+    drawn: dict[str, Any] = {"inversion": {"kind": "edit-friendly", "skip": 0.3}, "seed": 3}
     whole = recipe(source=source, **drawn)
     refuse_idle(whole, idle_settings(whole))
     for kind in (None, "direct", "negative-prompt", "ddim"):
