@@ -157,7 +157,9 @@ class InversionParameters(Settings):
 
 @dataclass(frozen=True)
 class DiffusionInversionParameters(Settings):
-    """None takes the method's own: SEGA inverts edit-friendly at 3.5, Prompt-to-Prompt directly at 1."""
+    """None takes the method's own: SEGA inverts edit-friendly and Prompt-to-Prompt directly; the source's text guides
+    an edit-friendly inversion at 3.5 and others at 1.
+    """
 
     where: ClassVar[str] = "inversion"
     kind: Literal["edit-friendly", "ddim", "negative-prompt", "direct"] | None = setting(

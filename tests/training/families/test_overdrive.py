@@ -3,13 +3,16 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from limner.training.avatars.attributes import POSE_NAMES, STYLES
 from limner.training.avatars.dataset import AvatarsConfig, AvatarsDataset
 from limner.training.families.stylegan2.overdrive import Overdrive, OverdriveConfig
+from limner.training.families.stylegan2.run import Run, build
 from limner.training.families.stylegan2.stand_ins import StandIns, stand_ins
 from limner.training.families.stylegan2.warmup import CodeEmbedding, WarmupConfig, WarmupModule
+from limner.training.loop.runner import TrainerConfig
 from limner.training.models.stylegan2 import Generator, StyleGAN2Config
 
 STYLE = STYLES["avataaars"]
@@ -151,3 +154,44 @@ def test_sparse_offsets_leave_to_rgb_alone() -> None:
     assert torch.equal(rgb, rgb[:, :1].expand(-1, 3, -1))
     assert not torch.allclose(rows, rgb)
     assert float(thresholds.min()) > 0 and float(thresholds.max()) <= 0.5
+
+
+@pytest.mark.parametrize(
+    "settings", [{"stand_in": 1.5}, {"probability": -0.1}, {"sparse": 0.5}, {"sparse": 0.5, "truncation": 0.5}]
+)
+def test_shares_that_are_none_and_offsets_of_nothing_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"overdrive\.\w+: got -?\d\.\d; allowed: 0"):
+        OverdriveConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_stand_ins_alone_leave_to_rgb_as_they_are_asked_to() -> None:
+    config = StyleGAN2Config(size=8, z_dim=16, w_dim=16, n_mlp=2, channels={4: 8, 8: 8})
+    over = OverdriveConfig(probability=0.0, stand_in=1.0, plain_rgb=1.0)
+    module = WarmupModule(
+        Generator(config), CodeEmbedding(STYLE, 16), WarmupConfig(overdrive=over, jitter=0.0, blend_probability=0.0)
+    )
+    options = torch.stack([torch.randint(len(o.choices), (30,)) for o in STYLE.options], 1)
+    batch = {"options": options, "pose": torch.zeros(30, len(POSE_NAMES)), "stand_in": options[:, 0]}
+    torch.manual_seed(4)
+    made = module._styles(batch)
+    torch.manual_seed(4)
+    torch.rand(30, 1), torch.rand(30, 1), torch.randperm(30)  # of the blending, before
+    code = module.embedding.encode(options, batch["pose"])
+    rows, rgb, _ = module.overdrive(code, module.generator.num_ws, options[:, 0])
+    is_rgb = torch.cat([torch.full((s.channels,), s.kind == "to_rgb") for s in module.generator.layers])
+    torch.testing.assert_close(made[:, is_rgb], module.affine(rgb)[:, is_rgb])
+    torch.testing.assert_close(made[:, ~is_rgb], module.affine(rows)[:, ~is_rgb])
+    assert not torch.allclose(module.affine(rows)[:, is_rgb], made[:, is_rgb])
+
+
+@pytest.mark.parametrize(("stage", "kind"), [("warmup", StandIns), ("adversarial", AvatarsDataset)])
+def test_a_discriminator_sees_the_data_as_it_is(tmp_path: Path, stage: str, kind: type) -> None:
+    run = Run(
+        stage=stage,  # type: ignore[arg-type]
+        data=AvatarsConfig(size=32, train=16, validation=8, test=8),
+        model=StyleGAN2Config(size=32, z_dim=16, w_dim=16, n_mlp=2, channels={4: 8, 8: 8, 16: 8, 32: 8}),
+        warmup=WarmupConfig(stages=((32, 1),), overdrive=OverdriveConfig(stand_in=0.5)),
+        trainer=TrainerConfig(average_decay=0.0, precision="32-true"),
+    )
+    _, data = build(run, tmp_path)
+    assert type(data.sources["train"]()) is kind  # type: ignore[attr-defined]

@@ -38,6 +38,19 @@ class OverdriveConfig:
     truncation: float = 0.0  # share of pictures whose code is drawn towards the mean
     truncation_least: float = 0.6  # smallest psi there
 
+    def __post_init__(self) -> None:
+        for name in ("probability", "stand_in", "sparse", "sparse_most"):
+            share = getattr(self, name)
+            if not 0 <= share <= 1:
+                raise ValueError(f"overdrive.{name}: got {share}; allowed: 0 to 1")
+        if self.sparse and not self.moves:
+            raise ValueError(f"overdrive.sparse: got {self.sparse}; allowed: 0 where probability and stand_in are 0")
+
+    @property
+    def moves(self) -> bool:
+        """Whether any picture has an option over-driven."""
+        return self.probability > 0 or self.stand_in > 0
+
 
 class Overdrive:
     """Changes codes [N, K] to codes per layer [N, L, K]. Options that depend on another move with it."""
@@ -70,9 +83,11 @@ class Overdrive:
         self.chances = torch.tensor([float(config.weights.get(name, 1.0)) for name in masks])
 
     def __call__(self, code: Tensor, layers: int, stand_in: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """code [N, K] of the pictures to draw, stand_in int [N] which choice is told by its value alone, -1 for none ->
-        (codes [N, L, K], codes [N, L, K] of the to_rgb styles, thresholds [N]
-        of the channels' offset to the to_rgb styles' codes; 0 where all move)."""
+        """code [N, K] of the pictures to draw -> (codes [N, L, K], codes [N, L, K] of the to_rgb styles, thresholds [N]
+        of what a channel moves between the two, 0 where all channels do).
+
+        stand_in int [N]: the place in the code of the choice that is told by its value alone, -1 for none.
+        """
         config, count = self.config, len(code)
         truncated = (torch.rand(count, 1) < config.truncation).float()
         psi = 1 - truncated * torch.rand(count, 1) * (1 - config.truncation_least)

@@ -24,7 +24,7 @@ from limner.training.families.stylegan2.mapping import Coupling, MappingConfig, 
 from limner.training.families.stylegan2.mapping_start import construct, shift_to_positive
 from limner.training.families.stylegan2.stand_ins import StandIns
 from limner.training.families.stylegan2.warmup import CodeEmbedding, WarmupConfig, WarmupModule
-from limner.training.loop.batches import StepData
+from limner.training.loop.batches import Batches, StepData
 from limner.training.loop.runner import TrainerConfig
 from limner.training.models.discriminator import Discriminator
 from limner.training.models.store import load_model, save_model
@@ -80,10 +80,14 @@ def networks(run: Run) -> tuple[Generator, CodeEmbedding]:
 def build(run: Run, cache: Path) -> tuple[pl.LightningModule, pl.LightningDataModule]:
     """The stage's module and its data."""
     generator, embedding = networks(run)
-    share = run.warmup.overdrive.stand_in
-    train = AvatarsDataset if not share else lambda *given: StandIns(AvatarsDataset(*given), share)
+    share = run.warmup.overdrive.stand_in if run.stage == "warmup" else 0.0  # a discriminator sees the data as it is
+
+    def train() -> Batches:
+        pictures = AvatarsDataset(run.data, "train", cache)
+        return StandIns(pictures, share) if share else pictures
+
     data = StepData(
-        lambda: train(run.data, "train", cache), lambda: AvatarsDataset(run.data, "validation", cache),
+        train, lambda: AvatarsDataset(run.data, "validation", cache),
         run.trainer.batch_size, run.trainer.seed, run.trainer.validation_limit, run.trainer.workers,
     )  # fmt: skip
     bf16 = run.trainer.precision.startswith("bf16")

@@ -188,7 +188,7 @@ class WarmupModule(pl.LightningModule):
         noise = amount * torch.randn(codes.shape)
         device = generator.latent_avg.device  # the module itself may be no part of what is trained
         styles = self.affine((codes + noise).to(device))
-        if self.config.overdrive.probability == 0:
+        if not self.config.overdrive.moves:
             return styles
         rgb_styles = self.affine((rgb_codes + noise).to(device))
         is_rgb = torch.cat([torch.full((s.channels,), s.kind == "to_rgb") for s in generator.layers]).to(styles.device)
@@ -200,7 +200,8 @@ class WarmupModule(pl.LightningModule):
     @torch.no_grad()
     def moves_most(self, offset: Tensor, thresholds: Tensor, counted: Tensor) -> Tensor:
         """Which style channels [N, S] an offset [N, S] moves by at least `thresholds` [N] of the largest among the
-        `counted` [S] ones, in deviations of each channel over the options' own frequencies."""
+        `counted` [S] ones, in deviations of each channel over the options' own frequencies (and a hundredth of the
+        mean one, for channels that hardly vary)."""
         shares = self.overdrive.mean.to(offset)  # [K]
         codes = torch.eye(len(shares)).to(offset)[:, None].expand(-1, self.generator.num_ws, -1)
         responses = self.affine(codes) - self.affine(torch.zeros_like(codes[:1]))  # [K, S]
